@@ -1,0 +1,336 @@
+"""A fictional encyclopedia: entities, the documents that state their facts, and questions about them.
+
+Everything is drawn from a seed. Entities are fresh in every world, except the *popular* ones, whose facts are
+the same in all worlds: a model that was trained on other worlds can know those, and must read all others.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from evals.datasets import world_words as words
+from evals.records import Dataset, Document, Question
+
+POPULAR_SEED = 20_260_101
+POPULAR_PER_KIND = 60
+KIND_WEIGHTS = {"person": 5, "city": 2, "company": 2, "work": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class WorldConfig:
+    """The difficulty dials of a world. Shares are of entities or of questions, as named."""
+
+    seed: int = 0
+    num_entities: int = 1200
+    num_questions: int = 200
+    given_names: int = 48
+    surnames: int = 160
+    namesake_share: float = 0.3
+    popular_share: float = 0.05
+    withheld_share: float = 0.35
+    events_per_entity: float = 0.4
+    unanswerable_share: float = 0.15
+    two_hop_share: float = 0.08
+    namesake_question_share: float = 0.22
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """One thing of the world. `facts` maps attribute -> value; `links` attribute -> id of the entity named there.
+
+    `withheld` is the one attribute that no document states (None: all are stated).
+    """
+
+    id: str
+    kind: str
+    name: str
+    label: str
+    facts: dict[str, str]
+    links: dict[str, str]
+    withheld: str | None
+    pronoun: str
+    popular: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A document with what it states: the entity and the attributes that a reader can find in it."""
+
+    document: Document
+    entity_id: str
+    stated: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    entities: dict[str, Entity]
+    pages: tuple[Page, ...]
+    ambiguous: frozenset[str]
+
+
+def _year(rng: random.Random) -> str:
+    return str(rng.randint(1700, 1999))
+
+
+def _surname(rng: random.Random) -> str:
+    return rng.choice(words.SURNAME_STEMS) + rng.choice(words.SURNAME_ENDS)
+
+
+def _city_name(rng: random.Random) -> str:
+    return rng.choice(words.CITY_STEMS) + rng.choice(words.CITY_ENDS)
+
+
+_LABELS: dict[str, tuple[str, ...]] = {
+    "person": words.PROFESSIONS,
+    "city": words.REGIONS,
+    "company": words.PRODUCTS,
+    "work": words.GENRES,
+}
+_FREE_VALUES: dict[str, Callable[[random.Random], str]] = {
+    "birth_year": _year,
+    "founded": _year,
+    "opened": _year,
+    "published": _year,
+    "instrument": lambda rng: rng.choice(words.INSTRUMENTS),
+    "river": lambda rng: rng.choice(words.RIVERS),
+    "known_for": lambda rng: rng.choice(words.PRODUCTS),
+}
+_LINK_KINDS: dict[str, str] = {
+    "birthplace": "city",
+    "employer": "company",
+    "mayor": "person",
+    "founder": "person",
+    "headquarters": "city",
+    "director": "person",
+    "author": "person",
+    "setting": "city",
+    "dedication": "person",
+}
+
+
+class NamePool:
+    """Draws names from a limited pool of parts, so that entities share given names and surnames."""
+
+    def __init__(self, rng: random.Random, given_names: int, surnames: int) -> None:
+        self._rng = rng
+        self._given = rng.sample(words.GIVEN_NAMES, min(given_names, len(words.GIVEN_NAMES)))
+        self._surnames = [_surname(rng) for _ in range(surnames)]
+
+    def draw(self, kind: str) -> str:
+        rng = self._rng
+        if kind == "person":
+            return f"{rng.choice(self._given)} {rng.choice(self._surnames)}"
+        if kind == "city":
+            return _city_name(rng)
+        if kind == "company":
+            return f"{rng.choice(self._surnames)} {rng.choice(words.COMPANY_ENDS)}"
+        return f"The {rng.choice(words.ADJECTIVES)} {rng.choice(words.NOUNS)}"
+
+
+def draw_entities(
+    rng: random.Random, pool: NamePool, *, count: int, namesake_share: float, withheld_share: float, prefix: str
+) -> list[Entity]:
+    """Draw `count` entities whose links point at each other; some share a full name but not a label."""
+    drafts: list[tuple[str, str, str]] = []
+    taken: set[tuple[str, str, str]] = set()
+    kinds = list(KIND_WEIGHTS) + rng.choices(list(KIND_WEIGHTS), weights=list(KIND_WEIGHTS.values()), k=count)
+    while len(drafts) < count:
+        kind = kinds[len(drafts)]
+        twins = [draft for draft in drafts[-12:] if draft[0] == kind]
+        name = rng.choice(twins)[1] if twins and rng.random() < namesake_share else pool.draw(kind)
+        draft = (kind, name, rng.choice(_LABELS[kind]))
+        if draft not in taken:
+            taken.add(draft)
+            drafts.append(draft)
+    by_kind: dict[str, list[int]] = {kind: [] for kind in KIND_WEIGHTS}
+    for index, draft in enumerate(drafts):
+        by_kind[draft[0]].append(index)
+    entities = []
+    for index, (kind, name, label) in enumerate(drafts):
+        facts: dict[str, str] = {}
+        links: dict[str, str] = {}
+        for attribute in words.KINDS[kind].attributes:
+            target_kind = _LINK_KINDS.get(attribute)
+            if target_kind is None:
+                facts[attribute] = _FREE_VALUES[attribute](rng)
+            elif by_kind[target_kind]:
+                target = rng.choice(by_kind[target_kind])
+                links[attribute] = f"{prefix}{target}"
+                facts[attribute] = drafts[target][1]
+            else:
+                facts[attribute] = pool.draw(target_kind)
+        withheld = rng.choice(list(facts)) if rng.random() < withheld_share else None
+        pronoun = rng.choice(words.KINDS[kind].pronouns)
+        entities.append(Entity(f"{prefix}{index}", kind, name, label, facts, links, withheld, pronoun, False))
+    return entities
+
+
+def popular_entities() -> list[Entity]:
+    """The few hundred entities that are the same in every world, with nothing withheld."""
+    rng = random.Random(POPULAR_SEED)
+    pool = NamePool(rng, given_names=len(words.GIVEN_NAMES), surnames=200)
+    drawn = draw_entities(
+        rng, pool, count=POPULAR_PER_KIND * 4, namesake_share=0.0, withheld_share=0.0, prefix="popular-"
+    )
+    return [replace(entity, popular=True) for entity in drawn]
+
+
+def write_pages(rng: random.Random, entity: Entity) -> list[Page]:
+    """Two short documents about one entity, each with its introduction and a part of the stated facts."""
+    kind = words.KINDS[entity.kind]
+    stated = [attribute for attribute in entity.facts if attribute != entity.withheld]
+    rng.shuffle(stated)
+    half = (len(stated) + 1) // 2
+    pages = []
+    for part, attributes in enumerate((stated[:half], stated[half:])):
+        sentences = [rng.choice(kind.intro).format(n=entity.name, l=entity.label)]
+        for attribute in attributes:
+            subject = entity.name if rng.random() < 0.4 else entity.pronoun
+            statement = rng.choice(kind.attributes[attribute].statements)
+            sentence = statement.format(s=subject, v=entity.facts[attribute])
+            # A pronoun in mid-sentence ("the mayor of It") reads wrongly: the name stands there instead.
+            if not sentence.startswith(subject):
+                sentence = statement.format(s=entity.name, v=entity.facts[attribute])
+            sentences.append(sentence)
+        document = Document(f"{entity.id}/{part}", entity.name, " ".join(sentences))
+        pages.append(Page(document, entity.id, tuple(attributes)))
+    return pages
+
+
+def write_event(rng: random.Random, people: Sequence[Entity], city: str, event_id: str) -> Page:
+    """A document that mentions people, a year and a city, and answers no question about them."""
+    a, b = rng.choice(people).name, rng.choice(people).name
+    event, year = rng.choice(words.EVENTS), _year(rng)
+    text = rng.choice(words.EVENT_SENTENCES).format(event=event, year=year, city=city, a=a, b=b)
+    return Page(Document(event_id, f"The {event} of {city}", text), event_id, ())
+
+
+def ask(rng: random.Random, entity: Entity, attribute: str, *, labelled: bool) -> str:
+    """One wording of the question for an entity's attribute; `labelled` tells it from its namesakes."""
+    kind = words.KINDS[entity.kind]
+    name = kind.labelled.format(n=entity.name, l=entity.label) if labelled else entity.name
+    return rng.choice(kind.attributes[attribute].questions).format(e=name)
+
+
+def ask_two_hop(
+    rng: random.Random, entity: Entity, link: str, target: Entity, attribute: str, *, labelled: bool
+) -> str:
+    """A question whose subject is not named but described through another entity."""
+    kind = words.KINDS[entity.kind]
+    name = kind.labelled.format(n=entity.name, l=entity.label) if labelled else entity.name
+    described = rng.choice(kind.relations[link][1]).format(e=name)
+    return rng.choice(words.KINDS[target.kind].attributes[attribute].questions).format(e=described)
+
+
+def build_world(rng: random.Random, config: WorldConfig) -> World:
+    """Draw entities and write all their documents."""
+    pool = NamePool(rng, config.given_names, config.surnames)
+    entities = draw_entities(
+        rng,
+        pool,
+        count=config.num_entities,
+        namesake_share=config.namesake_share,
+        withheld_share=config.withheld_share,
+        prefix="e",
+    )
+    num_popular = round(config.popular_share * config.num_entities)
+    entities += rng.sample(popular_entities(), min(num_popular, POPULAR_PER_KIND * 4))
+    pages = [page for entity in entities for page in write_pages(rng, entity)]
+    people = [entity for entity in entities if entity.kind == "person"]
+    cities = [entity.name for entity in entities if entity.kind == "city"]
+    for number in range(round(config.events_per_entity * len(entities))):
+        pages.append(write_event(rng, people, rng.choice(cities), f"event{number}"))
+    rng.shuffle(pages)
+    return World({entity.id: entity for entity in entities}, tuple(pages), ambiguous_ids(entities))
+
+
+def ambiguous_ids(entities: Sequence[Entity]) -> frozenset[str]:
+    """Ids of the entities whose full name another entity bears too."""
+    counts: dict[str, int] = {}
+    for entity in entities:
+        counts[entity.name] = counts.get(entity.name, 0) + 1
+    return frozenset(entity.id for entity in entities if counts[entity.name] > 1)
+
+
+def _gold(world: World) -> dict[tuple[str, str], str]:
+    return {(page.entity_id, attribute): page.document.id for page in world.pages for attribute in page.stated}
+
+
+def _single_hop(rng: random.Random, world: World, kind: str) -> tuple[Entity, str] | None:
+    """An entity and an attribute that fit a question kind, or None if this draw does not fit."""
+    entity = rng.choice(list(world.entities.values()))
+    if kind == "unanswerable":
+        return (entity, entity.withheld) if entity.withheld else None
+    if (kind == "namesake") != (entity.id in world.ambiguous):
+        return None
+    return entity, rng.choice([attribute for attribute in entity.facts if attribute != entity.withheld])
+
+
+def _two_hop(rng: random.Random, world: World) -> tuple[Entity, str, Entity, str] | None:
+    entity = rng.choice(list(world.entities.values()))
+    links = [link for link in words.KINDS[entity.kind].relations if link in entity.links and link != entity.withheld]
+    if not links:
+        return None
+    link = rng.choice(links)
+    target = world.entities.get(entity.links[link])
+    # A described entity with a namesake could not be told from it.
+    if target is None or target.id in world.ambiguous:
+        return None
+    return entity, link, target, rng.choice([name for name in target.facts if name != target.withheld])
+
+
+def draw_question(
+    rng: random.Random, world: World, gold: dict[tuple[str, str], str], kind: str, number: int
+) -> Question:
+    """Draw until a question of the wanted kind is found."""
+    while True:
+        if kind == "two_hop":
+            hop = _two_hop(rng, world)
+            if hop is None:
+                continue
+            entity, link, target, attribute = hop
+            text = ask_two_hop(rng, entity, link, target, attribute, labelled=entity.id in world.ambiguous)
+            gold_ids = (gold[(entity.id, link)], gold[(target.id, attribute)])
+            return Question(f"q{number}", text, (target.facts[attribute],), gold_ids, kind, entity.id)
+        single = _single_hop(rng, world, kind)
+        if single is None:
+            continue
+        entity, attribute = single
+        text = ask(rng, entity, attribute, labelled=entity.id in world.ambiguous)
+        if kind == "unanswerable":
+            return Question(f"q{number}", text, (), (), kind, entity.id)
+        gold_ids = (gold[(entity.id, attribute)],)
+        return Question(f"q{number}", text, (entity.facts[attribute],), gold_ids, kind, entity.id)
+
+
+def question_kinds(config: WorldConfig) -> list[str]:
+    """How many questions of each kind, largest remainder to plain facts."""
+    shares = {
+        "unanswerable": config.unanswerable_share,
+        "two_hop": config.two_hop_share,
+        "namesake": config.namesake_question_share,
+    }
+    kinds = [kind for kind, share in shares.items() for _ in range(round(share * config.num_questions))]
+    return kinds + ["fact"] * (config.num_questions - len(kinds))
+
+
+def load_world(config: WorldConfig) -> Dataset:
+    """The dataset of one world: its documents and `num_questions` questions of mixed kinds."""
+    rng = random.Random(config.seed)
+    world = build_world(rng, config)
+    gold = _gold(world)
+    kinds = question_kinds(config)
+    rng.shuffle(kinds)
+    questions: list[Question] = []
+    seen: set[str] = set()
+    while len(questions) < config.num_questions:
+        question = draw_question(rng, world, gold, kinds[len(questions)], len(questions))
+        if question.text not in seen:
+            seen.add(question.text)
+            questions.append(question)
+    documents = tuple(page.document for page in world.pages)
+    texts = [[d.id, d.title, d.text] for d in documents] + [[q.id, q.text, *q.answers] for q in questions]
+    digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    return Dataset("world", documents, tuple(questions), digest, f"generated, seed {config.seed}")
