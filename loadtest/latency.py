@@ -1,24 +1,25 @@
 """The project's one definition of TTFT, ITL, TPOT, end-to-end latency and goodput.
 
-Pure arithmetic on raw timestamps, all read from one monotonic clock, in seconds. It knows no HTTP, no locust and
-no file, so that the evaluation harness and the load test measure alike.
+Pure arithmetic on raw timestamps, all read from one monotonic clock, in seconds. It knows no HTTP, no
+locust and no file, so that the evaluation harness and the load test measure alike.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
 FORMULAS: dict[str, str] = {
-    "ttft_s": "first non-empty output chunk - request sent (TTFT; AIPerf: TTFT; vLLM counts empty chunks too)",
+    "ttft_s": "first non-empty output chunk - request sent (AIPerf: TTFT; vLLM counts empty chunks too)",
     "ttft_from_schedule_s": "first non-empty output chunk - scheduled arrival (MLPerf: TTFT)",
     "itl_s": "gaps between non-empty output chunks, pooled (vLLM: ITL; AIPerf: inter-chunk latency)",
     "tpot_s": "(last chunk - first chunk) / (completion tokens - 1), per request, undefined below 2 tokens"
     " (vLLM: TPOT; guidellm and AIPerf: inter-token latency; guidellm's TPOT includes TTFT)",
     "e2e_s": "end of the stream - request sent (AIPerf: request latency)",
     "e2e_from_schedule_s": "end of the stream - scheduled arrival (MLPerf: latency)",
-    "goodput_rps": "completed requests that meet every stated SLO / measured seconds; a failed request is never good",
-    "good_fraction": "completed requests that meet every stated SLO / all requests, failed and unfinished included",
+    "goodput_rps": "completed requests that meet every stated SLO / measured seconds; a failure is never good",
+    "good_fraction": "completed requests that meet every stated SLO / all requests, failures included",
 }
 
 
@@ -54,15 +55,15 @@ def ttft_from_schedule_s(times: StreamTimes) -> float | None:
 def itl_s(times: StreamTimes) -> list[float]:
     """Gaps between successive output chunks; a chunk may bundle several tokens."""
     instants = times.token_times_s
-    return [later - earlier for earlier, later in zip(instants, instants[1:], strict=False)]
+    return [later - earlier for earlier, later in itertools.pairwise(instants)]
 
 
 def tpot_s(times: StreamTimes, num_tokens: int | None) -> float | None:
     """Mean time per output token after the first.
 
-    `num_tokens` is the server's own count (usage.completion_tokens). Undefined, hence None, when it is unknown or
-    below 2, or when all output came in one chunk: guessing a count from the chunks would be wrong wherever a server
-    bundles tokens.
+    `num_tokens` is the server's own count (usage.completion_tokens). Undefined, hence None, when it is
+    unknown or below 2, or when all output came in one chunk: guessing a count from the chunks would be
+    wrong wherever a server bundles tokens.
     """
     if num_tokens is None or num_tokens < 2 or len(times.token_times_s) < 2:
         return None
@@ -91,9 +92,9 @@ class Slo:
 def meets_slo(slo: Slo, times: StreamTimes, num_tokens: int | None) -> bool:
     """Whether one *completed* request kept every stated limit.
 
-    TTFT and e2e count from the scheduled arrival where there is one, so that waiting inside the client cannot hide.
-    A one-token answer has no gap that could break a TPOT limit; an answer whose token count is unknown cannot be
-    shown to keep one, and does not.
+    TTFT and e2e count from the scheduled arrival where there is one, so that waiting inside the client
+    cannot hide. A one-token answer has no gap that could break a TPOT limit; an answer whose token count is
+    unknown cannot be shown to keep one, and does not.
     """
     first = ttft_s(times) if times.scheduled_s is None else ttft_from_schedule_s(times)
     whole = e2e_s(times) if times.scheduled_s is None else e2e_from_schedule_s(times)

@@ -1,7 +1,7 @@
 """OpenAI streaming as it looks on the wire: one line of server-sent events in, one event out. No I/O.
 
-Chat and text completions chunks are both understood. `read_stream` folds a whole recorded stream, so that a client
-can stamp and keep raw lines while they arrive and parse them when nothing is being timed any more.
+Chat and text completions chunks are both understood. `read_stream` folds a whole recorded stream, so that a
+client can stamp and keep raw lines while they arrive and parse them when nothing is being timed any more.
 """
 
 import json
@@ -24,7 +24,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """One chunk of the first choice. `text` is the answer; reasoning and tool calls are output, but not answer."""
+    """One chunk of the first choice. Reasoning and tool calls are output too, but not the answer's text."""
 
     text: str
     finish_reason: str | None
@@ -45,7 +45,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class StreamError:
-    """The server reported an error inside a stream that had begun with status 200, or sent what is no chunk."""
+    """An error reported inside a stream that had begun with status 200, or a line that is no chunk."""
 
     message: str
 
