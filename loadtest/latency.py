@@ -18,7 +18,7 @@ FORMULAS: dict[str, str] = {
     " (vLLM: TPOT; guidellm and AIPerf: inter-token latency; guidellm's TPOT includes TTFT)",
     "e2e_s": "end of the stream - request sent (AIPerf: request latency)",
     "e2e_from_schedule_s": "end of the stream - scheduled arrival (MLPerf: latency)",
-    "goodput_rps": "completed requests that meet every stated SLO / measured seconds; a failure is never good",
+    "goodput_rps": "completed requests that meet every stated SLO / measured seconds; failures are not good",
     "good_fraction": "completed requests that meet every stated SLO / all requests, failures included",
 }
 

@@ -112,6 +112,7 @@ class StreamOutcome:
     Attributes:
         token_times_s: arrival of each chunk with non-empty output.
         error: the first error inside the stream, or why the stream counts as cut off; None = complete.
+        cut_off: it ended too early and no error was reported: a crash or a lost connection.
         saw_done: False where the server closes without [DONE]; with a finish_reason that is no error.
     """
 
@@ -121,6 +122,7 @@ class StreamOutcome:
     finish_reason: str | None
     usage: Usage | None
     error: str | None
+    cut_off: bool
     saw_done: bool
 
 
@@ -151,13 +153,15 @@ def read_stream(lines: Iterable[tuple[float, bytes]]) -> StreamOutcome:
                 break
             case Ignored():
                 pass
+    missing = _incomplete(finish_reason, saw_done=saw_done, num_chunks=len(instants))
     return StreamOutcome(
         text="".join(text),
         reasoning="".join(reasoning),
         token_times_s=tuple(instants),
         finish_reason=finish_reason,
         usage=usage,
-        error=error or _incomplete(finish_reason, saw_done=saw_done, num_chunks=len(instants)),
+        error=error or missing,
+        cut_off=error is None and finish_reason is None and missing is not None,
         saw_done=saw_done,
     )
 

@@ -1,0 +1,81 @@
+"""How the load process itself fared: its CPU, the lateness of its event loop, its peak of open requests.
+
+A client that is short of CPU stamps late, and a late stamp looks like a slow server. So each worker watches
+itself.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from loadtest.latency import Summary, summary
+
+TICK_S = 0.02
+CPU_WINDOW_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHealth:
+    """One worker over the whole run.
+
+    Attributes:
+        origin_s: the run's start on the machine's monotonic clock.
+        cpu_mean, cpu_max: CPU seconds per second of this process; max over windows of CPU_WINDOW_S.
+        loop_lag_s: how late a timer of TICK_S fired: an upper estimate of how late any stamp may be.
+        max_open: most requests open at once.
+        interrupted: stopped from outside before the schedule was over.
+    """
+
+    worker: int
+    origin_s: float
+    cpu_mean: float
+    cpu_max: float
+    loop_lag_s: Summary
+    max_open: int
+    interrupted: bool
+
+
+@dataclass(slots=True)
+class SelfWatch:
+    """Collects ticks; the owner calls `tick` after each sleep of TICK_S."""
+
+    started_s: float = field(default_factory=time.perf_counter)
+    started_cpu_s: float = field(default_factory=time.process_time)
+    lags_s: list[float] = field(default_factory=list)
+    windows: list[float] = field(default_factory=list)
+    window_start: tuple[float, float] = (0.0, 0.0)
+    max_open: int = 0
+
+    def __post_init__(self) -> None:
+        self.window_start = (self.started_s, self.started_cpu_s)
+
+    def tick(self, *, due_s: float, num_open: int) -> None:
+        now_s, cpu_s = time.perf_counter(), time.process_time()
+        self.lags_s.append(max(0.0, now_s - due_s))
+        self.max_open = max(self.max_open, num_open)
+        begun_s, begun_cpu_s = self.window_start
+        if now_s - begun_s >= CPU_WINDOW_S:
+            self.windows.append((cpu_s - begun_cpu_s) / (now_s - begun_s))
+            self.window_start = (now_s, cpu_s)
+
+    def close(self, *, worker: int, origin_s: float, interrupted: bool) -> WorkerHealth:
+        mean = (time.process_time() - self.started_cpu_s) / (time.perf_counter() - self.started_s)
+        return WorkerHealth(
+            worker=worker,
+            origin_s=origin_s,
+            cpu_mean=mean,
+            cpu_max=max(self.windows, default=mean),
+            loop_lag_s=summary(self.lags_s),
+            max_open=self.max_open,
+            interrupted=interrupted,
+        )
+
+
+def write_health(path: Path, health: WorkerHealth) -> None:
+    path.write_text(json.dumps(asdict(health)), encoding="utf-8")
+
+
+def read_health(paths: Sequence[Path]) -> list[WorkerHealth]:
+    return [WorkerHealth(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]

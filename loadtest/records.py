@@ -1,0 +1,174 @@
+"""One request as it was planned and as it went: raw instants, from which every metric is derived later.
+
+Instants are seconds since the start of the run, on one monotonic clock.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from loadtest.client import Exchange
+from loadtest.latency import StreamTimes
+from loadtest.wire import StreamOutcome, read_stream
+
+Outcome = Literal["completed", "failed", "unfinished"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRequest:
+    """One arrival. `prompt_tokens` is what the prompt was counted or estimated to hold."""
+
+    index: int
+    scheduled_s: float
+    prompt_tokens: int
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """What became of one arrival.
+
+    Attributes:
+        dispatched_s: when the client began to work on it; minus scheduled_s it is the client's own lag.
+        sent_s: just before the request was written; minus dispatched_s it is the wait for a free place under
+            --max-in-flight and for the connection. None = never sent.
+        headers_s: arrival of status and headers.
+        token_times_s: arrival of each chunk with non-empty output.
+        end_s: end of the answer, or when it failed, or when the client stopped waiting (outcome unfinished).
+        error_kind: connect, disconnected, client_limit, http_<status>, stream_error, cut_off or unfinished.
+        prompt_tokens, completion_tokens, cached_tokens: the server's usage; None where it gave none.
+    """
+
+    index: int
+    worker: int
+    scheduled_s: float
+    dispatched_s: float
+    sent_s: float | None
+    headers_s: float | None
+    token_times_s: tuple[float, ...]
+    end_s: float
+    outcome: Outcome
+    status: int | None
+    error_kind: str | None
+    error: str | None
+    finish_reason: str | None
+    planned_prompt_tokens: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    fathom: dict[str, Any] | None
+    saw_done: bool
+
+    @property
+    def times(self) -> StreamTimes | None:
+        """None when nothing was sent."""
+        if self.sent_s is None:
+            return None
+        return StreamTimes(self.scheduled_s, self.sent_s, self.token_times_s, self.end_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Who worked on a request and since when; `origin_s` is the run's start on the raw clock."""
+
+    planned: PlannedRequest
+    worker: int
+    origin_s: float
+    dispatched_s: float
+
+
+def finished_record(
+    dispatch: Dispatch, exchange: Exchange, lines: Iterable[tuple[float, bytes]]
+) -> RequestRecord:
+    """The record of a request that ended, well or not. `lines` are the exchange's.
+
+    The caller may hand them over in its own time, to let other streams be stamped in between. A stream that
+    closes without [DONE] after its finish_reason is complete.
+    """
+    stream = read_stream(lines)
+    failure = exchange.failure
+    if failure is not None and stream.finish_reason is None:
+        return _record(dispatch, exchange, stream, "failed", failure.kind, failure.message)
+    if stream.error is not None:
+        return _record(
+            dispatch,
+            exchange,
+            stream,
+            "failed",
+            "cut_off" if stream.cut_off else "stream_error",
+            stream.error,
+        )
+    return _record(dispatch, exchange, stream, "completed", None, None)
+
+
+def unfinished_record(dispatch: Dispatch, exchange: Exchange, *, now_s: float) -> RequestRecord:
+    """The censored record of a request that the client stopped waiting for; `now_s` is on the raw clock."""
+    stream = read_stream(exchange.lines)
+    age_s = now_s - dispatch.origin_s - dispatch.planned.scheduled_s
+    message = f"unfinished {age_s:.3f} s after its scheduled time"
+    return _record(dispatch, exchange, stream, "unfinished", "unfinished", message, end_s=now_s)
+
+
+def _record(
+    dispatch: Dispatch,
+    exchange: Exchange,
+    stream: StreamOutcome,
+    outcome: Outcome,
+    error_kind: str | None,
+    error: str | None,
+    *,
+    end_s: float | None = None,
+) -> RequestRecord:
+    planned, origin_s, usage = dispatch.planned, dispatch.origin_s, stream.usage
+    ended_s = end_s if end_s is not None else exchange.end_s
+    if ended_s is None:
+        raise ValueError(f"request {planned.index} has not ended")
+    return RequestRecord(
+        index=planned.index,
+        worker=dispatch.worker,
+        scheduled_s=planned.scheduled_s,
+        dispatched_s=dispatch.dispatched_s - origin_s,
+        sent_s=None if exchange.sent_s is None else exchange.sent_s - origin_s,
+        headers_s=None if exchange.headers_s is None else exchange.headers_s - origin_s,
+        token_times_s=tuple(arrival_s - origin_s for arrival_s in stream.token_times_s),
+        end_s=ended_s - origin_s,
+        outcome=outcome,
+        status=exchange.status,
+        error_kind=error_kind,
+        error=error,
+        finish_reason=stream.finish_reason,
+        planned_prompt_tokens=planned.prompt_tokens,
+        prompt_tokens=usage.prompt_tokens if usage else None,
+        completion_tokens=usage.completion_tokens if usage else None,
+        cached_tokens=usage.cached_tokens if usage else None,
+        fathom=usage.fathom if usage else None,
+        saw_done=stream.saw_done,
+    )
+
+
+def to_line(item: PlannedRequest | RequestRecord) -> str:
+    """One line of JSON, with its line ending."""
+    return json.dumps(asdict(item), separators=(",", ":"), ensure_ascii=False) + "\n"
+
+
+def read_plan(path: Path) -> Iterator[PlannedRequest]:
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield PlannedRequest(**json.loads(line))
+
+
+def read_records(path: Path) -> Iterator[RequestRecord]:
+    """Records of one worker. A last line that a kill cut off is left out, and shows as a lost request."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.endswith("\n"):
+                yield _from_json(json.loads(line))
+
+
+def _from_json(content: dict[str, Any]) -> RequestRecord:
+    names = {one.name for one in fields(RequestRecord)}
+    if content.keys() != names:
+        raise ValueError(f"not a request record: fields differ by {sorted(content.keys() ^ names)}")
+    return RequestRecord(**{**content, "token_times_s": tuple(content["token_times_s"])})
