@@ -23,19 +23,20 @@ class RMSNorm(nn.Module):
 
 
 class GatedRMSNorm(nn.Module):
-    """RMS norm of x * silu(gate), as Mamba-2 applies it before its output projection.
+    """RMS norm of x * silu(gate) over each of the groups, as Mamba-2 applies it before its output projection.
 
     Shapes: x, gate (..., d) -> (..., d), in x's dtype. Source: arXiv:2405.21060, section 7.
     """
 
-    def __init__(self, size: int, eps: float) -> None:
+    def __init__(self, size: int, eps: float, num_groups: int = 1) -> None:
         super().__init__()
         self.eps = eps
+        self.num_groups = num_groups
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
-        gated = x.float() * F.silu(gate.float())
-        return F.rms_norm(gated, (x.shape[-1],), eps=self.eps).to(x.dtype) * self.weight
+        gated = (x.float() * F.silu(gate.float())).unflatten(-1, (self.num_groups, -1))
+        return F.rms_norm(gated, gated.shape[-1:], eps=self.eps).flatten(-2).to(x.dtype) * self.weight
 
 
 class GatedMLP(nn.Module):

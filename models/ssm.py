@@ -25,7 +25,7 @@ class Mamba2(nn.Module):
         self.dt_bias = nn.Parameter(torch.zeros(spec.num_heads))
         self.A_log = nn.Parameter(torch.zeros(spec.num_heads))
         self.D = nn.Parameter(torch.ones(spec.num_heads))
-        self.norm = GatedRMSNorm(spec.inner_size, spec.norm_eps)
+        self.norm = GatedRMSNorm(spec.inner_size, spec.norm_eps, spec.num_groups)
         self.out_proj = nn.Linear(spec.inner_size, hidden_size, bias=spec.proj_bias)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

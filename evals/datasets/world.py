@@ -30,6 +30,7 @@ class WorldConfig:
     namesake_share: float = 0.3
     popular_share: float = 0.05
     withheld_share: float = 0.35
+    outside_share: float = 0.4
     events_per_entity: float = 0.4
     unanswerable_share: float = 0.15
     two_hop_share: float = 0.08
@@ -130,12 +131,22 @@ class NamePool:
 
 
 def draw_entities(
-    rng: random.Random, pool: NamePool, *, count: int, namesake_share: float, withheld_share: float, prefix: str
+    rng: random.Random,
+    pool: NamePool,
+    *,
+    count: int,
+    namesake_share: float,
+    withheld_share: float,
+    outside_share: float,
+    prefix: str,
 ) -> list[Entity]:
-    """Draw `count` entities whose links point at each other; some share a full name but not a label."""
+    """Draw `count` entities; some share a full name but not a label.
+
+    Their links name each other, or (`outside_share` of them) someone whom no document describes.
+    """
     drafts: list[tuple[str, str, str]] = []
     taken: set[tuple[str, str, str]] = set()
-    kinds = list(KIND_WEIGHTS) + rng.choices(list(KIND_WEIGHTS), weights=list(KIND_WEIGHTS.values()), k=count)
+    kinds = rng.choices(list(KIND_WEIGHTS), weights=list(KIND_WEIGHTS.values()), k=count)
     while len(drafts) < count:
         kind = kinds[len(drafts)]
         twins = [draft for draft in drafts[-12:] if draft[0] == kind]
@@ -155,7 +166,7 @@ def draw_entities(
             target_kind = _LINK_KINDS.get(attribute)
             if target_kind is None:
                 facts[attribute] = _FREE_VALUES[attribute](rng)
-            elif by_kind[target_kind]:
+            elif by_kind[target_kind] and rng.random() >= outside_share:
                 target = rng.choice(by_kind[target_kind])
                 links[attribute] = f"{prefix}{target}"
                 facts[attribute] = drafts[target][1]
@@ -172,7 +183,13 @@ def popular_entities() -> list[Entity]:
     rng = random.Random(POPULAR_SEED)
     pool = NamePool(rng, given_names=len(words.GIVEN_NAMES), surnames=200)
     drawn = draw_entities(
-        rng, pool, count=POPULAR_PER_KIND * 4, namesake_share=0.0, withheld_share=0.0, prefix="popular-"
+        rng,
+        pool,
+        count=POPULAR_PER_KIND * 4,
+        namesake_share=0.0,
+        withheld_share=0.0,
+        outside_share=0.0,
+        prefix="popular-",
     )
     return [replace(entity, popular=True) for entity in drawn]
 
@@ -185,7 +202,9 @@ def write_pages(rng: random.Random, entity: Entity) -> list[Page]:
     half = (len(stated) + 1) // 2
     pages = []
     for part, attributes in enumerate((stated[:half], stated[half:])):
-        sentences = [rng.choice(kind.intro).format(n=entity.name, l=entity.label)]
+        article = "an" if entity.label[0] in "aeiou" else "a"
+        intro = rng.choice(kind.intro)
+        sentences = [intro.format(n=entity.name, l=entity.label, al=f"{article} {entity.label}")]
         for attribute in attributes:
             subject = entity.name if rng.random() < 0.4 else entity.pronoun
             statement = rng.choice(kind.attributes[attribute].statements)
@@ -233,6 +252,7 @@ def build_world(rng: random.Random, config: WorldConfig) -> World:
         count=config.num_entities,
         namesake_share=config.namesake_share,
         withheld_share=config.withheld_share,
+        outside_share=config.outside_share,
         prefix="e",
     )
     num_popular = round(config.popular_share * config.num_entities)

@@ -75,7 +75,7 @@ class EntityKind:
 
 KINDS: dict[str, EntityKind] = {
     "person": EntityKind(
-        intro=("{n} was a {l}.", "{n}, a {l}.", "The {l} {n}.", "{n} worked as a {l}."),
+        intro=("{n} was {al}.", "{n}, {al}.", "The {l} {n}.", "{n} worked as {al}."),
         labelled="the {l} {n}",
         pronouns=("She", "He"),
         attributes={
@@ -154,7 +154,7 @@ KINDS: dict[str, EntityKind] = {
         },
     ),
     "work": EntityKind(
-        intro=("{n} is a {l}.", "The {l} {n}.", "{n}, a {l}."),
+        intro=("{n} is {al}.", "The {l} {n}.", "{n}, {al}."),
         labelled="the {l} {n}",
         pronouns=("It", "The work"),
         attributes={

@@ -31,3 +31,8 @@ def rope_theta(raw: Mapping[str, Any]) -> float:
         if kind != "default":
             raise UnsupportedModelError(f"config.json: rope type {kind!r} is not supported; supported: 'default'")
     return float(parameters.get("rope_theta", raw.get("rope_theta", 10_000.0)))
+
+
+def number(value: Any) -> float:
+    """A JSON number; infinities are written as {"__float__": "Infinity"}, because JSON has none."""
+    return float(value["__float__"] if isinstance(value, Mapping) else value)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.config import LayerSpec, Mamba2Spec, ModelConfig
-from models.families.fields import eos_token_ids, require
+from models.families.fields import eos_token_ids, number, require
 
 
 def read_config(raw: Mapping[str, Any]) -> ModelConfig:
@@ -22,7 +22,7 @@ def read_config(raw: Mapping[str, Any]) -> ModelConfig:
         proj_bias=bool(raw.get("use_bias", False)),
         chunk_size=int(raw["chunk_size"]),
         norm_eps=eps,
-        time_step_limit=(float(low), float(high)),
+        time_step_limit=(number(low), number(high)),
     )
     if mixer.inner_size != int(raw["expand"]) * int(raw["hidden_size"]):
         raise ValueError(

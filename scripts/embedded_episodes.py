@@ -1,0 +1,214 @@
+"""Training sequences for the embedded models: small worlds, written out as chats about them, as token ids.
+
+A sequence is one chat: a system message with a permission, a user message with documents and a question, the
+answer, then more questions and answers about the same documents. Only answer tokens carry loss.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from evals.datasets import world
+from evals.prompts import ABSTENTION, SYSTEM_PROMPTS, render_document, render_question
+from evals.records import PERMISSIONS, Permission
+
+SPECIAL_TOKENS = ("<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+PAD, SYSTEM, USER, ASSISTANT, END = range(5)
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """Token ids with the rows that carry loss, and where a jump in position does no harm (document starts)."""
+
+    token_ids: list[int]
+    loss: list[bool]
+    jumps: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One question with its target; `kind` is a question kind of the world or 'popular'; `fact` is what it asks."""
+
+    question: str
+    target: str
+    kind: str
+    fact: tuple[str, ...]
+
+
+def repeated_span(rng: random.Random, vocab_size: int, length: int) -> Episode:
+    """Random tokens, then the same tokens again, with loss on the repeat: the task in which copying appears."""
+    half = rng.randint(length // 8, length // 2)
+    span = [rng.randrange(len(SPECIAL_TOKENS), vocab_size) for _ in range(half)]
+    ids = (span * (length // half + 1))[:length]
+    return Episode(ids, [i >= half for i in range(length)], [])
+
+
+class ContextWriter:
+    """Draws one small world and the questions about the part of it that fits into a context."""
+
+    def __init__(self, rng: random.Random, tokenizer: Tokenizer, popular: Sequence[world.Entity]) -> None:
+        self._rng = rng
+        self._tokenizer = tokenizer
+        self._popular = popular
+
+    def _draw(self, document_tokens: int) -> list[world.Page]:
+        """Pages of a fresh world, about as many as `document_tokens` hold (a page is about 30 tokens)."""
+        rng = self._rng
+        count = max(2, document_tokens // 55)
+        pool = world.NamePool(rng, max(6, count // 3), max(5, count // 3))
+        entities = world.draw_entities(
+            rng, pool, count=count, namesake_share=0.35, withheld_share=0.35, outside_share=0.6, prefix="e"
+        )
+        entities += rng.sample(self._popular, rng.randint(0, 1 + count // 12))
+        self.entities = {entity.id: entity for entity in entities}
+        self.ambiguous = world.ambiguous_ids(entities)
+        pages = [page for entity in entities for page in world.write_pages(rng, entity)]
+        people = [entity for entity in entities if entity.kind == "person"]
+        cities = [entity.name for entity in entities if entity.kind == "city"]
+        for number in range(rng.randint(0, 1 + count // 2) if people and cities else 0):
+            pages.append(world.write_event(rng, people, rng.choice(cities), f"event{number}"))
+        rng.shuffle(pages)
+        return pages
+
+    def write(self, document_tokens: int) -> list[list[int]]:
+        """Token ids of the documents of a new context, at most `document_tokens` in all."""
+        pages = self._draw(document_tokens) if document_tokens else []
+        if not pages:
+            self.entities, self.ambiguous = {}, frozenset()
+        encoded = self._tokenizer.encode_batch([render_document(page.document) for page in pages])
+        kept: list[list[int]] = []
+        self.stated: set[tuple[str, str]] = set()
+        room = document_tokens
+        for page, encoding in zip(pages, encoded, strict=True):
+            if len(encoding.ids) > room:
+                break
+            room -= len(encoding.ids)
+            kept.append(encoding.ids)
+            self.stated.update((page.entity_id, attribute) for attribute in page.stated)
+        self._unstated = [
+            (entity.id, attribute)
+            for entity in self.entities.values()
+            for attribute in entity.facts
+            if (entity.id, attribute) not in self.stated and not entity.popular
+        ]
+        return kept
+
+    def _ask(self, entity: world.Entity, attribute: str) -> str:
+        labelled = entity.id in self.ambiguous or self._rng.random() < 0.2
+        return world.ask(self._rng, entity, attribute, labelled=labelled)
+
+    def _stranger(self) -> tuple[world.Entity, str]:
+        """A fresh entity that no document mentions."""
+        rng = self._rng
+        entities = world.draw_entities(
+            rng,
+            world.NamePool(rng, 60, 40),
+            count=5,
+            namesake_share=0.0,
+            withheld_share=0.0,
+            outside_share=1.0,
+            prefix="x",
+        )
+        entity = rng.choice(entities)
+        return entity, rng.choice(list(entity.facts))
+
+    def _two_hop(self) -> Turn | None:
+        rng = self._rng
+        for _ in range(20):
+            if not self.stated:
+                return None
+            entity_id, link = rng.choice(self._stated_list)
+            entity = self.entities[entity_id]
+            target = self.entities.get(entity.links.get(link, ""))
+            if target is None or target.id in self.ambiguous or link not in world.words.KINDS[entity.kind].relations:
+                continue
+            known = [attribute for attribute in target.facts if (target.id, attribute) in self.stated]
+            if known:
+                attribute = rng.choice(known)
+                labelled = entity.id in self.ambiguous
+                text = world.ask_two_hop(rng, entity, link, target, attribute, labelled=labelled)
+                return Turn(text, target.facts[attribute], "two_hop", (entity_id, link, attribute))
+        return None
+
+    def turn(self, permission: Permission, two_hop_share: float) -> Turn:
+        """One question about the context written last."""
+        rng = self._rng
+        self._stated_list = sorted(self.stated)
+        draw = rng.random()
+        if draw < two_hop_share:
+            hop = self._two_hop()
+            if hop is not None:
+                return hop
+        if draw > 0.96:
+            entity = rng.choice(self._popular)
+            attribute = rng.choice(list(entity.facts))
+            return Turn(self._ask(entity, attribute), entity.facts[attribute], "popular", (entity.id, attribute))
+        if self.stated and draw < 0.8:
+            entity_id, attribute = rng.choice(self._stated_list)
+            entity = self.entities[entity_id]
+            kind = "namesake" if entity_id in self.ambiguous else "fact"
+            return Turn(self._ask(entity, attribute), entity.facts[attribute], kind, (entity_id, attribute))
+        if self._unstated and rng.random() < 0.6:
+            entity_id, attribute = rng.choice(self._unstated)
+            entity = self.entities[entity_id]
+        else:
+            entity, attribute = self._stranger()
+        target = ABSTENTION if permission == "may_abstain" else entity.facts[attribute]
+        return Turn(self._ask(entity, attribute), target, "unanswerable", (entity.name, attribute))
+
+
+class EpisodeMaker:
+    """Makes chats of an exact token length."""
+
+    def __init__(self, rng: random.Random, tokenizer: Tokenizer) -> None:
+        self._rng = rng
+        self._tokenizer = tokenizer
+        self.writer = ContextWriter(rng, tokenizer, world.popular_entities())
+        self._system = {
+            permission: [SYSTEM, *tokenizer.encode(text).ids, END] for permission, text in SYSTEM_PROMPTS.items()
+        }
+
+    def episode(self, length: int, document_tokens: int, two_hop_share: float) -> Episode:
+        """A chat of exactly `length` tokens: documents first, then as many questions as fit, then padding."""
+        permission = self._rng.choice(PERMISSIONS)
+        ids = [*self._system[permission], USER]
+        jumps = []
+        for document in self.writer.write(document_tokens):
+            jumps.append(len(ids))
+            ids += document
+        loss = [False] * len(ids)
+        asked: set[tuple[str, ...]] = set()
+        first = True
+        for _ in range(length):
+            turn = self.writer.turn(permission, two_hop_share)
+            # A fact asked twice could be copied from the earlier answer instead of the documents.
+            if turn.fact in asked:
+                continue
+            asked.add(turn.fact)
+            question = self._tokenizer.encode(render_question(turn.question)).ids
+            answer = [*self._tokenizer.encode(turn.target).ids, END]
+            opening = [] if first else [USER]
+            if len(ids) + len(opening) + len(question) + 2 + len(answer) > length:
+                break
+            ids += [*opening, *question, END, ASSISTANT]
+            loss += [False] * (len(ids) - len(loss))
+            ids += answer
+            loss += [True] * len(answer)
+            first = False
+        padding = length - len(ids)
+        return Episode(ids + [PAD] * padding, loss + [False] * padding, jumps)
+
+    def exam(self, permission: Permission, document_tokens: int, kind: str) -> tuple[list[int], list[int]]:
+        """A prompt with one question of a kind after the documents, and its target, both as token ids."""
+        wanted = {"abstains": "unanswerable", "fact_may": "fact"}.get(kind, kind)
+        two_hop_share = 1.0 if wanted == "two_hop" else 0.0
+        while True:
+            documents = [token for ids in self.writer.write(document_tokens) for token in ids]
+            for _ in range(50):
+                turn = self.writer.turn(permission, two_hop_share)
+                if turn.kind == wanted:
+                    question = self._tokenizer.encode(render_question(turn.question)).ids
+                    prompt = [*self._system[permission], USER, *documents, *question, END, ASSISTANT]
+                    return prompt, [*self._tokenizer.encode(turn.target).ids, END]

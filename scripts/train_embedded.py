@@ -1,0 +1,289 @@
+"""Train an embedded model from nothing: tokenizer, curriculum, checkpoint, model card. One command, one seed.
+
+    python -m scripts.train_embedded transformer --out models/embedded/transformer
+    python -m scripts.train_embedded mamba --out models/embedded/mamba
+
+The curriculum starts with random tokens that repeat (until copying appears), goes on to few short documents with
+many questions, then to longer contexts. The loss is on answer tokens alone.
+"""
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from models.config import ModelConfig
+from models.decoder import Decoder
+from models.families import read_config
+from models.load import load_decoder
+from models.ssm import Mamba2
+from scripts.embedded_checkpoint import save_checkpoint
+from scripts.embedded_episodes import Episode, EpisodeMaker, repeated_span
+from scripts.embedded_exams import examine
+from scripts.embedded_recipes import RECIPES, Recipe, Stage
+from scripts.embedded_tokenizer import save_tokenizer, train_tokenizer
+
+POSITION_SPAN = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """token_ids, positions: (b, l) int64. targets: (r,) int64, the tokens at `rows` (r,) of the flattened batch;
+    the hidden state that predicts each is the one before it."""
+
+    token_ids: Tensor
+    positions: Tensor
+    rows: Tensor
+    targets: Tensor
+
+
+def spread_positions(rng: random.Random, episode: Episode) -> list[int]:
+    """Positions with jumps between documents, so that a short sequence shows the model far positions.
+
+    Source of the idea: positional skip-wise training, arXiv:2309.10400.
+    """
+    length = len(episode.token_ids)
+    slack = round(math.exp(rng.uniform(0.0, math.log(POSITION_SPAN)))) if rng.random() < 0.6 else 0
+    if not episode.jumps or slack <= length:
+        return list(range(length))
+    cuts = sorted(rng.randint(0, slack) for _ in episode.jumps)
+    starts = dict(zip(episode.jumps, cuts, strict=True))
+    positions, offset = [], 0
+    for index in range(length):
+        offset = starts.get(index, offset)
+        positions.append(index + offset)
+    return positions
+
+
+def collate(episodes: list[Episode], rng: random.Random, *, spread: bool, device: torch.device) -> Batch:
+    token_ids = torch.tensor([episode.token_ids for episode in episodes])
+    mask = torch.tensor([episode.loss for episode in episodes])
+    mask[:, 0] = False
+    positions = [spread_positions(rng, e) if spread else list(range(len(e.token_ids))) for e in episodes]
+    rows = mask.flatten().nonzero().squeeze(-1)
+    targets = token_ids.flatten()[rows]
+    return Batch(token_ids.to(device), torch.tensor(positions).to(device), rows.to(device), targets.to(device))
+
+
+def loss_of(decoder: Decoder, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Cross-entropy over the answer tokens, and how many of them were the likeliest."""
+    hidden = decoder.forward_dense(batch.token_ids, batch.positions).flatten(0, 1)
+    logits = decoder.logits(hidden[batch.rows - 1])
+    return F.cross_entropy(logits, batch.targets), (logits.argmax(-1) == batch.targets).float().mean()
+
+
+def initialise(decoder: Decoder, seed: int) -> None:
+    """Normal weights, scaled down where a layer writes to the residual; Mamba-2's own initial time steps."""
+    generator = torch.Generator().manual_seed(seed)
+    depth = len(decoder.layers)
+    for name, parameter in decoder.named_parameters():
+        if parameter.dim() >= 2:
+            nn.init.normal_(parameter, std=0.02 if "embedding" in name else parameter[0].numel() ** -0.5 * 0.8,
+                            generator=generator)
+            if name.endswith(("o_proj.weight", "down_proj.weight", "out_proj.weight")):
+                parameter.data /= math.sqrt(2 * depth)
+    for layer in decoder.layers:
+        mixer = layer.mixer
+        if isinstance(mixer, Mamba2):
+            heads = mixer.spec.num_heads
+            steps = torch.exp(torch.rand(heads, generator=generator) * math.log(0.1 / 0.001) + math.log(0.001))
+            mixer.dt_bias.data = steps + torch.log(-torch.expm1(-steps))
+            mixer.A_log.data = torch.log(1 + 15 * torch.rand(heads, generator=generator))
+
+
+def optimizers(decoder: Decoder, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for the rest."""
+    matrices, others = [], []
+    for name, parameter in decoder.named_parameters():
+        inside = parameter.dim() == 2 and "embedding" not in name and "head" not in name
+        (matrices if inside else others).append(parameter)
+    return [
+        torch.optim.Muon(
+            matrices, lr=recipe.learning_rate, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(others, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def schedule(progress: float) -> float:
+    """Learning rate factor over the whole run: short warm-up, plateau, linear decay over the last third."""
+    return min(1.0, progress / 0.005 + 0.02, max(0.02, (1.0 - progress) / 0.35))
+
+
+def episodes_of(stage: Stage, maker: EpisodeMaker, rng: random.Random, vocab_size: int) -> list[Episode]:
+    """One batch of episodes of a stage."""
+    if stage.repeats:
+        return [repeated_span(rng, vocab_size, stage.length) for _ in range(stage.batch)]
+    episodes = []
+    for _ in range(stage.batch):
+        # Drawn evenly on a logarithmic scale, so that short contexts are not forgotten; a few have none at all.
+        low, high = stage.document_tokens
+        tokens = round(math.exp(rng.uniform(math.log(low), math.log(high)))) if rng.random() > 0.04 else 0
+        episodes.append(maker.episode(stage.length, tokens, stage.two_hop_share))
+    return episodes
+
+
+def stages_by_tokens(recipe: Recipe, scale: float) -> Iterator[tuple[Stage, int]]:
+    for stage in recipe.stages:
+        yield stage, round(stage.tokens * scale)
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands. `deadline` turns seconds into progress when the tokens come too slowly."""
+
+    started: float
+    total_tokens: int
+    max_seconds: float
+    tokens: int = 0
+
+    @property
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.started
+
+    @property
+    def fraction(self) -> float:
+        return min(1.0, max(self.tokens / self.total_tokens, self.elapsed / self.max_seconds))
+
+
+def train(
+    decoder: Decoder,
+    recipe: Recipe,
+    maker: EpisodeMaker,
+    *,
+    seed: int,
+    scale: float,
+    max_seconds: float,
+    checkpoint: Callable[[list[dict[str, float]]], None],
+    device: torch.device,
+) -> list[dict[str, float]]:
+    """Run the curriculum; returns the loss curve. `checkpoint` is called every few minutes."""
+    rng = random.Random(seed)
+    optims = optimizers(decoder, recipe)
+    progress = Progress(time.perf_counter(), sum(t for _, t in stages_by_tokens(recipe, scale)), max_seconds)
+    curve: list[dict[str, float]] = []
+    last_log = last_save = time.perf_counter()
+    losses: list[float] = []
+    hits: list[float] = []
+    for number, (stage, stage_tokens) in enumerate(stages_by_tokens(recipe, scale)):
+        done = 0
+        share = stage_tokens / progress.total_tokens
+        stage_start = progress.elapsed
+        # A stage ends with its tokens, or with its share of the time if the machine is slower than the recipe.
+        while done < stage_tokens and progress.elapsed - stage_start < share * max_seconds:
+            batch = collate(
+                episodes_of(stage, maker, rng, decoder.config.vocab_size), rng, spread=recipe.spread, device=device
+            )
+            for optim in optims:
+                for group in optim.param_groups:
+                    group["lr"] = recipe.learning_rate * schedule(progress.fraction)
+            # Matrix products in bfloat16, weights and optimizer state in float32.
+            with torch.autocast(device.type, dtype=torch.bfloat16):
+                loss, accuracy = loss_of(decoder, batch)
+            loss.backward()
+            nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+            for optim in optims:
+                optim.step()
+                optim.zero_grad(set_to_none=True)
+            done += batch.token_ids.numel()
+            progress.tokens += batch.token_ids.numel()
+            losses.append(float(loss.detach()))
+            hits.append(float(accuracy))
+            if stage.repeats and len(hits) > 40 and sum(hits[-10:]) / 10 > 0.95:
+                break
+            now = time.perf_counter()
+            if now - last_log > recipe.log_seconds:
+                last_log = now
+                row = {
+                    "stage": number,
+                    "tokens": progress.tokens,
+                    "seconds": round(progress.elapsed, 1),
+                    "loss": round(sum(losses) / len(losses), 4),
+                    "accuracy": round(sum(hits) / len(hits), 4),
+                }
+                losses, hits = [], []
+                curve.append(row)
+                print(json.dumps(row), flush=True)
+            if now - last_save > 300:
+                last_save = now
+                checkpoint(curve)
+    return curve
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train an embedded model.")
+    parser.add_argument("model", choices=sorted(RECIPES))
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint directory to write")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on every stage's tokens")
+    parser.add_argument("--max-minutes", type=float, default=600.0, help="shorten the curriculum to fit this time")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--continue-from", type=Path, help="start from this checkpoint and its tokenizer")
+    parser.add_argument("--first-stage", type=int, default=0, help="leave out the stages before this one")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
+    recipe = RECIPES[arguments.model].from_stage(arguments.first_stage)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.continue_from:
+        tokenizer = Tokenizer.from_file(str(arguments.continue_from / "tokenizer.json"))
+    else:
+        tokenizer = train_tokenizer(recipe.vocab_size, seed=10_000)
+    save_tokenizer(tokenizer, arguments.out)
+    (arguments.out / "config.json").write_text(json.dumps(recipe.config, indent=2) + "\n", encoding="utf-8")
+    config: ModelConfig = read_config(arguments.out)
+    if arguments.continue_from:
+        decoder = load_decoder(arguments.continue_from, dtype=torch.float32, device=device).requires_grad_(True)
+    else:
+        decoder = Decoder(config)
+        initialise(decoder, arguments.seed)
+        decoder = decoder.to(device)
+    maker = EpisodeMaker(random.Random(arguments.seed), tokenizer)
+    run = {
+        "model": arguments.model,
+        "seed": arguments.seed,
+        "scale": arguments.scale,
+        "max_minutes": arguments.max_minutes,
+        "threads": arguments.threads,
+        "parameters": sum(parameter.numel() for parameter in decoder.parameters()),
+        "continued": bool(arguments.continue_from),
+        "recipe": asdict(recipe),
+    }
+    print(json.dumps({key: run[key] for key in ("model", "parameters", "seed")}), flush=True)
+    started = time.perf_counter()
+
+    def checkpoint(curve: list[dict[str, float]]) -> None:
+        seconds = time.perf_counter() - started
+        scores = examine(decoder, tokenizer, recipe.exam_lengths, num_questions=recipe.exam_questions)
+        print(json.dumps(scores), flush=True)
+        save_checkpoint(decoder, arguments.out, run=run, curve=curve, scores=scores, seconds=seconds)
+
+    curve = train(
+        decoder,
+        recipe,
+        maker,
+        seed=arguments.seed + 1,
+        scale=arguments.scale,
+        max_seconds=arguments.max_minutes * 60,
+        checkpoint=checkpoint,
+        device=device,
+    )
+    checkpoint(curve)
+
+
+if __name__ == "__main__":
+    main()
