@@ -4,6 +4,7 @@ A sequence is one chat: a system message with a permission, a user message with 
 answer, then more questions and answers about the same documents. Only answer tokens carry loss.
 """
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,8 +39,11 @@ class Turn:
 
 
 def repeated_span(rng: random.Random, vocab_size: int, length: int) -> Episode:
-    """Random tokens, then the same tokens again, with loss on the repeat: the task in which copying appears."""
-    half = rng.randint(length // 8, length // 2)
+    """Random tokens, then the same tokens again, with loss on the repeat: the task in which copying appears.
+
+    Short spans come as often as long ones: they are learnt first and carry the long ones.
+    """
+    half = round(math.exp(rng.uniform(math.log(4), math.log(length // 2))))
     span = [rng.randrange(len(SPECIAL_TOKENS), vocab_size) for _ in range(half)]
     ids = (span * (length // half + 1))[:length]
     return Episode(ids, [i >= half for i in range(length)], [])

@@ -1,0 +1,100 @@
+"""Our logits against transformers', in float32, on whatever road they come."""
+
+import torch
+from models.config import CacheNeeds
+from paged_driver import PagedDriver
+
+TOLERANCE = 1e-4
+
+
+def tokens(seed: int, length: int) -> list[int]:
+    return torch.randint(0, 131, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def deviation(ours: torch.Tensor, reference: torch.Tensor) -> float:
+    assert ours.shape == reference.shape
+    return float((ours - reference).abs().max())
+
+
+def test_dense_forward(pair):
+    ids = tokens(1, 67)
+    with torch.inference_mode():
+        ours = pair.ours.logits(pair.ours.forward_dense(torch.tensor([ids])))[0]
+    assert deviation(ours, pair.reference_logits(ids)) < TOLERANCE
+
+
+def test_whole_prefill(pair):
+    ids = tokens(2, 67)
+    ours = PagedDriver(pair.ours, 1, 67).step({0: ids})[0]
+    assert deviation(ours, pair.reference_logits(ids)) < TOLERANCE
+
+
+def test_prefill_in_odd_chunks(pair):
+    ids = tokens(3, 67)
+    driver = PagedDriver(pair.ours, 1, 67)
+    pieces, start = [], 0
+    for size in (1, 7, 2, 1, 23, 5, 28):
+        pieces.append(driver.step({0: ids[start : start + size]})[0])
+        start += size
+    assert start == len(ids)
+    assert deviation(torch.cat(pieces), pair.reference_logits(ids)) < TOLERANCE
+
+
+def test_token_by_token(pair):
+    ids = tokens(4, 40)
+    driver = PagedDriver(pair.ours, 1, 40)
+    ours = torch.cat([driver.step({0: [token]})[0] for token in ids])
+    assert deviation(ours, pair.reference_logits(ids)) < TOLERANCE
+
+
+def test_batched_with_other_lengths(pair):
+    """Three sequences that start and end at different steps; prefill chunks and decode steps in the same pass."""
+    prompts = [tokens(5, 61), tokens(6, 18), tokens(7, 33)]
+    driver = PagedDriver(pair.ours, 3, 61)
+    plan = [{0: 10}, {0: 13, 1: 5}, {0: 1, 1: 1, 2: 20}, {0: 1, 1: 3, 2: 1}, {2: 12, 0: 30, 1: 1}, {1: 8, 0: 6}]
+    done = [0, 0, 0]
+    collected: list[list[torch.Tensor]] = [[], [], []]
+    for step in plan:
+        work = {sequence: prompts[sequence][done[sequence] : done[sequence] + size] for sequence, size in step.items()}
+        for sequence, logits in driver.step(work).items():
+            collected[sequence].append(logits)
+            done[sequence] += len(work[sequence])
+    assert done == [61, 18, 33]
+    for prompt, logits in zip(prompts, collected, strict=True):
+        assert deviation(torch.cat(logits), pair.reference_logits(prompt)) < TOLERANCE
+
+
+def test_greedy_tokens(pair):
+    """64 greedy tokens equal those that transformers generates with its own cache."""
+    prompt = tokens(8, 13)
+    driver = PagedDriver(pair.ours, 1, 80)
+    logits = driver.step({0: prompt})[0]
+    ours = []
+    for _ in range(64):
+        ours.append(int(logits[-1].argmax()))
+        logits = driver.step({0: [ours[-1]]})[0]
+    reference = pair.reference.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        max_new_tokens=64,
+        min_new_tokens=64,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    assert ours == reference[0, len(prompt) :].tolist()
+
+
+def test_declared_needs_are_the_allocated_bytes(pair):
+    """What the layers declare is what their caches take, with nothing padded."""
+    driver = PagedDriver(pair.ours, 3, 40)
+    needs = pair.ours.config.cache_needs(4)
+    per_token = per_sequence = 0
+    for cache in driver.caches:
+        for field in cache.__slots__:
+            tensor = getattr(cache, field)
+            if field in ("keys", "values"):
+                per_token += tensor[0, 0].nbytes
+            else:
+                per_sequence += tensor[0].nbytes
+    assert needs == CacheNeeds(per_token, per_sequence)

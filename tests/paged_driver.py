@@ -1,0 +1,59 @@
+"""Drives a decoder over paged caches without a scheduler: any chunking, any company, scattered blocks and slots."""
+
+import torch
+from models.batch import ForwardBatch
+from models.cache import allocate_caches
+from models.decoder import Decoder
+
+BLOCK_SIZE = 4
+
+
+class PagedDriver:
+    """Holds the caches of a few sequences. Blocks are dealt in a scattered order and start out poisoned."""
+
+    def __init__(self, decoder: Decoder, num_sequences: int, max_tokens: int) -> None:
+        self.decoder = decoder
+        per_sequence = -(-max_tokens // BLOCK_SIZE)
+        self.caches = allocate_caches(
+            decoder.config,
+            num_blocks=num_sequences * per_sequence,
+            block_size=BLOCK_SIZE,
+            num_state_slots=num_sequences + 2,
+            dtype=torch.float32,
+            device=torch.device("cpu"),
+        )
+        for cache in self.caches:
+            for field in cache.__slots__:
+                getattr(cache, field).fill_(1e4)
+        deal = torch.randperm(num_sequences * per_sequence, generator=torch.Generator().manual_seed(0))
+        self.tables = deal.view(num_sequences, per_sequence)
+        self.slots = torch.arange(num_sequences).flip(0) + 2
+        self.lengths = [0] * num_sequences
+
+    def step(self, work: dict[int, list[int]]) -> dict[int, torch.Tensor]:
+        """Feed each sequence its new tokens, all in one pass; returns logits (n, vocab) of all of them."""
+        rows, positions, mapping, starts = [], [], [], [0]
+        for sequence, tokens in work.items():
+            for token in tokens:
+                position = self.lengths[sequence] + len(rows) - starts[-1]
+                rows.append(token)
+                positions.append(position)
+                block = int(self.tables[sequence, position // BLOCK_SIZE])
+                mapping.append(block * BLOCK_SIZE + position % BLOCK_SIZE)
+            starts.append(len(rows))
+        order = list(work)
+        batch = ForwardBatch(
+            token_ids=torch.tensor(rows),
+            positions=torch.tensor(positions),
+            query_start=torch.tensor(starts),
+            context_lens=torch.tensor([self.lengths[sequence] for sequence in order]),
+            block_tables=self.tables[order],
+            slot_mapping=torch.tensor(mapping),
+            state_slots=self.slots[order],
+            logit_rows=torch.arange(len(rows)),
+        )
+        with torch.inference_mode():
+            logits = self.decoder(batch, self.caches)
+        for sequence, tokens in work.items():
+            self.lengths[sequence] += len(tokens)
+        return {sequence: logits[starts[i] : starts[i + 1]] for i, sequence in enumerate(order)}
