@@ -16,7 +16,16 @@ from typing import Any
 
 from loadtest.config import ConfigError, LoadConfig, LoadError
 from loadtest.health import read_health
-from loadtest.plan import API_KEY_VARIABLE, HEALTH_PREFIX, PLAN_VARIABLE, RECORDS_PREFIX, Progress, make_plan
+from loadtest.plan import (
+    API_KEY_VARIABLE,
+    HEALTH_PREFIX,
+    PLAN_VARIABLE,
+    RECORDS_PREFIX,
+    START_FILE,
+    WORKERS_FILE,
+    Progress,
+    make_plan,
+)
 from loadtest.records import RequestRecord, read_records
 from loadtest.report.summary import summarise, write_summary
 from loadtest.selfcheck import RunFacts
@@ -52,6 +61,7 @@ def run_load(config: LoadConfig, progress: Progress = lambda *_: None) -> dict[s
     facts = RunFacts(started, interrupted=interrupted, locust_count=_locust_count(config.out))
     result = summarise(config, plan, records, health, facts)
     write_summary(config.out, result, records)
+    _tidy(config.out)
     return result
 
 
@@ -121,6 +131,13 @@ def _environment(config: LoadConfig) -> dict[str, str]:
     if config.api_key is not None:
         kept[API_KEY_VARIABLE] = config.api_key
     return kept
+
+
+def _tidy(directory: Path) -> None:
+    """Remove what the summary and requests.jsonl now hold."""
+    for pattern in (f"{RECORDS_PREFIX}*.jsonl", f"{HEALTH_PREFIX}*.json", START_FILE, WORKERS_FILE):
+        for path in directory.glob(pattern):
+            path.unlink()
 
 
 def _num_recorded(directory: Path) -> int:
