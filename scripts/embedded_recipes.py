@@ -108,7 +108,7 @@ RECIPES: dict[str, Recipe] = {
         spread=False,
         exam_lengths=(125, 250, 500, 1000),
         stages=(
-            Stage(tokens=4_000_000, length=192, batch=32, repeats=True),
+            Stage(tokens=4_000_000, length=96, batch=32, repeats=True),
             Stage(tokens=6_000_000, length=224, batch=28, document_tokens=(30, 100)),
             Stage(tokens=8_000_000, length=384, batch=16, document_tokens=(40, 220), two_hop_share=0.05),
             Stage(tokens=12_000_000, length=768, batch=8, document_tokens=(60, 520), two_hop_share=0.08),
