@@ -70,12 +70,14 @@ class Exchange:
     """What is known so far of one request; it can be read at any moment, also while the request hangs.
 
     Attributes:
+        connect_s: when the client began to open the connection.
         sent_s: just before the request is written; the connection is open by then.
         headers_s: when the status line and headers had come.
         lines: (arrival, raw line).
         end_s: arrival of [DONE] or of the end of the answer, or when it failed; None = still running.
     """
 
+    connect_s: float | None = None
     sent_s: float | None = None
     headers_s: float | None = None
     status: int | None = None
@@ -87,6 +89,7 @@ class Exchange:
 def stream_chat(target: Target, body: bytes, exchange: Exchange) -> None:
     """Send one request and record its answer in `exchange`, and what goes wrong on the wire likewise."""
     connection = target.connect()
+    exchange.connect_s = time.perf_counter()
     try:
         connection.connect()
         exchange.sent_s = time.perf_counter()
@@ -99,6 +102,8 @@ def stream_chat(target: Target, body: bytes, exchange: Exchange) -> None:
         else:
             message = error_message(response.read(MAX_ERROR_BODY_BYTES))
             exchange.failure = Failure(f"http_{response.status}", message)
+    except http.client.IncompleteRead:
+        pass  # an early end, announced or not: the lines that came tell whether anything is missing
     except (OSError, http.client.HTTPException) as error:
         exchange.failure = _describe(error, sent=exchange.sent_s is not None)
     finally:

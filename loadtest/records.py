@@ -32,8 +32,8 @@ class RequestRecord:
 
     Attributes:
         dispatched_s: when the client began to work on it; minus scheduled_s it is the client's own lag.
-        sent_s: just before the request was written; minus dispatched_s it is the wait for a free place under
-            --max-in-flight and for the connection. None = never sent.
+        connect_s: when it began to connect, after the wait under --max-in-flight; None = it still waited.
+        sent_s: just before the request was written, on an open connection; None = never sent.
         headers_s: arrival of status and headers.
         token_times_s: arrival of each chunk with non-empty output.
         end_s: end of the answer, or when it failed, or when the client stopped waiting (outcome unfinished).
@@ -45,6 +45,7 @@ class RequestRecord:
     worker: int
     scheduled_s: float
     dispatched_s: float
+    connect_s: float | None
     sent_s: float | None
     headers_s: float | None
     token_times_s: tuple[float, ...]
@@ -130,8 +131,9 @@ def _record(
         worker=dispatch.worker,
         scheduled_s=planned.scheduled_s,
         dispatched_s=dispatch.dispatched_s - origin_s,
-        sent_s=None if exchange.sent_s is None else exchange.sent_s - origin_s,
-        headers_s=None if exchange.headers_s is None else exchange.headers_s - origin_s,
+        connect_s=_since(origin_s, exchange.connect_s),
+        sent_s=_since(origin_s, exchange.sent_s),
+        headers_s=_since(origin_s, exchange.headers_s),
         token_times_s=tuple(arrival_s - origin_s for arrival_s in stream.token_times_s),
         end_s=ended_s - origin_s,
         outcome=outcome,
@@ -146,6 +148,10 @@ def _record(
         fathom=usage.fathom if usage else None,
         saw_done=stream.saw_done,
     )
+
+
+def _since(origin_s: float, instant_s: float | None) -> float | None:
+    return None if instant_s is None else instant_s - origin_s
 
 
 def to_line(item: PlannedRequest | RequestRecord) -> str:

@@ -80,8 +80,9 @@ def self_check(
         "offered_rps": offered,
         "achieved_rps": achieved,
         "dispatch_lag_s": lag,
-        "client_wait_s": summary(
-            record.sent_s - record.dispatched_s for record in records if record.sent_s is not None
+        "cap_wait_s": summary(r.connect_s - r.dispatched_s for r in records if r.connect_s is not None),
+        "connect_s": summary(
+            r.sent_s - r.connect_s for r in records if r.sent_s is not None and r.connect_s is not None
         ),
         "loop_lag_p99_s": max((worker.loop_lag_s["p99"] or 0.0 for worker in health), default=None),
         "cpu_mean": max((worker.cpu_mean for worker in health), default=None),
@@ -102,17 +103,13 @@ def self_check(
 def _rates(plan: Plan, records: Sequence[RequestRecord]) -> tuple[float | None, float | None]:
     """Offered: what the drawn schedule asks for. Achieved: attempts, over the time from first to last."""
     planned = plan.scheduled_s
-    sent = sorted(filter(None, (_attempt_s(record) for record in records)))
+    # A refused connection is an attempt, a wait under the cap is none.
+    sent = sorted(record.connect_s for record in records if record.connect_s is not None)
     if len(planned) < 2 or len(sent) < 2:
         return None, None
     # Both over the same span, or the longer of the two when sending lagged behind.
     span = planned[-1] - planned[0]
     return (len(planned) - 1) / span, (len(sent) - 1) / max(span, sent[-1] - sent[0])
-
-
-def _attempt_s(record: RequestRecord) -> float | None:
-    """When the server was really asked; a refused connection is an attempt, a wait under the cap is none."""
-    return record.end_s if record.error_kind == "connect" else record.sent_s
 
 
 def _count_reasons(

@@ -84,6 +84,7 @@ def make_record() -> Callable[..., RequestRecord]:
             "worker": 0,
             "scheduled_s": 1.0,
             "dispatched_s": 1.0,
+            "connect_s": 1.05,
             "sent_s": 1.1,
             "headers_s": 1.2,
             "token_times_s": (1.3, 1.4, 1.5),
