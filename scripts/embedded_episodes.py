@@ -41,10 +41,12 @@ class Turn:
 def repeated_span(rng: random.Random, vocab_size: int, length: int) -> Episode:
     """Random tokens, then the same tokens again, with loss on the repeat: the task in which copying appears.
 
-    Short spans come as often as long ones: they are learnt first and carry the long ones.
+    Short spans of few different tokens come as often as long and varied ones: they are learnt first.
     """
     half = round(math.exp(rng.uniform(math.log(4), math.log(length // 2))))
-    span = [rng.randrange(len(SPECIAL_TOKENS), vocab_size) for _ in range(half)]
+    first = len(SPECIAL_TOKENS)
+    last = first + round(math.exp(rng.uniform(math.log(32), math.log(vocab_size - first))))
+    span = [rng.randrange(first, last) for _ in range(half)]
     ids = (span * (length // half + 1))[:length]
     return Episode(ids, [i >= half for i in range(length)], [])
 

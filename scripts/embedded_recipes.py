@@ -89,11 +89,11 @@ RECIPES: dict[str, Recipe] = {
     "transformer": Recipe(
         config=_TRANSFORMER,
         vocab_size=VOCAB_SIZE,
-        learning_rate=2e-3,
+        learning_rate=3e-3,
         spread=True,
         exam_lengths=(250, 1000, 4000),
         stages=(
-            Stage(tokens=6_000_000, length=192, batch=32, repeats=True),
+            Stage(tokens=6_000_000, length=128, batch=24, repeats=True),
             Stage(tokens=5_000_000, length=224, batch=28, document_tokens=(30, 100)),
             Stage(tokens=7_000_000, length=384, batch=16, document_tokens=(40, 220), two_hop_share=0.08),
             Stage(tokens=8_000_000, length=768, batch=8, document_tokens=(60, 500), two_hop_share=0.15),
@@ -104,11 +104,11 @@ RECIPES: dict[str, Recipe] = {
     "mamba": Recipe(
         config=_MAMBA,
         vocab_size=VOCAB_SIZE,
-        learning_rate=2e-3,
+        learning_rate=3e-3,
         spread=False,
         exam_lengths=(125, 250, 500, 1000),
         stages=(
-            Stage(tokens=4_000_000, length=96, batch=32, repeats=True),
+            Stage(tokens=4_000_000, length=96, batch=24, repeats=True),
             Stage(tokens=6_000_000, length=224, batch=28, document_tokens=(30, 100)),
             Stage(tokens=8_000_000, length=384, batch=16, document_tokens=(40, 220), two_hop_share=0.05),
             Stage(tokens=12_000_000, length=768, batch=8, document_tokens=(60, 520), two_hop_share=0.08),
