@@ -1,0 +1,69 @@
+"""The recipe's training sequences: loss on answers alone, answers that the documents support."""
+
+import random
+
+import pytest
+from evals.prompts import ABSTENTION, build_messages
+from evals.records import Document
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from scripts.embedded_episodes import ASSISTANT, END, PAD, EpisodeMaker, repeated_span
+from scripts.embedded_tokenizer import CHAT_TEMPLATE, train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(600, seed=1)
+
+
+@pytest.fixture
+def maker(tokenizer):
+    return EpisodeMaker(random.Random(5), tokenizer)
+
+
+def test_repeats_carry_loss_only_where_they_can_be_known():
+    episode = repeated_span(random.Random(1), 600, 64)
+    half = episode.loss.index(True)
+    assert len(episode.token_ids) == 64
+    assert all(episode.token_ids[i] == episode.token_ids[i - half] for i in range(half, 64))
+
+
+def test_loss_is_on_answers_alone(maker, tokenizer):
+    for _ in range(20):
+        episode = maker.episode(700, 200, 0.2)
+        assert len(episode.token_ids) == len(episode.loss) == 700
+        previous = PAD
+        for token, loss in zip(episode.token_ids, episode.loss, strict=True):
+            if loss and previous != ASSISTANT:
+                assert previous not in (END, PAD)
+            assert not (loss and token in (PAD, ASSISTANT))
+            previous = token
+        # Every answer ends with the end token, and that carries loss too.
+        ends = [i for i, token in enumerate(episode.token_ids) if token == ASSISTANT]
+        assert ends
+        assert all(episode.loss[i + 1] for i in ends)
+
+
+def test_jumps_are_document_starts(maker, tokenizer):
+    start = tokenizer.encode("Document").ids[0]
+    episode = maker.episode(700, 300, 0.0)
+    assert len(episode.jumps) > 3
+    assert all(episode.token_ids[i] == start for i in episode.jumps)
+
+
+def test_exam_targets_stand_in_the_prompt_or_abstain(maker, tokenizer):
+    for kind in ("fact", "namesake", "two_hop"):
+        for _ in range(10):
+            prompt, target = maker.exam("must_answer", 300, kind)
+            assert tokenizer.decode(target) in tokenizer.decode(prompt)
+    prompt, target = maker.exam("may_abstain", 300, "abstains")
+    assert tokenizer.decode(target) == ABSTENTION
+
+
+def test_prompts_are_those_of_the_harness(tokenizer):
+    """Segments encoded one by one, as in training, give the tokens of the rendered chat template."""
+    environment = ImmutableSandboxedEnvironment()
+    messages = build_messages("may_abstain", [Document("d", "A Title", "A text. Another.")], "Who wrote it?")
+    rendered = environment.from_string(CHAT_TEMPLATE).render(messages=messages, add_generation_prompt=True)
+    ids = tokenizer.encode(rendered, add_special_tokens=False).ids
+    system, user = (tokenizer.encode(message["content"]).ids for message in messages)
+    assert ids == [1, *system, END, 2, *user, END, ASSISTANT]
