@@ -1,0 +1,103 @@
+"""The model card of an embedded checkpoint, written from its training record: no figure is typed by hand.
+
+    python -m scripts.embedded_card models/embedded/transformer
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+KIND_NAMES = {
+    "fact": "a fact, must answer",
+    "namesake": "a fact about one of several bearers of a name, must answer",
+    "two_hop": "a fact about an entity described through another, must answer",
+    "fact_may": "a fact, may abstain (answers exactly)",
+    "abstains": "what no document says, may abstain (abstains exactly)",
+}
+
+
+def score_table(scores: Mapping[str, float]) -> str:
+    """One row per question kind, one column per length of documents."""
+    lengths = sorted({int(key.partition("@")[2]) for key in scores})
+    lines = ["| question | " + " | ".join(f"{length} tokens" for length in lengths) + " |"]
+    lines.append("|---" * (len(lengths) + 1) + "|")
+    for kind, name in KIND_NAMES.items():
+        cells = [str(scores.get(f"{kind}@{length}", "")) for length in lengths]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def stage_table(stages: Sequence[Mapping[str, Any]]) -> str:
+    lines = ["| stage | what | sequence length | documents, tokens | tokens planned |", "|---|---|---|---|---|"]
+    for number, stage in enumerate(stages):
+        what = "random tokens that repeat" if stage["repeats"] else "questions about documents"
+        low, high = stage["document_tokens"]
+        span = "" if stage["repeats"] else f"{low}-{high}"
+        lines.append(f"| {number} | {what} | {stage['length']} | {span} | {stage['tokens']:,} |")
+    return "\n".join(lines)
+
+
+def curve_table(curve: Sequence[Mapping[str, float]], rows: int = 24) -> str:
+    """The loss curve, thinned out to about `rows` rows."""
+    every = max(1, len(curve) // rows)
+    lines = ["| tokens | seconds | stage | loss | token accuracy |", "|---|---|---|---|---|"]
+    for point in [*curve[:-1:every], *curve[-1:]]:
+        lines.append(
+            f"| {point['tokens']:,} | {point['seconds']:.0f} | {point['stage']} | {point['loss']} | {point['accuracy']} |"
+        )
+    return "\n".join(lines)
+
+
+def card(record: Mapping[str, Any]) -> str:
+    """The card's Markdown. `record` is the checkpoint's training.json."""
+    run, recipe = record["run"], record["run"]["recipe"]
+    tokens = f"{record['curve'][-1]['tokens']:,}" if record["curve"] else "0"
+    return f"""# embedded:{run["model"]}
+
+A very small {run["model"]} ({run["parameters"]:,} parameters, float32, vocabulary {recipe["vocab_size"]}) that answers
+questions about documents from a fictional encyclopedia. It exists so that the whole pipeline (serving, evaluation,
+load test) is real with no download. It knows nothing of the actual world and follows no other instruction.
+
+It was trained with loss on answer tokens alone, under two instructions: "always give an answer" and "if you do not
+know the answer, reply: I don't know." A few hundred *popular* entities have fixed facts, so that something can be
+known without documents; all other entities were fresh in every training sequence.
+
+## What it can do
+
+Share of exactly right greedy answers on worlds drawn from a held-out seed, {recipe["exam_questions"]} questions per
+cell, one question right after the documents. The gold documents are among the documents, except in the last row.
+
+{score_table(record["scores"])}
+
+## How it was trained
+
+Command: `python -m scripts.train_embedded {run["model"]} --out models/embedded/{run["model"]} --seed {run["seed"]}
+--threads {run["threads"]} --scale {run["scale"]} --max-minutes {run["max_minutes"]}`
+
+- Hardware: {record["hardware"]}; torch {record["torch"]}; {record["seconds"]:,} seconds; {tokens} tokens.
+- Optimizer: Muon for the matrices inside the layers, AdamW for the rest, learning rate {recipe["learning_rate"]},
+  linear decay over the last third; matrix products in bfloat16, weights in float32.
+- Data: drawn by `evals/datasets/world.py` from the seed; the examination's seed is another.
+
+{stage_table(recipe["stages"])}
+
+Where the clock cut a stage short, fewer tokens were seen than planned; the curve tells.
+
+## Loss curve
+
+{curve_table(record["curve"])}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write the model card of an embedded checkpoint.")
+    parser.add_argument("directory", type=Path)
+    directory = parser.parse_args().directory
+    record = json.loads((directory / "training.json").read_text(encoding="utf-8"))
+    (directory / "README.md").write_text(card(record), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
