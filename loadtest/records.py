@@ -89,37 +89,37 @@ def finished_record(
     closes without [DONE] after its finish_reason is complete.
     """
     stream = read_stream(lines)
-    failure = exchange.failure
+    failure, kind, message = exchange.failure, None, stream.error
     if failure is not None and stream.finish_reason is None:
-        return _record(dispatch, exchange, stream, "failed", failure.kind, failure.message)
-    if stream.error is not None:
-        return _record(
-            dispatch,
-            exchange,
-            stream,
-            "failed",
-            "cut_off" if stream.cut_off else "stream_error",
-            stream.error,
-        )
-    return _record(dispatch, exchange, stream, "completed", None, None)
+        kind, message = failure.kind, failure.message
+    elif message is not None:
+        kind = "cut_off" if stream.cut_off else "stream_error"
+    outcome: Outcome = "completed" if kind is None else "failed"
+    return _record(dispatch, exchange, stream, outcome=outcome, error_kind=kind, error=message)
 
 
 def unfinished_record(dispatch: Dispatch, exchange: Exchange, *, now_s: float) -> RequestRecord:
     """The censored record of a request that the client stopped waiting for; `now_s` is on the raw clock."""
-    stream = read_stream(exchange.lines)
     age_s = now_s - dispatch.origin_s - dispatch.planned.scheduled_s
-    message = f"unfinished {age_s:.3f} s after its scheduled time"
-    return _record(dispatch, exchange, stream, "unfinished", "unfinished", message, end_s=now_s)
+    return _record(
+        dispatch,
+        exchange,
+        read_stream(exchange.lines),
+        outcome="unfinished",
+        error_kind="unfinished",
+        error=f"unfinished {age_s:.3f} s after its scheduled time",
+        end_s=now_s,
+    )
 
 
 def _record(
     dispatch: Dispatch,
     exchange: Exchange,
     stream: StreamOutcome,
+    *,
     outcome: Outcome,
     error_kind: str | None,
     error: str | None,
-    *,
     end_s: float | None = None,
 ) -> RequestRecord:
     planned, origin_s, usage = dispatch.planned, dispatch.origin_s, stream.usage

@@ -8,11 +8,11 @@ from rich.table import Table
 
 LABELS = {
     "ttft_s": "TTFT",
-    "ttft_from_schedule_s": "TTFT from schedule",
+    "ttft_from_schedule_s": "TTFT, scheduled",
     "itl_s": "ITL",
     "tpot_s": "TPOT",
-    "e2e_s": "end to end",
-    "e2e_from_schedule_s": "end to end from schedule",
+    "e2e_s": "e2e",
+    "e2e_from_schedule_s": "e2e, scheduled",
 }
 
 
@@ -36,9 +36,10 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
 
 
 def _latency_table(summary: dict[str, Any]) -> Table:
-    table = Table(title="Latency, ms", title_justify="left")
+    caption = "scheduled: from the scheduled arrival; p99 all: failed requests are infinitely slow"
+    table = Table(title="Latency, ms", title_justify="left", caption=caption, caption_justify="left")
     table.add_column("")
-    for heading in ("p50", "p90", "p99", "mean", "n", "p99 with failures"):
+    for heading in ("p50", "p90", "p99", "mean", "n", "p99 all"):
         table.add_column(heading, justify="right")
     for name, label in LABELS.items():
         row = summary["latency"][name]
