@@ -1,0 +1,83 @@
+"""Splits a byte budget into blocks and state slots, from what the layers declare. Plain integers."""
+
+from dataclasses import dataclass
+
+SHOWN_LENGTHS = (1024, 8192, 32_768, 131_072)
+
+
+class CacheTooSmallError(Exception):
+    """The budget cannot hold even one sequence; the message shows the arithmetic."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachePlan:
+    """How the memory is split. `max_tokens` is what the blocks hold for one sequence, None where nothing grows."""
+
+    bytes_per_token: int
+    bytes_per_sequence: int
+    block_size: int
+    num_blocks: int
+    num_state_slots: int
+
+    @property
+    def block_bytes(self) -> int:
+        return self.bytes_per_token * self.block_size
+
+    @property
+    def max_tokens(self) -> int | None:
+        return self.num_blocks * self.block_size if self.bytes_per_token else None
+
+    @property
+    def total_bytes(self) -> int:
+        return self.num_blocks * self.block_bytes + self.num_state_slots * self.bytes_per_sequence
+
+    def num_blocks_for(self, num_tokens: int) -> int:
+        """Blocks that a sequence of so many tokens needs; none where nothing grows with the context."""
+        return -(-num_tokens // self.block_size) if self.bytes_per_token else 0
+
+    def num_sequences(self, num_tokens: int) -> int:
+        """How many sequences of a length fit at once."""
+        needed = self.num_blocks_for(num_tokens)
+        return min(self.num_state_slots, self.num_blocks // needed) if needed else self.num_state_slots
+
+
+def plan_cache(
+    *, bytes_per_token: int, bytes_per_sequence: int, block_size: int, cache_bytes: int, max_running: int, max_tokens: int
+) -> CachePlan:
+    """Give every running sequence its state, then the rest to blocks, but no more than could ever be used.
+
+    Args:
+        max_running: sequences that may run at once. max_tokens: the longest context that may be asked for.
+    Raises:
+        CacheTooSmallError: not one sequence with one block fits.
+    """
+    block_bytes = bytes_per_token * block_size
+    least = bytes_per_sequence + block_bytes
+    if cache_bytes < least:
+        raise CacheTooSmallError(
+            f"--cache-bytes {cache_bytes:,} is too small: one sequence needs {bytes_per_sequence:,} bytes of state and "
+            f"{block_bytes:,} bytes for a block of {block_size} tokens, {least:,} in all"
+        )
+    slots = max_running
+    if bytes_per_sequence:
+        # At most half the budget goes to states where blocks need the other half.
+        share = cache_bytes // 2 if block_bytes else cache_bytes
+        slots = max(1, min(max_running, share // bytes_per_sequence))
+    num_blocks = 0
+    if block_bytes:
+        useful = slots * -(-max_tokens // block_size)
+        num_blocks = min(useful, (cache_bytes - slots * bytes_per_sequence) // block_bytes)
+    return CachePlan(bytes_per_token, bytes_per_sequence, block_size, num_blocks, slots)
+
+
+def describe(plan: CachePlan) -> str:
+    """The plan as a few lines that a person understands."""
+    lines = [
+        f"cache: {plan.total_bytes:,} bytes = {plan.num_blocks:,} blocks of {plan.block_size} tokens "
+        f"({plan.block_bytes:,} bytes each) + {plan.num_state_slots:,} state slots "
+        f"({plan.bytes_per_sequence:,} bytes each)",
+        f"cache: {plan.bytes_per_token:,} bytes per token, {plan.bytes_per_sequence:,} bytes per sequence",
+    ]
+    fits = [f"{plan.num_sequences(n):,} of {n:,} tokens" for n in SHOWN_LENGTHS if plan.num_sequences(n)]
+    lines.append(f"cache: sequences that fit at once: {', '.join(fits) or 'none of 1,024 tokens'}")
+    return "\n".join(lines)

@@ -1,0 +1,66 @@
+"""The loop that owns a scheduler and a runner: schedule, run, postprocess, and hand out what came of it."""
+
+import random
+import time
+from typing import Protocol
+
+from server.cache.planner import CachePlan
+from server.request import EngineRequest, EngineStats, TokenOutput
+from server.scheduler import ScheduledBatch, Scheduler, SchedulerLimits, Sequence
+
+
+class StepRunner(Protocol):
+    """What the engine needs of a runner; tests put a scripted model here."""
+
+    def run(self, batch: ScheduledBatch) -> dict[str, int]: ...
+
+
+class Engine:
+    """Turns requests into tokens, one step at a time. Knows nothing of processes, text or HTTP."""
+
+    def __init__(
+        self, runner: StepRunner, plan: CachePlan, limits: SchedulerLimits, eos_token_ids: tuple[int, ...]
+    ) -> None:
+        self._runner = runner
+        self._plan = plan
+        self._eos_token_ids = frozenset(eos_token_ids)
+        self.scheduler = Scheduler(plan, limits)
+        self._steps = 0
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    def add_request(self, request: EngineRequest) -> None:
+        """Queue a request. What cannot fit was refused before it came here."""
+        seed = random.getrandbits(63) if request.params.seed is None else request.params.seed
+        self.scheduler.add(Sequence(request, seed, time.monotonic(), list(request.token_ids)))
+
+    def abort(self, request_id: str) -> bool:
+        """Drop a request and free what it holds at once; False if it is not (or no longer) here."""
+        return self.scheduler.abort(request_id) is not None
+
+    def step(self) -> list[tuple[str, TokenOutput]]:
+        """One step over everything that is due; returns new outputs by request id."""
+        batch = self.scheduler.schedule(time.monotonic())
+        assert batch.parts, "there is work, but none of it can be scheduled"
+        tokens = self._runner.run(batch)
+        self._steps += 1
+        return self.scheduler.postprocess(batch, tokens, self._eos_token_ids, time.monotonic())
+
+    def stats(self) -> EngineStats:
+        scheduler, counters = self.scheduler, self.scheduler.counters
+        return EngineStats(
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+            free_blocks=scheduler.num_free_blocks,
+            num_blocks=self._plan.num_blocks,
+            free_state_slots=scheduler.num_free_slots,
+            num_state_slots=self._plan.num_state_slots,
+            num_preemptions=counters.preemptions,
+            prompt_tokens=counters.prompt_tokens,
+            generation_tokens=counters.generation_tokens,
+            finished=counters.finished,
+            aborted=counters.aborted,
+            steps=self._steps,
+        )

@@ -1,0 +1,194 @@
+"""The entry of an engine process: load, plan, then serve messages until told to stop or orphaned.
+
+    python -m server.engine_process --model NAME --directory DIR --config JSON --inbox ADDR --outbox ADDR
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import msgspec
+import psutil
+import torch
+import zmq
+
+from models.errors import ModelError
+from models.load import read_eos_token_ids
+from server.cache.planner import CachePlan, CacheTooSmallError, describe, plan_cache
+from server.config import ConfigError, EngineConfig
+from server.engine import Engine
+from server.messages import Abort, Add, AskStats, Failure, Outputs, Ready, Stats, Stop, encode, to_engine
+from server.request import EngineInfo
+from server.runner import Runner, choose_device, choose_dtype
+from server.scheduler import SchedulerLimits
+
+UNBOUNDED_CONTEXT = 1_048_576  # where neither the model nor the user bounds the context
+DEFAULT_CPU_CACHE = 2 << 30
+IDLE_POLL_MS = 500
+STATS_EVERY_S = 1.0
+
+log = logging.getLogger("fathom.engine")
+
+
+def available_bytes(device: torch.device) -> int:
+    """What the cache may take when the user does not say: most of a GPU's free memory, a quarter of the host's."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free * 0.85)
+    return min(DEFAULT_CPU_CACHE, psutil.virtual_memory().available // 4)
+
+
+def make_plan(runner: Runner, config: EngineConfig) -> CachePlan:
+    needs = runner.decoder.config.cache_needs(runner.dtype.itemsize)
+    return plan_cache(
+        bytes_per_token=needs.bytes_per_token,
+        bytes_per_sequence=needs.bytes_per_sequence,
+        block_size=config.block_size,
+        cache_bytes=config.cache_bytes or available_bytes(runner.device),
+        max_running=config.max_running,
+        max_tokens=max_context(runner, config, None),
+    )
+
+
+def max_context(runner: Runner, config: EngineConfig, plan: CachePlan | None) -> int:
+    """The longest context: the least of what the user, the model and the cache allow.
+
+    Raises:
+        ConfigError: the user asks for more than the model or the cache can hold.
+    """
+    positions = runner.decoder.config.max_positions
+    bounds = [bound for bound in (positions, plan.max_tokens if plan else None) if bound is not None]
+    most = min(bounds, default=None)
+    if config.max_context is None:
+        return UNBOUNDED_CONTEXT if most is None else most
+    if most is not None and config.max_context > most:
+        raise ConfigError(
+            f"--max-context {config.max_context:,} is more than fits: the model has "
+            f"{'no bound' if positions is None else f'{positions:,} positions'}, "
+            f"the cache holds {most:,} tokens of one sequence"
+        )
+    return config.max_context
+
+
+def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Ready]:
+    """Load the model, plan the cache, and describe what is served."""
+    device = choose_device(config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    runner = Runner(directory, dtype=choose_dtype(config, device), device=device)
+    plan = make_plan(runner, config)
+    runner.allocate(plan)
+    limit = max_context(runner, config, plan)
+    eos_token_ids = read_eos_token_ids(directory, runner.decoder.config)
+    limits = SchedulerLimits(
+        max_running=min(config.max_running, plan.num_state_slots),
+        step_tokens=config.step_tokens,
+        prefill_chunk=config.prefill_chunk,
+        max_context=limit,
+    )
+    info = EngineInfo(
+        model=model,
+        kind=runner.decoder.config.kind,
+        max_context_tokens=limit,
+        vocab_size=runner.decoder.config.vocab_size,
+        num_blocks=plan.num_blocks,
+        block_size=plan.block_size,
+        num_state_slots=plan.num_state_slots,
+        bytes_per_token=plan.bytes_per_token,
+        bytes_per_sequence=plan.bytes_per_sequence,
+        eos_token_ids=eos_token_ids,
+        device=str(device),
+        dtype=str(runner.dtype).removeprefix("torch."),
+    )
+    return Engine(runner, plan, limits, eos_token_ids), Ready(info, describe(plan))
+
+
+class Mailbox:
+    """The two sockets of an engine process."""
+
+    def __init__(self, inbox: str, outbox: str) -> None:
+        self._context = zmq.Context()
+        self._inbox = self._context.socket(zmq.PULL)
+        self._inbox.connect(inbox)
+        self._outbox = self._context.socket(zmq.PUSH)
+        self._outbox.connect(outbox)
+
+    def receive(self, timeout_ms: int) -> list[Add | Abort | AskStats | Stop]:
+        """All messages that are there, after waiting up to `timeout_ms` for the first."""
+        messages = []
+        while self._inbox.poll(0 if messages else timeout_ms):
+            messages.append(to_engine.decode(self._inbox.recv()))
+        return messages
+
+    def send(self, message: Ready | Outputs | Stats | Failure) -> None:
+        self._outbox.send(encode(message))
+
+    def close(self) -> None:
+        """Close, giving what was sent a moment to leave."""
+        self._context.destroy(linger=1000)
+
+
+def serve(engine: Engine, mailbox: Mailbox, *, log_requests: bool) -> None:
+    """Answer messages and step the engine until told to stop, or until the process that started it is gone."""
+    parent = os.getppid()
+    reported = 0.0
+    while os.getppid() == parent:
+        for message in mailbox.receive(0 if engine.has_work else IDLE_POLL_MS):
+            match message:
+                case Add(request):
+                    if log_requests:
+                        log.info("request %s: %d tokens", request.request_id, len(request.token_ids))
+                    engine.add_request(request)
+                case Abort(request_id):
+                    engine.abort(request_id)
+                case AskStats(number):
+                    mailbox.send(Stats(number, engine.stats()))
+                case Stop():
+                    return
+        if engine.has_work:
+            outputs = engine.step()
+            if outputs:
+                mailbox.send(Outputs(outputs))
+        if time.monotonic() - reported > STATS_EVERY_S:
+            reported = time.monotonic()
+            mailbox.send(Stats(0, engine.stats()))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="One engine process; started by the server.")
+    for name in ("model", "directory", "config", "inbox", "outbox"):
+        parser.add_argument(f"--{name}", required=True)
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s [{arguments.model}] %(message)s")
+    # Interrupts from a terminal reach the whole group; the API process decides when engines stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    mailbox = Mailbox(arguments.inbox, arguments.outbox)
+    config = msgspec.json.decode(arguments.config, type=EngineConfig)
+    try:
+        engine, ready = build(arguments.model, Path(arguments.directory), config)
+        mailbox.send(ready)
+        serve(engine, mailbox, log_requests=config.log_requests)
+    except (ModelError, ConfigError, CacheTooSmallError) as error:
+        mailbox.send(Failure(str(error), final=True))
+        return 2
+    except Exception as error:
+        # Our bug: the supervisor fails every open request and starts a fresh process.
+        traceback.print_exc()
+        mailbox.send(Failure(f"{type(error).__name__}: {error}", final=False))
+        return 1
+    finally:
+        mailbox.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""What crosses the border between the API process and an engine process."""
+
+import msgspec
+
+from server.request import EngineInfo, EngineRequest, EngineStats, TokenOutput
+
+
+class Add(msgspec.Struct, tag="add", frozen=True):
+    request: EngineRequest
+
+
+class Abort(msgspec.Struct, tag="abort", frozen=True):
+    request_id: str
+
+
+class AskStats(msgspec.Struct, tag="stats", frozen=True):
+    number: int
+
+
+class Stop(msgspec.Struct, tag="stop", frozen=True):
+    pass
+
+
+ToEngine = Add | Abort | AskStats | Stop
+
+
+class Ready(msgspec.Struct, tag="ready", frozen=True):
+    info: EngineInfo
+    plan: str
+
+
+class Outputs(msgspec.Struct, tag="outputs", frozen=True):
+    outputs: list[tuple[str, TokenOutput]]
+
+
+class Stats(msgspec.Struct, tag="stats", frozen=True):
+    """`number` is that of the AskStats that this answers, 0 for a report unasked."""
+
+    number: int
+    stats: EngineStats
+
+
+class Failure(msgspec.Struct, tag="failure", frozen=True):
+    """The engine ends. `final`: starting it again would fail the same way."""
+
+    error: str
+    final: bool
+
+
+FromEngine = Ready | Outputs | Stats | Failure
+
+to_engine = msgspec.msgpack.Decoder(ToEngine)
+from_engine = msgspec.msgpack.Decoder(FromEngine)
+encode = msgspec.msgpack.Encoder().encode

@@ -1,0 +1,95 @@
+"""What a client asks for and what the engine answers: the records that cross the process border."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How one completion is generated. top_k 0, top_p 1 and min_p 0 are off; temperature 0 is greedy.
+
+    `seed` None lets the engine draw one. Generation ends at the model's end-of-sequence tokens (unless
+    `ignore_eos`), at `stop_token_ids`, or after `max_tokens`.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    request_id: str
+    token_ids: tuple[int, ...]
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceUsage:
+    """What one finished sequence took: tokens, seconds per phase, and bytes of cache.
+
+    `kv_bytes` and `state_bytes` are held at the end; `peak_bytes` is the largest sum of both at any time.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+    kv_bytes: int
+    state_bytes: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOutput:
+    """New tokens of one sequence; the last one carries a finish reason and the usage."""
+
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+    usage: SequenceUsage | None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine serves and how much fits, known once it is ready."""
+
+    model: str
+    kind: str
+    max_context_tokens: int
+    vocab_size: int
+    num_blocks: int
+    block_size: int
+    num_state_slots: int
+    bytes_per_token: int
+    bytes_per_sequence: int
+    eos_token_ids: tuple[int, ...]
+    device: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Where an engine stands. Counts of requests and tokens are totals since its process started."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    free_blocks: int = 0
+    num_blocks: int = 0
+    free_state_slots: int = 0
+    num_state_slots: int = 0
+    num_preemptions: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    finished: int = 0
+    aborted: int = 0
+    failed: int = 0
+    steps: int = 0

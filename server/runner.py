@@ -1,0 +1,111 @@
+"""Executes what the scheduler decided: ScheduledBatch -> ForwardBatch -> sampled tokens. The torch half."""
+
+from pathlib import Path
+
+import torch
+
+from models.batch import ForwardBatch
+from models.cache import allocate_caches
+from models.load import load_decoder
+from models.sampler import SamplingRow, sample
+from server.cache.planner import CachePlan
+from server.config import ConfigError, EngineConfig
+from server.scheduler import ScheduledBatch, ScheduledSequence
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(config: EngineConfig) -> torch.device:
+    """The device asked for, or a GPU where there is one."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch sees no CUDA device here")
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(config.device)
+
+
+def choose_dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
+    """The dtype asked for, or bfloat16 on a GPU and float32 on a CPU."""
+    if config.dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return DTYPES[config.dtype]
+
+
+class Runner:
+    """Owns the weights and the cache tensors."""
+
+    def __init__(self, directory: Path, *, dtype: torch.dtype, device: torch.device) -> None:
+        self.device = device
+        self.dtype = dtype
+        self.decoder = load_decoder(directory, dtype=dtype, device=device)
+
+    def allocate(self, plan: CachePlan) -> None:
+        self._block_size = plan.block_size
+        self._caches = allocate_caches(
+            self.decoder.config,
+            num_blocks=plan.num_blocks,
+            block_size=plan.block_size,
+            num_state_slots=plan.num_state_slots,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    @torch.inference_mode()
+    def run(self, batch: ScheduledBatch) -> dict[str, int]:
+        """Compute the step; returns request id -> sampled token, for the parts that sample."""
+        logits = self.decoder(self._forward_batch(batch), self._caches)
+        sampling = [part.sequence for part in batch.parts if part.samples]
+        rows = [
+            SamplingRow(
+                temperature=sequence.request.params.temperature,
+                top_p=sequence.request.params.top_p,
+                top_k=sequence.request.params.top_k,
+                min_p=sequence.request.params.min_p,
+                seed=sequence.seed,
+                step=sequence.num_generated,
+            )
+            for sequence in sampling
+        ]
+        tokens = sample(logits, rows)
+        return {s.request.request_id: token for s, token in zip(sampling, tokens, strict=True)}
+
+    def _forward_batch(self, batch: ScheduledBatch) -> ForwardBatch:
+        token_ids: list[int] = []
+        positions: list[int] = []
+        starts, logit_rows = [0], []
+        for part in batch.parts:
+            start = part.sequence.num_computed
+            token_ids += part.sequence.token_ids[start : start + part.num_tokens]
+            positions += range(start, start + part.num_tokens)
+            starts.append(len(token_ids))
+            if part.samples:
+                logit_rows.append(len(token_ids) - 1)
+
+        def on_device(values: list[int]) -> torch.Tensor:
+            return torch.tensor(values, dtype=torch.int64, device=self.device)
+
+        return ForwardBatch(
+            token_ids=on_device(token_ids),
+            positions=on_device(positions),
+            query_start=torch.tensor(starts),
+            context_lens=torch.tensor([part.sequence.num_computed for part in batch.parts]),
+            block_tables=self._tables(batch),
+            slot_mapping=on_device([slot for part in batch.parts for slot in self._slots(part)]),
+            state_slots=on_device([part.sequence.state_slot or 0 for part in batch.parts]),
+            logit_rows=on_device(logit_rows),
+        )
+
+    def _tables(self, batch: ScheduledBatch) -> torch.Tensor:
+        longest = max(len(part.sequence.block_table) for part in batch.parts)
+        tables = [
+            part.sequence.block_table + [-1] * (longest - len(part.sequence.block_table)) for part in batch.parts
+        ]
+        return torch.tensor(tables, dtype=torch.int64, device=self.device).view(len(batch.parts), longest)
+
+    def _slots(self, part: ScheduledSequence) -> list[int]:
+        """Where each new token's keys and values go; -1 where the model keeps none."""
+        table, size = part.sequence.block_table, self._block_size
+        start = part.sequence.num_computed
+        if not table:
+            return [-1] * part.num_tokens
+        return [table[position // size] * size + position % size for position in range(start, start + part.num_tokens)]
