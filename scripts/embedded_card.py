@@ -1,6 +1,6 @@
 """The model card of an embedded checkpoint, written from its training record: no figure is typed by hand.
 
-    python -m scripts.embedded_card models/embedded/transformer
+python -m scripts.embedded_card models/embedded/transformer
 """
 
 import argparse
@@ -30,7 +30,10 @@ def score_table(scores: Mapping[str, float]) -> str:
 
 
 def stage_table(stages: Sequence[Mapping[str, Any]]) -> str:
-    lines = ["| stage | what | sequence length | documents, tokens | tokens planned |", "|---|---|---|---|---|"]
+    lines = [
+        "| stage | what | sequence length | documents, tokens | tokens planned |",
+        "|---|---|---|---|---|",
+    ]
     for number, stage in enumerate(stages):
         what = "random tokens that repeat" if stage["repeats"] else "questions about documents"
         low, high = stage["document_tokens"]

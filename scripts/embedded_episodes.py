@@ -28,6 +28,13 @@ class Episode:
     jumps: list[int]
 
 
+def encode_following(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts that stand after a blank line, where no space is put before them."""
+    before = "a\n\n"
+    drop = len(tokenizer.encode(before).ids)
+    return [encoding.ids[drop:] for encoding in tokenizer.encode_batch([before + text for text in texts])]
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One question with its target; `kind` is a question kind of the world or 'popular'; `fact` is what it asks."""
@@ -83,15 +90,18 @@ class ContextWriter:
         pages = self._draw(document_tokens) if document_tokens else []
         if not pages:
             self.entities, self.ambiguous = {}, frozenset()
-        encoded = self._tokenizer.encode_batch([render_document(page.document) for page in pages])
+        texts = [render_document(page.document) for page in pages]
+        encoded = encode_following(self._tokenizer, texts)
+        if texts:
+            encoded[0] = self._tokenizer.encode(texts[0]).ids
         kept: list[list[int]] = []
         self.stated: set[tuple[str, str]] = set()
         room = document_tokens
-        for page, encoding in zip(pages, encoded, strict=True):
-            if len(encoding.ids) > room:
+        for page, token_ids in zip(pages, encoded, strict=True):
+            if len(token_ids) > room:
                 break
-            room -= len(encoding.ids)
-            kept.append(encoding.ids)
+            room -= len(token_ids)
+            kept.append(token_ids)
             self.stated.update((page.entity_id, attribute) for attribute in page.stated)
         self._unstated = [
             (entity.id, attribute)
@@ -128,7 +138,11 @@ class ContextWriter:
             entity_id, link = rng.choice(self._stated_list)
             entity = self.entities[entity_id]
             target = self.entities.get(entity.links.get(link, ""))
-            if target is None or target.id in self.ambiguous or link not in world.words.KINDS[entity.kind].relations:
+            if (
+                target is None
+                or target.id in self.ambiguous
+                or link not in world.words.KINDS[entity.kind].relations
+            ):
                 continue
             known = [attribute for attribute in target.facts if (target.id, attribute) in self.stated]
             if known:
@@ -150,7 +164,9 @@ class ContextWriter:
         if draw > 0.96:
             entity = rng.choice(self._popular)
             attribute = rng.choice(list(entity.facts))
-            return Turn(self._ask(entity, attribute), entity.facts[attribute], "popular", (entity.id, attribute))
+            return Turn(
+                self._ask(entity, attribute), entity.facts[attribute], "popular", (entity.id, attribute)
+            )
         if self.stated and draw < 0.8:
             entity_id, attribute = rng.choice(self._stated_list)
             entity = self.entities[entity_id]
@@ -173,7 +189,8 @@ class EpisodeMaker:
         self._tokenizer = tokenizer
         self.writer = ContextWriter(rng, tokenizer, world.popular_entities())
         self._system = {
-            permission: [SYSTEM, *tokenizer.encode(text).ids, END] for permission, text in SYSTEM_PROMPTS.items()
+            permission: [SYSTEM, *tokenizer.encode(text).ids, END]
+            for permission, text in SYSTEM_PROMPTS.items()
         }
 
     def episode(self, length: int, document_tokens: int, two_hop_share: float) -> Episode:
@@ -193,7 +210,7 @@ class EpisodeMaker:
             if turn.fact in asked:
                 continue
             asked.add(turn.fact)
-            question = self._tokenizer.encode(render_question(turn.question)).ids
+            question = self._question(turn, after_documents=first and bool(jumps))
             answer = [*self._tokenizer.encode(turn.target).ids, END]
             opening = [] if first else [USER]
             if len(ids) + len(opening) + len(question) + 2 + len(answer) > length:
@@ -206,6 +223,12 @@ class EpisodeMaker:
         padding = length - len(ids)
         return Episode(ids + [PAD] * padding, loss + [False] * padding, jumps)
 
+    def _question(self, turn: Turn, *, after_documents: bool) -> list[int]:
+        text = render_question(turn.question)
+        if after_documents:
+            return encode_following(self._tokenizer, [text])[0]
+        return list(self._tokenizer.encode(text).ids)
+
     def exam(self, permission: Permission, document_tokens: int, kind: str) -> tuple[list[int], list[int]]:
         """A prompt with one question of a kind after the documents, and its target, both as token ids."""
         wanted = {"abstains": "unanswerable", "fact_may": "fact"}.get(kind, kind)
@@ -215,6 +238,6 @@ class EpisodeMaker:
             for _ in range(50):
                 turn = self.writer.turn(permission, two_hop_share)
                 if turn.kind == wanted:
-                    question = self._tokenizer.encode(render_question(turn.question)).ids
+                    question = self._question(turn, after_documents=bool(documents))
                     prompt = [*self._system[permission], USER, *documents, *question, END, ASSISTANT]
                     return prompt, [*self._tokenizer.encode(turn.target).ids, END]

@@ -23,7 +23,9 @@ def exactly_right(decoder: Decoder, prompt: list[int], target: list[int]) -> boo
     return bool((decoder.logits(hidden).argmax(-1) == ids[0, len(prompt) :]).all())
 
 
-def examine(decoder: Decoder, tokenizer: Tokenizer, lengths: tuple[int, ...], *, num_questions: int) -> dict[str, float]:
+def examine(
+    decoder: Decoder, tokenizer: Tokenizer, lengths: tuple[int, ...], *, num_questions: int
+) -> dict[str, float]:
     """Share of exact answers by question kind and tokens of documents, e.g. {"fact@1000": 0.96}."""
     decoder.eval()
     maker = EpisodeMaker(random.Random(EXAM_SEED), tokenizer)
@@ -43,5 +45,3 @@ def examine(decoder: Decoder, tokenizer: Tokenizer, lengths: tuple[int, ...], *,
             scores[f"{kind}@{length}"] = round(sum(rights) / len(rights), 3)
     decoder.train()
     return scores
-
-

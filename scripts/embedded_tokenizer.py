@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from evals.datasets import world
 from evals.prompts import ABSTENTION, SYSTEM_PROMPTS, render_document, render_question
@@ -37,9 +37,13 @@ def corpus(seed: int, num_worlds: int) -> Iterator[str]:
 
 def train_tokenizer(vocab_size: int, seed: int) -> Tokenizer:
     """Any UTF-8 text can be encoded. A space is added before the text and one is dropped when decoding, so that a
-    name has the same tokens at the start of an answer as within a sentence."""
+    name has the same tokens at the start of an answer as within a sentence. Line ends stand alone, so that a
+    document's tokens do not depend on what follows it."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.normalizer = normalizers.Prepend(" ")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex("\n+"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -63,5 +67,3 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
         "model_max_length": 32768,
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-

@@ -71,7 +71,9 @@ def collate(episodes: list[Episode], rng: random.Random, *, spread: bool, device
     positions = [spread_positions(rng, e) if spread else list(range(len(e.token_ids))) for e in episodes]
     rows = mask.flatten().nonzero().squeeze(-1)
     targets = token_ids.flatten()[rows]
-    return Batch(token_ids.to(device), torch.tensor(positions).to(device), rows.to(device), targets.to(device))
+    return Batch(
+        token_ids.to(device), torch.tensor(positions).to(device), rows.to(device), targets.to(device)
+    )
 
 
 def loss_of(decoder: Decoder, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -87,15 +89,20 @@ def initialise(decoder: Decoder, seed: int) -> None:
     depth = len(decoder.layers)
     for name, parameter in decoder.named_parameters():
         if parameter.dim() >= 2:
-            nn.init.normal_(parameter, std=0.02 if "embedding" in name else parameter[0].numel() ** -0.5 * 0.8,
-                            generator=generator)
+            nn.init.normal_(
+                parameter,
+                std=0.02 if "embedding" in name else parameter[0].numel() ** -0.5 * 0.8,
+                generator=generator,
+            )
             if name.endswith(("o_proj.weight", "down_proj.weight", "out_proj.weight")):
                 parameter.data /= math.sqrt(2 * depth)
     for layer in decoder.layers:
         mixer = layer.mixer
         if isinstance(mixer, Mamba2):
             heads = mixer.spec.num_heads
-            steps = torch.exp(torch.rand(heads, generator=generator) * math.log(0.1 / 0.001) + math.log(0.001))
+            steps = torch.exp(
+                torch.rand(heads, generator=generator) * math.log(0.1 / 0.001) + math.log(0.001)
+            )
             mixer.dt_bias.data = steps + torch.log(-torch.expm1(-steps))
             mixer.A_log.data = torch.log(1 + 15 * torch.rand(heads, generator=generator))
 
@@ -108,7 +115,11 @@ def optimizers(decoder: Decoder, recipe: Recipe) -> list[torch.optim.Optimizer]:
         (matrices if inside else others).append(parameter)
     return [
         torch.optim.Muon(
-            matrices, lr=recipe.learning_rate, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+            matrices,
+            lr=recipe.learning_rate,
+            weight_decay=0.01,
+            momentum=0.95,
+            adjust_lr_fn="match_rms_adamw",
         ),
         torch.optim.AdamW(others, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
@@ -181,7 +192,10 @@ def train(
         # A stage ends with its tokens, or with its share of the time if the machine is slower than the recipe.
         while done < stage_tokens and progress.elapsed - stage_start < share * max_seconds:
             batch = collate(
-                episodes_of(stage, maker, rng, decoder.config.vocab_size), rng, spread=recipe.spread, device=device
+                episodes_of(stage, maker, rng, decoder.config.vocab_size),
+                rng,
+                spread=recipe.spread,
+                device=device,
             )
             for optim in optims:
                 for group in optim.param_groups:
@@ -226,7 +240,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--scale", type=float, default=1.0, help="factor on every stage's tokens")
-    parser.add_argument("--max-minutes", type=float, default=600.0, help="shorten the curriculum to fit this time")
+    parser.add_argument(
+        "--max-minutes", type=float, default=600.0, help="shorten the curriculum to fit this time"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--continue-from", type=Path, help="start from this checkpoint and its tokenizer")
     parser.add_argument("--first-stage", type=int, default=0, help="leave out the stages before this one")
@@ -247,7 +263,9 @@ def main() -> None:
     (arguments.out / "config.json").write_text(json.dumps(recipe.config, indent=2) + "\n", encoding="utf-8")
     config: ModelConfig = read_config(arguments.out)
     if arguments.continue_from:
-        decoder = load_decoder(arguments.continue_from, dtype=torch.float32, device=device).requires_grad_(True)
+        decoder = load_decoder(arguments.continue_from, dtype=torch.float32, device=device).requires_grad_(
+            True
+        )
     else:
         decoder = Decoder(config)
         initialise(decoder, arguments.seed)

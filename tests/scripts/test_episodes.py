@@ -3,10 +3,10 @@
 import random
 
 import pytest
-from evals.prompts import ABSTENTION, build_messages
+from evals.prompts import ABSTENTION, build_messages, render_document, render_question
 from evals.records import Document
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from scripts.embedded_episodes import ASSISTANT, END, PAD, EpisodeMaker, repeated_span
+from scripts.embedded_episodes import ASSISTANT, END, PAD, EpisodeMaker, encode_following, repeated_span
 from scripts.embedded_tokenizer import CHAT_TEMPLATE, train_tokenizer
 
 
@@ -44,10 +44,9 @@ def test_loss_is_on_answers_alone(maker, tokenizer):
 
 
 def test_jumps_are_document_starts(maker, tokenizer):
-    start = tokenizer.encode("Document").ids[0]
     episode = maker.episode(700, 300, 0.0)
     assert len(episode.jumps) > 3
-    assert all(episode.token_ids[i] == start for i in episode.jumps)
+    assert all(tokenizer.decode(episode.token_ids[i:]).startswith("Document:") for i in episode.jumps)
 
 
 def test_exam_targets_stand_in_the_prompt_or_abstain(maker, tokenizer):
@@ -67,3 +66,23 @@ def test_prompts_are_those_of_the_harness(tokenizer):
     ids = tokenizer.encode(rendered, add_special_tokens=False).ids
     system, user = (tokenizer.encode(message["content"]).ids for message in messages)
     assert ids == [1, *system, END, 2, *user, END, ASSISTANT]
+
+
+def test_documents_encoded_one_by_one_are_those_of_the_whole_prompt(maker, tokenizer):
+    """What follows a document changes none of its tokens, at training as when served."""
+    documents = [Document(f"d{i}", f"Title {i}", f"Text number {i}. Another.") for i in range(3)]
+    whole = build_messages("must_answer", documents, "Who wrote it?")[1]["content"]
+    texts = [render_document(document) for document in documents]
+    pieces = [
+        tokenizer.encode(texts[0]).ids,
+        *encode_following(tokenizer, [*texts[1:], render_question("Who wrote it?")]),
+    ]
+    assert [token for piece in pieces for token in piece] == tokenizer.encode(whole).ids
+    prompt, _ = maker.exam("must_answer", 300, "fact")
+    start, end = prompt.index(2) + 1, len(prompt) - 2
+    assert tokenizer.encode(tokenizer.decode(prompt[start:end])).ids == prompt[start:end]
+
+
+@pytest.mark.parametrize("text", ["", " two  spaces ", "\n\nlines\n", "日本 語🙂", "tab\tx", "a\r\n b"])
+def test_decoding_gives_back_any_text(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
