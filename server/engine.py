@@ -36,9 +36,9 @@ class Engine:
         seed = random.getrandbits(63) if request.params.seed is None else request.params.seed
         self.scheduler.add(Sequence(request, seed, time.monotonic(), list(request.token_ids)))
 
-    def abort(self, request_id: str) -> bool:
-        """Drop a request and free what it holds at once; False if it is not (or no longer) here."""
-        return self.scheduler.abort(request_id) is not None
+    def abort(self, request_id: str) -> TokenOutput | None:
+        """Drop a request and free what it holds at once; its last output, None if it is not (or no longer) here."""
+        return self.scheduler.abort(request_id, time.monotonic())
 
     def step(self) -> list[tuple[str, TokenOutput]]:
         """One step over everything that is due; returns new outputs by request id."""

@@ -145,7 +145,9 @@ def serve(engine: Engine, mailbox: Mailbox, *, log_requests: bool) -> None:
                         log.info("request %s: %d tokens", request.request_id, len(request.token_ids))
                     engine.add_request(request)
                 case Abort(request_id):
-                    engine.abort(request_id)
+                    last = engine.abort(request_id)
+                    if last is not None:
+                        mailbox.send(Outputs([(request_id, last)]))
                 case AskStats(number):
                     mailbox.send(Stats(number, engine.stats()))
                 case Stop():

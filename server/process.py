@@ -136,6 +136,10 @@ class EngineClient:
             if not ended:
                 await self._send(Abort(request.request_id))
 
+    async def abort(self, request_id: str) -> None:
+        """End an open request early: its iterator still gives the last output, with the usage."""
+        await self._send(Abort(request_id))
+
     async def fetch_stats(self) -> EngineStats:
         """Ask the engine where it stands now; what was last known if it does not answer."""
         if self.state == "ready":

@@ -115,17 +115,18 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
 
-    def abort(self, request_id: str) -> Sequence | None:
+    def abort(self, request_id: str, now_s: float) -> TokenOutput | None:
         """Drop a sequence wherever it is and free all that it holds; None if there is no such sequence."""
         for sequence in self._all():
             if sequence.request.request_id == request_id:
+                usage = self._usage(sequence, now_s)
                 if sequence in self.running:
                     self.running.remove(sequence)
                 else:
                     self.waiting.remove(sequence)
                 self._release(sequence)
                 self.counters.aborted += 1
-                return sequence
+                return TokenOutput((), "abort", usage)
         return None
 
     def schedule(self, now_s: float) -> ScheduledBatch:
@@ -262,16 +263,17 @@ class Scheduler:
         sequence.peak_bytes = max(sequence.peak_bytes, sum(self._bytes(sequence)))
 
     def _usage(self, sequence: Sequence, now_s: float) -> SequenceUsage:
-        assert sequence.started_s is not None
-        assert sequence.first_token_s is not None
+        # What was aborted may not have got that far.
+        started_s = now_s if sequence.started_s is None else sequence.started_s
+        first_token_s = now_s if sequence.first_token_s is None else sequence.first_token_s
         kv_bytes, state_bytes = self._bytes(sequence)
         return SequenceUsage(
             prompt_tokens=sequence.num_prompt,
             cached_tokens=0,
             completion_tokens=sequence.num_generated,
-            queue_s=sequence.started_s - sequence.added_s,
-            prefill_s=sequence.first_token_s - sequence.started_s,
-            decode_s=now_s - sequence.first_token_s,
+            queue_s=started_s - sequence.added_s,
+            prefill_s=first_token_s - started_s,
+            decode_s=now_s - first_token_s,
             kv_bytes=kv_bytes,
             state_bytes=state_bytes,
             peak_bytes=sequence.peak_bytes,
