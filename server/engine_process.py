@@ -1,6 +1,6 @@
 """The entry of an engine process: load, plan, then serve messages until told to stop or orphaned.
 
-    python -m server.engine_process --model NAME --directory DIR --config JSON --inbox ADDR --outbox ADDR
+python -m server.engine_process --model NAME --directory DIR --config JSON --inbox ADDR --outbox ADDR
 """
 
 import argparse
@@ -120,7 +120,7 @@ class Mailbox:
 
     def receive(self, timeout_ms: int) -> list[Add | Abort | AskStats | Stop]:
         """All messages that are there, after waiting up to `timeout_ms` for the first."""
-        messages = []
+        messages: list[Add | Abort | AskStats | Stop] = []
         while self._inbox.poll(0 if messages else timeout_ms):
             messages.append(to_engine.decode(self._inbox.recv()))
         return messages

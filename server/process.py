@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Literal
 
@@ -111,7 +111,7 @@ class EngineClient:
             raise EngineUnavailableError(self.state, FIRST_BACKOFF_S, self.last_error)
         return self.info
 
-    async def generate(self, request: EngineRequest) -> AsyncIterator[TokenOutput]:
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[TokenOutput, None]:
         """Outputs of one request, the last with a finish reason. Closing the iterator aborts the request.
 
         Raises:

@@ -1,0 +1,164 @@
+"""From a validated request to an engine request, and the running of it: what both OpenAI endpoints share."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from server.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
+from server.errors import ApiError, bad_request, from_engine_error
+from server.hosting import HostedModel, TextOutput
+from server.metrics import Metrics
+from server.process import EngineError
+from server.request import EngineRequest, SamplingParams, SequenceUsage
+from server.tokenizer import ChatTemplateError
+
+COMPLETION_MAX_TOKENS = 16  # OpenAI's default for plain completions
+LONG_TEXT = 20_000  # characters from which tokenizing leaves the event loop
+T = TypeVar("T")
+
+
+class ClientGoneError(Exception):
+    """The client has closed the connection; nobody reads an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One accepted request on its way through a model."""
+
+    hosted: HostedModel
+    request: EngineRequest
+    stops: list[str]
+    metrics: Metrics
+
+    async def run(self) -> AsyncGenerator[TextOutput, None]:
+        """Text outputs, the last with a finish reason and usage; every outcome is counted once.
+
+        Raises:
+            ApiError: the engine refuses the request or ends on the way.
+        """
+        outcome = "disconnected"
+        outputs = self.hosted.generate(self.request, self.stops)
+        try:
+            async for output in outputs:
+                if output.usage is not None:
+                    self.metrics.observe(self.hosted.name, output.usage)
+                if output.finish_reason is not None:
+                    outcome = output.finish_reason
+                yield output
+        except EngineError as error:
+            refusal = from_engine_error(error)
+            outcome = refusal.code or "error"
+            raise refusal from error
+        finally:
+            self.metrics.count(self.hosted.name, outcome)
+            await outputs.aclose()
+
+
+async def chat_tokens(hosted: HostedModel, body: ChatRequest) -> list[int]:
+    messages = [message.as_template_input() for message in body.messages]
+    num_chars = sum(len(message["content"]) for message in messages)
+    try:
+        if num_chars < LONG_TEXT:
+            return hosted.tokenizer.encode_chat(messages)
+        return await asyncio.to_thread(hosted.tokenizer.encode_chat, messages)
+    except ChatTemplateError as error:
+        raise bad_request(f"messages: {error}", param="messages") from error
+
+
+async def prompt_tokens(hosted: HostedModel, body: CompletionRequest) -> list[int]:
+    prompt = body.single_prompt
+    if isinstance(prompt, str):
+        return await asyncio.to_thread(hosted.tokenizer.encode, prompt, add_special_tokens=True)
+    vocab_size = hosted.engine.info.vocab_size if hosted.engine.info else 0
+    if vocab_size and max(prompt) >= vocab_size:
+        raise bad_request(
+            f"prompt: token id {max(prompt)} is outside the vocabulary of {vocab_size} tokens", param="prompt"
+        )
+    return prompt
+
+
+def sampling_params(body: GenerationRequest, max_tokens: int) -> SamplingParams:
+    return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=1.0 if body.temperature is None else body.temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        top_k=max(0, body.top_k or 0),
+        min_p=body.min_p or 0.0,
+        # Seeds may be negative in OpenAI's API; the sampler wants 63 bits.
+        seed=None if body.seed is None else body.seed % 2**63,
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        ignore_eos=body.ignore_eos,
+    )
+
+
+def fit_max_tokens(hosted: HostedModel, num_prompt: int, wanted: int | None, *, param: str) -> int:
+    """How many tokens may be generated; all that the context leaves where `wanted` is None.
+
+    Raises:
+        ApiError: the prompt is empty, or does not fit.
+    """
+    limit = hosted.engine.info.max_context_tokens if hosted.engine.info else None
+    if num_prompt == 0:
+        raise bad_request(f"{param}: must not be empty", param=param)
+    if limit is None:  # not ready: the engine client refuses the request
+        return wanted or 1
+    if num_prompt + (wanted or 1) > limit:
+        asked = f" and {wanted} to generate" if wanted else ""
+        raise bad_request(
+            f"{param}: the model's context is {limit} tokens, but {num_prompt} tokens of prompt{asked} were asked for",
+            param=param,
+            code="context_length_exceeded",
+        )
+    return wanted or limit - num_prompt
+
+
+async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`, but stop it as soon as the client closes the connection.
+
+    Raises:
+        ClientGoneError: it did.
+    """
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGoneError
+        return working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        # Cancelling the work must have freed what it held before anything else happens.
+        with contextlib.suppress(asyncio.CancelledError, ApiError):
+            await working
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def usage_body(usage: SequenceUsage, num_tokens: int) -> dict[str, Any]:
+    """OpenAI's usage object."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": num_tokens,
+        "total_tokens": usage.prompt_tokens + num_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+def fathom_body(usage: SequenceUsage) -> dict[str, Any]:
+    """What this sequence took: seconds per phase on the server's clock, and bytes of cache."""
+    return {
+        "queue_s": round(usage.queue_s, 6),
+        "prefill_s": round(usage.prefill_s, 6),
+        "decode_s": round(usage.decode_s, 6),
+        "kv_bytes": usage.kv_bytes,
+        "state_bytes": usage.state_bytes,
+        "peak_bytes": usage.peak_bytes,
+    }

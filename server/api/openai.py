@@ -1,0 +1,203 @@
+"""OpenAI's protocol: /v1/chat/completions, /v1/completions and /v1/models."""
+
+import json
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from server.api.generation import (
+    COMPLETION_MAX_TOKENS,
+    ClientGoneError,
+    Job,
+    chat_tokens,
+    fathom_body,
+    fit_max_tokens,
+    prompt_tokens,
+    sampling_params,
+    until_disconnect,
+    usage_body,
+)
+from server.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
+from server.api.state import find_model, served
+from server.errors import ApiError
+from server.hosting import HostedModel, TextOutput
+from server.request import EngineRequest
+
+SSE = "text/event-stream"
+DONE = "data: [DONE]\n\n"
+CLIENT_CLOSED_REQUEST = 499  # nginx's word for it; nobody reads the answer, only the access log
+
+router = APIRouter(prefix="/v1")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How one endpoint writes its answers: a chat's messages and deltas, or plain text."""
+
+    chat: bool
+    answer_id: str
+    model: str
+    created_s: int
+
+    def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self.answer_id,
+            "object": kind,
+            "created": self.created_s,
+            "model": self.model,
+            "choices": choices,
+        }
+
+    def whole(self, text: str, reason: str | None) -> dict[str, Any]:
+        content = {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}
+        choice = {"index": 0, **content, "logprobs": None, "finish_reason": reason}
+        return self._frame("chat.completion" if self.chat else "text_completion", [choice])
+
+    def chunk(self, text: str | None, reason: str | None, *, first: bool = False) -> dict[str, Any]:
+        role = {"role": "assistant"} if first else {}
+        delta = (
+            {"delta": {**role, **({} if text is None else {"content": text})}} if self.chat else {"text": text or ""}
+        )
+        choice = {"index": 0, **delta, "logprobs": None, "finish_reason": reason}
+        return self._frame("chat.completion.chunk" if self.chat else "text_completion", [choice])
+
+    def usage_chunk(self) -> dict[str, Any]:
+        return self._frame("chat.completion.chunk" if self.chat else "text_completion", [])
+
+
+@router.post("/chat/completions")
+async def chat_completions(body: ChatRequest, request: Request) -> Response:
+    """A chat completion, streamed or whole."""
+    hosted = find_model(request, body.model)
+    token_ids = await chat_tokens(hosted, body)
+    wanted = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    max_tokens = fit_max_tokens(hosted, len(token_ids), wanted, param="messages")
+    return await _answer(request, body, hosted, token_ids, max_tokens=max_tokens, chat=True)
+
+
+@router.post("/completions")
+async def completions(body: CompletionRequest, request: Request) -> Response:
+    """A plain completion, streamed or whole."""
+    hosted = find_model(request, body.model)
+    token_ids = await prompt_tokens(hosted, body)
+    wanted = COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    max_tokens = fit_max_tokens(hosted, len(token_ids), wanted, param="prompt")
+    return await _answer(request, body, hosted, token_ids, max_tokens=max_tokens, chat=False)
+
+
+@router.get("/models")
+async def models(request: Request) -> dict[str, Any]:
+    return {"object": "list", "data": [model_body(hosted) for hosted in served(request).hosted.values()]}
+
+
+@router.get("/models/{name:path}")
+async def model(name: str, request: Request) -> dict[str, Any]:
+    return model_body(find_model(request, name))
+
+
+def model_body(hosted: HostedModel) -> dict[str, Any]:
+    info = hosted.engine.info
+    return {
+        "id": hosted.name,
+        "object": "model",
+        "created": hosted.created_s,
+        "owned_by": "fathom",
+        "fathom": {
+            "kind": info.kind if info else None,
+            "max_context_tokens": info.max_context_tokens if info else None,
+            "state": hosted.engine.state,
+            "dtype": info.dtype if info else None,
+            "device": info.device if info else None,
+            "bytes_per_token": info.bytes_per_token if info else None,
+            "bytes_per_sequence": info.bytes_per_sequence if info else None,
+        },
+    }
+
+
+async def _answer(
+    request: Request,
+    body: GenerationRequest,
+    hosted: HostedModel,
+    token_ids: list[int],
+    *,
+    max_tokens: int,
+    chat: bool,
+) -> Response:
+    answer_id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
+    engine_request = EngineRequest(answer_id, tuple(token_ids), sampling_params(body, max_tokens))
+    job = Job(hosted, engine_request, body.stops, served(request).metrics)
+    shape = Shape(chat, answer_id, hosted.name, int(time.time()))
+    if not body.stream:
+        return await _whole(request, job, shape)
+    outputs = job.run()
+    # The first output decides the status: what is refused, or dies before it, never begins a stream.
+    try:
+        first = await until_disconnect(request, anext(outputs))
+    except ClientGoneError:
+        await outputs.aclose()
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    events = _events(first, outputs, shape, include_usage=body.include_usage)
+    return StreamingResponse(events, media_type=SSE, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+
+
+async def _whole(request: Request, job: Job, shape: Shape) -> Response:
+    try:
+        text, last = await until_disconnect(request, _collect(job))
+    except ClientGoneError:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    content = shape.whole(text, last.finish_reason)
+    if last.usage is not None:
+        content |= {"usage": usage_body(last.usage, last.num_tokens), "fathom": fathom_body(last.usage)}
+    return JSONResponse(content)
+
+
+async def _collect(job: Job) -> tuple[str, TextOutput]:
+    parts: list[str] = []
+    last: TextOutput | None = None
+    async for last in job.run():
+        parts.append(last.text)
+    assert last is not None, "an engine ends a request with an output or an error"
+    return "".join(parts), last
+
+
+async def _events(
+    first: TextOutput, outputs: AsyncGenerator[TextOutput, None], shape: Shape, *, include_usage: bool
+) -> AsyncGenerator[str, None]:
+    """Server-sent events. Whoever stops reading closes `outputs`, which aborts the request."""
+    try:
+        if shape.chat:
+            yield _event(shape.chunk("", None, first=True))
+        output = first
+        while True:
+            for chunk in _chunks(output, shape, include_usage=include_usage):
+                yield _event(chunk)
+            if output.finish_reason is not None:
+                break
+            output = await anext(outputs)
+        yield DONE
+    except ApiError as error:
+        # The status is sent already: the error is the last event, and [DONE] does not follow it.
+        yield _event(error.body)
+    finally:
+        await outputs.aclose()
+
+
+def _chunks(output: TextOutput, shape: Shape, *, include_usage: bool) -> list[dict[str, Any]]:
+    chunks = [shape.chunk(output.text, None)] if output.text else []
+    if output.finish_reason is None:
+        return chunks
+    chunks.append(shape.chunk(None, output.finish_reason))
+    if output.usage is not None:
+        if include_usage:
+            chunks.append(shape.usage_chunk() | {"usage": usage_body(output.usage, output.num_tokens)})
+        chunks[-1]["fathom"] = fathom_body(output.usage)
+    return chunks
+
+
+def _event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"

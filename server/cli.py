@@ -1,0 +1,165 @@
+"""`fathom serve`: the command line of the server."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from server.api.app import create_app
+from server.config import ConfigError, Device, Dtype, EngineConfig
+from server.hosting import HostedModel, host_models
+from server.process import EngineError
+
+MIB = 1 << 20
+GIB = 1 << 30
+EXIT_CONFIG = 2
+EXIT_ENGINE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Options of the HTTP side."""
+
+    host: str
+    port: int
+    api_key: str | None
+    max_body_bytes: int
+    start_timeout_s: float
+    drain_s: int
+    access_log: bool
+
+
+Models = Annotated[
+    list[str],
+    typer.Argument(metavar="MODEL...", help="embedded:transformer, embedded:mamba, DIRECTORY or NAME=DIRECTORY."),
+]
+Host = Annotated[str, typer.Option(help="Address to bind.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to bind; 0 takes a free one.")]
+ApiKey = Annotated[str | None, typer.Option(envvar="FATHOM_API_KEY", help="Require this bearer key.")]
+DtypeOption = Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, float32 on a CPU.")]
+DeviceOption = Annotated[Device, typer.Option(help="auto: a GPU where there is one.")]
+CacheGib = Annotated[float | None, typer.Option(help="Each model's cache, in GiB. Default: from what is free.")]
+BlockSize = Annotated[int, typer.Option(help="Tokens per KV block.")]
+MaxContext = Annotated[int | None, typer.Option(help="Longest prompt and completion together. Default: what fits.")]
+MaxRunning = Annotated[int, typer.Option(help="Sequences computed at once, per model.")]
+MaxQueue = Annotated[int, typer.Option(help="Requests that may wait beyond those; more get 429.")]
+StepTokens = Annotated[int, typer.Option(help="Most tokens that one step computes.")]
+PrefillChunk = Annotated[int, typer.Option(help="Most tokens that one prompt takes of a step.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads per model. Default: the cores, shared by the models.")]
+MaxBodyMib = Annotated[int, typer.Option(min=1, help="Largest request body, in MiB.")]
+StartTimeout = Annotated[float, typer.Option(min=1, help="Seconds that loading may take.")]
+Drain = Annotated[int, typer.Option(min=0, help="Seconds that open requests get at shutdown.")]
+LogRequests = Annotated[bool, typer.Option(help="Log every request that reaches an engine.")]
+AccessLog = Annotated[bool, typer.Option(help="Log every HTTP request.")]
+
+
+def serve(
+    models: Models,
+    *,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    api_key: ApiKey = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
+    cache_gib: CacheGib = None,
+    block_size: BlockSize = 16,
+    max_context: MaxContext = None,
+    max_running: MaxRunning = 64,
+    max_queue: MaxQueue = 256,
+    step_tokens: StepTokens = 2048,
+    prefill_chunk: PrefillChunk = 1024,
+    threads: Threads = None,
+    max_body_mib: MaxBodyMib = 64,
+    start_timeout_s: StartTimeout = 600.0,
+    drain_s: Drain = 30,
+    log_requests: LogRequests = False,
+    access_log: AccessLog = True,
+) -> None:
+    """Serve models behind an OpenAI-compatible API; each has an engine process of its own."""
+    try:
+        engine = EngineConfig(
+            dtype=dtype,
+            device=device,
+            block_size=block_size,
+            cache_bytes=None if cache_gib is None else round(cache_gib * GIB),
+            max_context=max_context,
+            max_running=max_running,
+            max_queue=max_queue,
+            step_tokens=step_tokens,
+            prefill_chunk=prefill_chunk,
+            threads=threads or max(1, (os.cpu_count() or 1) // len(models)),
+            log_requests=log_requests,
+        )
+        hosted = host_models(models, engine, created_s=int(time.time()))
+        listener = bind(host, port)
+    except ConfigError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(EXIT_CONFIG) from error
+    config = ServerConfig(host, port, api_key, max_body_mib * MIB, start_timeout_s, drain_s, access_log)
+    raise typer.Exit(asyncio.run(run_server(hosted, config, listener)))
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket, bound before anything is loaded, so that a taken port is told at once.
+
+    Raises:
+        ConfigError: the address cannot be bound.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise ConfigError(f"--host {host} --port {port} cannot be bound: {error.strerror or error}") from error
+    return listener
+
+
+async def run_server(hosted: dict[str, HostedModel], config: ServerConfig, listener: socket.socket) -> int:
+    """Serve until a signal; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    app = create_app(hosted, api_key=config.api_key, max_body_bytes=config.max_body_bytes)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="info" if config.access_log else "warning",
+            access_log=config.access_log,
+            timeout_graceful_shutdown=config.drain_s,
+        )
+    )
+    # uvicorn hands a signal on once it has shut down; by then it has done its work.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    announcing = asyncio.create_task(_announce(hosted, config, listener, server))
+    await server.serve(sockets=[listener])
+    announcing.cancel()
+    return EXIT_ENGINE if announcing.done() and not announcing.cancelled() and announcing.result() else 0
+
+
+async def _announce(
+    hosted: dict[str, HostedModel], config: ServerConfig, listener: socket.socket, server: uvicorn.Server
+) -> bool:
+    """Say when every engine serves; shut down and return True if one never will."""
+    for name, model in hosted.items():
+        try:
+            info = await model.engine.wait_ready(config.start_timeout_s)
+        except EngineError as error:
+            typer.echo(f"error: {name}: {error}", err=True)
+            server.should_exit = True
+            return True
+        typer.echo(f"{name}: {info.kind}, {info.dtype} on {info.device}; {model.engine.plan}")
+    typer.echo(f"ready: {address_of(listener)} models={','.join(hosted)}")
+    return False
+
+
+def address_of(listener: socket.socket) -> str:
+    """The URL under which a bound socket is reached."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,137 @@
+"""Text to tokens and back, for one checkpoint: its tokenizer.json and its chat template."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jinja2 import Template, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from models.errors import ModelError
+
+REPLACEMENT = "\ufffd"
+
+
+class ChatTemplateError(Exception):
+    """The chat template refuses these messages, or there is none."""
+
+
+class ModelTokenizer:
+    """Owns a checkpoint's tokenizer and its chat template. The template runs sandboxed.
+
+    Raises:
+        ModelError: a file is missing or cannot be read.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        file = directory / "tokenizer.json"
+        if not file.is_file():
+            raise ModelError(f"{directory} has no tokenizer.json")
+        # `tokenizers` raises plain Exception for whatever is wrong with the file: the text is checked first.
+        _read_json(file)
+        self._tokenizer = Tokenizer.from_file(str(file))
+        config_file = directory / "tokenizer_config.json"
+        config = _read_json(config_file) if config_file.is_file() else {}
+        self._special = {name: _token_text(config.get(name)) for name in ("bos_token", "eos_token", "pad_token")}
+        self._template = _chat_template(directory, config)
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._template is not None
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self._tokenizer.get_vocab_size())
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> list[int]:
+        """Token ids of a chat, as the template renders it.
+
+        Raises:
+            ChatTemplateError: the template refuses the messages, or there is none.
+        """
+        # The template writes the special tokens itself.
+        return self.encode(self.render_chat(messages, add_generation_prompt), add_special_tokens=False)
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
+        if self._template is None:
+            raise ChatTemplateError("this model has no chat template; use /v1/completions")
+        try:
+            return self._template.render(
+                messages=messages, add_generation_prompt=add_generation_prompt, tools=None, **self._special
+            )
+        except (TemplateError, TypeError, ValueError, OverflowError) as error:
+            raise ChatTemplateError(f"the model's chat template refuses these messages: {error}") from error
+
+
+class IncrementalDetokenizer:
+    """Turns tokens into text as they come; the pieces joined are the text of the whole.
+
+    A token may be a part of a character, and a decoder may treat the first token of a text differently. So a
+    window of tokens is decoded with and without the newest, and the difference is what they add.
+    """
+
+    def __init__(self, tokenizer: ModelTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._token_ids: list[int] = []
+        self._window = 0  # tokens from here are decoded again
+        self._shown = 0  # tokens before this one have been given out as text
+
+    def add(self, token_ids: Sequence[int], *, last: bool = False) -> str:
+        """The text that these tokens complete; with `last`, whatever is left, even half a character."""
+        self._token_ids.extend(token_ids)
+        before = self._tokenizer.decode(self._token_ids[self._window : self._shown])
+        after = self._tokenizer.decode(self._token_ids[self._window :])
+        if not last and after.endswith(REPLACEMENT):
+            return ""
+        if not last and len(after) > len(before):
+            self._window, self._shown = self._shown, len(self._token_ids)
+        return after[len(before) :]
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} is not a JSON object")
+    return content
+
+
+def _token_text(token: object) -> str | None:
+    """A special token, which is written plainly or as an object with its properties."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else None
+
+
+def _chat_template(directory: Path, config: Mapping[str, Any]) -> Template | None:
+    file = directory / "chat_template.jinja"
+    source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
+    if isinstance(source, list):  # several named ones
+        source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)
+    if source is None:
+        return None
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    try:
+        return environment.from_string(source)
+    except TemplateError as error:
+        raise ModelError(f"{directory}: the chat template cannot be read: {error}") from error
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise TemplateError(message)
