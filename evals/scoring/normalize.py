@@ -1,0 +1,63 @@
+"""Text as the grader compares it: lower case, no accents, no articles, no punctuation, split into words.
+
+The steps are SQuAD's (lower case, punctuation, articles, white space), with these deliberate differences, each of
+which keeps two different answers apart or two spellings of one answer together:
+
+- punctuation separates words instead of vanishing ("well-known" is "well known", "1914-1918" is two years),
+  but an apostrophe joins ("don't" is "dont"), a possessive 's is dropped and dotted initials close up ("U.S." is "us");
+- numbers keep their sign and decimal point ("3.5" is not "35") and lose thousands separators ("1,000" is "1000");
+- compatibility forms and accents are folded (full-width digits, ligatures, "Beyoncé" is "beyonce");
+- an article is dropped only before another word, so that "hepatitis A" stays apart from "hepatitis B";
+- an ideograph or kana is a word of its own, for these scripts have no spaces.
+"""
+
+import re
+import unicodedata
+
+ARTICLES = frozenset({"a", "an", "the"})
+
+_APOSTROPHES = "'\u2018\u2019\u02bc`\u00b4"
+_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
+# Quotes and dashes first: NFKC turns an acute accent that stands alone into a space and a combining mark.
+_ONE_FORM = str.maketrans({**dict.fromkeys(_APOSTROPHES, "'"), **dict.fromkeys(_DASHES, "-")})
+_POSSESSIVE = re.compile(r"(?<=\w)'s\b|(?<=s)'(?!\w)")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,]*\d)")
+_INITIALS = re.compile(r"(?<!\w)(?:[^\W\d_]\.\s?){2,}")
+# To `re` a vowel sign of Devanagari and the like is no part of a word.
+_MARKS = "".join(chr(code) for code in range(0x0300, 0x1E00) if unicodedata.category(chr(code)).startswith("M"))
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+_WORD = re.compile(
+    r"(?<!\S)-\d+(?:\.\d+)?(?!\w)"  # a negative number
+    r"|\d+\.\d+(?!\w)"  # a decimal
+    rf"|[{_UNSPACED}]"  # one ideograph or kana
+    rf"|(?:[^\W_{_UNSPACED}]|[{_MARKS}])+"
+)
+
+
+def fold(text: str) -> str:
+    """Lower case, without accents, with one form for each quote, dash and compatibility character."""
+    composed = unicodedata.normalize("NFKC", text.translate(_ONE_FORM)).translate(_ONE_FORM).casefold()
+    decomposed = unicodedata.normalize("NFKD", composed)
+    # Only the accents of European scripts: elsewhere a combining mark is part of the letter.
+    bare = "".join(char for char in decomposed if not "\u0300" <= char <= "\u036f")
+    return unicodedata.normalize("NFC", bare)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text, articles included."""
+    folded = _POSSESSIVE.sub("", fold(text)).replace("'", "")
+    folded = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), folded)
+    folded = _INITIALS.sub(lambda run: re.sub(r"[.\s]", "", run[0]) + " ", folded)
+    folded = folded.replace("%", " percent ").replace("&", " and ")
+    return tuple(_WORD.findall(folded))
+
+
+def drop_articles(tokens: tuple[str, ...]) -> tuple[str, ...]:
+    """`tokens` without the articles that stand before another word."""
+    last = len(tokens) - 1
+    return tuple(token for place, token in enumerate(tokens) if place == last or token not in ARTICLES)
+
+
+def normalize(text: str) -> str:
+    """The words of a text without articles, joined by single spaces."""
+    return " ".join(drop_articles(words(text)))

@@ -1,0 +1,133 @@
+"""Normalisation and containment against tables worked out by hand."""
+
+import pytest
+
+from evals.scoring.lexical import contains, find_accepted, has_run
+from evals.scoring.normalize import normalize, words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ""),
+        ("   \n\t ", ""),
+        ("?!...", ""),
+        ("The Eiffel Tower", "eiffel tower"),
+        ("an  apple, a day\n", "apple day"),
+        ("Theatre anthem", "theatre anthem"),
+        ("well-known", "well known"),
+        ("snake_case", "snake case"),
+        ("1914-1918", "1914 1918"),
+        ("1914\u20131918", "1914 1918"),
+        ("in 1985.", "in 1985"),
+        ("the 1980s", "1980s"),
+        ("3.5", "3.5"),
+        ("35", "35"),
+        ("1,000,000", "1000000"),
+        ("1,2,3", "1 2 3"),
+        ("in 1985,200 people", "in 1985 200 people"),
+        ("-5", "-5"),
+        ("\u22125 degrees", "-5 degrees"),
+        ("- 5", "5"),
+        ("5%", "5 percent"),
+        ("AT&T", "at and t"),
+        ("Beyonc\u00e9", "beyonce"),
+        ("Beyonce\u0301", "beyonce"),
+        ("Stra\u00dfe", "strasse"),
+        ("\uff11\uff19\uff18\uff15", "1985"),
+        ("o\ufb03ce", "office"),
+        ("\u201cParis\u201d", "paris"),
+        ("Don't", "dont"),
+        ("don\u2019t", "dont"),
+        ("O'Brien", "obrien"),
+        ("Austen's novel", "austen novel"),
+        ("the Beatles' song", "beatles song"),
+        ("U.S.", "us"),
+        ("the U.S.A. team", "usa team"),
+        ("J. K. Rowling", "jk rowling"),
+        ("J.K. Rowling", "jk rowling"),
+        ("John F. Kennedy", "john f kennedy"),
+        ("hepatitis A", "hepatitis a"),
+        ("A", "a"),
+        ("\u6771\u4eac\u3067\u3059", "\u6771 \u4eac \u3067 \u3059"),
+        ("\u0939\u093f\u0928\u094d\u0926\u0940", "\u0939\u093f\u0928\u094d\u0926\u0940"),
+        ("\u041c\u043e\u0441\u043a\u0432\u0430", "\u043c\u043e\u0441\u043a\u0432\u0430"),
+    ],
+)
+def test_normalised_text(text, expected):
+    assert normalize(text) == expected
+
+
+@pytest.mark.parametrize("text", ["The caf\u00e9's 1,234.5 U.S. dollars", "A", "3.50%", "J.K. O'Neil-Smith's -7"])
+def test_normalising_twice_changes_nothing(text):
+    assert normalize(normalize(text)) == normalize(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("1985", "1985"),
+        ("He was born in 1985, in Paris.", "1985"),
+        ("born 1985-86", "1985"),
+        ("It was The Beatles who wrote it", "Beatles"),
+        ("It was Beatles who wrote it", "the Beatles"),
+        ("Saint-\u00c9tienne, France", "saint etienne"),
+        ("the hepatitis A virus", "hepatitis A"),
+        ("Jane Austen\u2019s", "Jane Austen"),
+        ("the US government", "U.S."),
+        ("about 12,500 people", "12500"),
+        ("Yes, it is.", "yes"),
+        ("No.", "no"),
+        ("A", "a"),
+        ("The Who", "the who"),
+        ("\u305d\u308c\u306f\u6771\u4eac\u3067\u3059", "\u6771\u4eac"),
+        ("winner: Ana\nbecause she said so", "Ana"),
+    ],
+)
+def test_contained(text, answer):
+    assert contains(text, answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("1905", "5"),
+        ("19850", "1985"),
+        ("the 1980s", "1980"),
+        ("3.5", "3"),
+        ("-5", "5"),
+        ("12,500", "500"),
+        ("Parisian", "Paris"),
+        ("Comparison", "Paris"),
+        ("hepatitis B", "hepatitis A"),
+        ("New Jersey", "New York"),
+        ("York, New", "New York"),
+        ("There is no record", "no"),
+        ("Indeed, yes", "yes"),
+        ("a dog", "A"),
+        ("", "Paris"),
+        ("Paris", ""),
+        ("Paris", "?!"),
+        ("...", "Paris"),
+    ],
+)
+def test_not_contained(text, answer):
+    assert not contains(text, answer)
+
+
+def test_the_accepted_answer_is_given_as_the_dataset_writes_it():
+    assert find_accepted("it was the u.s.", ("France", "U.S.", "us")) == "U.S."
+    assert find_accepted("Spain", ("France", "U.S.")) is None
+    assert find_accepted("Spain", ()) is None
+
+
+def test_a_run_is_consecutive_and_whole():
+    assert has_run(("b", "c"), ("a", "b", "b", "c"))
+    assert not has_run(("a", "c"), ("a", "b", "c"))
+    assert not has_run(("a", "b"), ("a",))
+    with pytest.raises(ValueError, match="empty run"):
+        has_run((), ("a",))
+
+
+def test_words_keep_the_articles():
+    assert words("The end of an era") == ("the", "end", "of", "an", "era")
