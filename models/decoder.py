@@ -88,5 +88,6 @@ class Decoder(nn.Module):
             positions = torch.arange(token_ids.shape[1], device=token_ids.device).expand_as(token_ids)
         residual = self._embed(token_ids)
         for layer in self.layers:
+            assert isinstance(layer, Layer)
             residual = layer.forward_dense(residual, positions)
         return residual

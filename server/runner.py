@@ -97,9 +97,7 @@ class Runner:
 
     def _tables(self, batch: ScheduledBatch) -> torch.Tensor:
         longest = max(len(part.sequence.block_table) for part in batch.parts)
-        tables = [
-            part.sequence.block_table + [-1] * (longest - len(part.sequence.block_table)) for part in batch.parts
-        ]
+        tables = [part.sequence.block_table + [-1] * (longest - len(part.sequence.block_table)) for part in batch.parts]
         return torch.tensor(tables, dtype=torch.int64, device=self.device).view(len(batch.parts), longest)
 
     def _slots(self, part: ScheduledSequence) -> list[int]:

@@ -231,9 +231,7 @@ class Scheduler:
             self._slots.release([sequence.state_slot])
             sequence.state_slot = None
 
-    def _append(
-        self, sequence: Sequence, token: int, eos_token_ids: frozenset[int], now_s: float
-    ) -> TokenOutput:
+    def _append(self, sequence: Sequence, token: int, eos_token_ids: frozenset[int], now_s: float) -> TokenOutput:
         if sequence.first_token_s is None:
             sequence.first_token_s = now_s
         sequence.token_ids.append(token)

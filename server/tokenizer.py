@@ -30,9 +30,10 @@ class ModelTokenizer:
         file = directory / "tokenizer.json"
         if not file.is_file():
             raise ModelError(f"{directory} has no tokenizer.json")
-        # `tokenizers` raises plain Exception for whatever is wrong with the file: the text is checked first.
-        _read_json(file)
-        self._tokenizer = Tokenizer.from_file(str(file))
+        try:
+            self._tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises nothing narrower
+            raise ModelError(f"{file} is not a tokenizer: {error}") from error
         config_file = directory / "tokenizer_config.json"
         config = _read_json(config_file) if config_file.is_file() else {}
         self._special = {name: _token_text(config.get(name)) for name in ("bos_token", "eos_token", "pad_token")}

@@ -17,6 +17,8 @@ from server.errors import ApiError, bad_request
 from server.hosting import HostedModel
 from server.metrics import Metrics
 
+TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE.name.lower()
+
 
 def create_app(hosted: Mapping[str, HostedModel], *, api_key: str | None, max_body_bytes: int) -> FastAPI:
     """The ASGI application. Its lifespan starts the engines and stops them at the end."""
@@ -58,7 +60,7 @@ class BodyLimit:
             return
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if declared.isdigit() and int(declared) > self._max_bytes:
-            await _respond(self._refusal())(scope, receive, send)
+            await _respond(ApiError(413, self._message, code=TOO_LARGE))(scope, receive, send)
             return
         size = 0
 
@@ -66,15 +68,17 @@ class BodyLimit:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            # A chunked body declares no length: it is counted as it comes.
+            # A chunked body declares no length: it is counted as it comes. FastAPI, which reads it, takes any
+            # other exception for a fault in the body's syntax.
             if size > self._max_bytes:
-                raise self._refusal()
+                raise HTTPException(413, self._message)
             return message
 
         await self._app(scope, counted, send)
 
-    def _refusal(self) -> ApiError:
-        return ApiError(413, f"the request body is larger than the limit of {self._max_bytes:,} bytes")
+    @property
+    def _message(self) -> str:
+        return f"the request body is larger than the limit of {self._max_bytes:,} bytes"
 
 
 def _respond(error: ApiError) -> JSONResponse:
@@ -87,28 +91,35 @@ async def _api_error(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _invalid_request(_: Request, error: Exception) -> JSONResponse:
-    """The first thing that is wrong with the body, by the name of its field."""
+    """What is wrong with the body, by the name of its field; the first fault where there are several."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        reason = first.get("ctx", {}).get("error", "")
-        return _respond(bad_request(f"the request body is not valid JSON: {reason} at character {first['loc'][-1]}"))
-    message = str(first["msg"]).removeprefix("Value error, ")
-    # The steps into a union are pydantic's own words, not the request's.
-    path = [str(step) for step in first["loc"][1:] if isinstance(step, int) or step.isidentifier()]
-    if first["type"] == "value_error":
+    faults = error.errors()
+    field = faults[0]["loc"][:2]
+    # A union reports what is wrong with each alternative; the one that was entered deepest is the one that was meant.
+    fault = max((each for each in faults if each["loc"][:2] == field), key=lambda each: len(each["loc"]))
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "json_invalid":
+        reason = fault.get("ctx", {}).get("error", "")
+        return _respond(bad_request(f"the request body is not valid JSON: {reason} at character {field[-1]}"))
+    if field == ("body",) and fault["type"] != "value_error":
+        return _respond(bad_request("the request body must be a JSON object, sent as application/json"))
+    if fault["type"] == "value_error":
         # Our own validators begin with the field at fault.
-        field = message.partition(":")[0]
-        return _respond(bad_request(message, param=field))
-    if first["type"] == "extra_forbidden":
-        message = "unknown field"
-    param = ".".join(path) or None
-    return _respond(bad_request(f"{param}: {message}" if param else message, param=param))
+        return _respond(bad_request(message, param=message.partition(":")[0]))
+    path = [str(step) for step in fault["loc"][1:] if isinstance(step, int) or _is_field(step)]
+    message = {"extra_forbidden": "unknown field", "missing": "is required"}.get(fault["type"], message)
+    return _respond(bad_request(f"{'.'.join(path)}: {message}", param=".".join(path)))
+
+
+def _is_field(step: str) -> bool:
+    """False for the steps into a union, which are pydantic's own words and not the request's."""
+    return step.isidentifier() and step not in ("str", "list", "int")
 
 
 async def _http_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    refusal = ApiError(error.status_code, str(error.detail), code=HTTPStatus(error.status_code).phrase)
+    code = HTTPStatus(error.status_code).name.lower()
+    refusal = ApiError(error.status_code, str(error.detail), code=code)
     return JSONResponse(refusal.body, status_code=error.status_code, headers=error.headers)
 
 

@@ -130,7 +130,7 @@ async def _answer(
 ) -> Response:
     answer_id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
     engine_request = EngineRequest(answer_id, tuple(token_ids), sampling_params(body, max_tokens))
-    job = Job(hosted, engine_request, body.stops, served(request).metrics)
+    job = Job(hosted, engine_request, body.stop or [], served(request).metrics)
     shape = Shape(chat, answer_id, hosted.name, int(time.time()))
     if not body.stream:
         return await _whole(request, job, shape)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, field_validator, model_validator
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
@@ -57,7 +57,7 @@ class GenerationRequest(Strict):
     top_k: Annotated[StrictInt, Field(ge=-1)] | None = None
     min_p: Probability | None = None
     seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
+    stop: Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
     stop_token_ids: list[TokenId] | None = None
     ignore_eos: StrictBool = False
     stream: StrictBool | None = None
@@ -81,11 +81,10 @@ class GenerationRequest(Strict):
             raise ValueError("stream_options: is only allowed when stream is true")
         return self
 
-    @property
-    def stops(self) -> list[str]:
-        if self.stop is None:
-            return []
-        return [self.stop] if isinstance(self.stop, str) else self.stop
+    @field_validator("stop", mode="before")
+    @classmethod
+    def one_stop_is_a_list_of_one(cls, stop: Any) -> Any:
+        return [stop] if isinstance(stop, str) else stop
 
     @property
     def include_usage(self) -> bool:

@@ -42,7 +42,13 @@ class CachePlan:
 
 
 def plan_cache(
-    *, bytes_per_token: int, bytes_per_sequence: int, block_size: int, cache_bytes: int, max_running: int, max_tokens: int
+    *,
+    bytes_per_token: int,
+    bytes_per_sequence: int,
+    block_size: int,
+    cache_bytes: int,
+    max_running: int,
+    max_tokens: int,
 ) -> CachePlan:
     """Give every running sequence its state, then the rest to blocks, but no more than could ever be used.
 
