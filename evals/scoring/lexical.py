@@ -7,7 +7,7 @@ accepted one, contains it too. The verdict on the first line alone stands beside
 
 from collections.abc import Iterable, Sequence
 
-from evals.scoring.normalize import ARTICLES, drop_articles, words
+from evals.scoring.normalize import ARTICLES, bare_words, words
 
 _POLAR = frozenset({"yes", "no"})
 
@@ -37,7 +37,7 @@ def contains(text: str, answer: str) -> bool:
         return haystack[: len(needle)] == needle
     if set(needle) <= ARTICLES:
         return haystack == needle
-    return has_run(needle, haystack) or has_run(drop_articles(needle), drop_articles(haystack))
+    return has_run(needle, haystack) or has_run(bare_words(answer), bare_words(text))
 
 
 def find_accepted(text: str, accepted: Iterable[str]) -> str | None:

@@ -7,7 +7,8 @@ which keeps two different answers apart or two spellings of one answer together:
   but an apostrophe joins ("don't" is "dont"), a possessive 's is dropped and dotted initials close up ("U.S." is "us");
 - numbers keep their sign and decimal point ("3.5" is not "35") and lose thousands separators ("1,000" is "1000");
 - compatibility forms and accents are folded (full-width digits, ligatures, "Beyoncé" is "beyonce");
-- an article is dropped only before another word, so that "hepatitis A" stays apart from "hepatitis B";
+- an article is dropped only before another word, so that "hepatitis A" stays apart from "hepatitis B", and never
+  with a full stop, so that "A. Smith" keeps an initial;
 - an ideograph or kana is a word of its own, for these scripts have no spaces.
 """
 
@@ -26,6 +27,7 @@ _INITIALS = re.compile(r"(?<!\w)(?:[^\W\d_]\.\s?){2,}")
 # To `re` a vowel sign of Devanagari and the like is no part of a word.
 _MARKS = "".join(chr(code) for code in range(0x0300, 0x1E00) if unicodedata.category(chr(code)).startswith("M"))
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+_ARTICLE = re.compile(r"(?<![\w.'\u2019-])(?:a|an|the)(?=\s+[^\w\s]*\w)", re.IGNORECASE)
 _WORD = re.compile(
     r"(?<!\S)-\d+(?:\.\d+)?(?!\w)"  # a negative number
     r"|\d+\.\d+(?!\w)"  # a decimal
@@ -52,12 +54,11 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(_WORD.findall(folded))
 
 
-def drop_articles(tokens: tuple[str, ...]) -> tuple[str, ...]:
-    """`tokens` without the articles that stand before another word."""
-    last = len(tokens) - 1
-    return tuple(token for place, token in enumerate(tokens) if place == last or token not in ARTICLES)
+def bare_words(text: str) -> tuple[str, ...]:
+    """The words of a text, without the articles that stand before another word."""
+    return words(_ARTICLE.sub(" ", text))
 
 
 def normalize(text: str) -> str:
     """The words of a text without articles, joined by single spaces."""
-    return " ".join(drop_articles(words(text)))
+    return " ".join(bare_words(text))
