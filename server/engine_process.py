@@ -133,25 +133,29 @@ class Mailbox:
         self._context.destroy(linger=1000)
 
 
+def handle(engine: Engine, mailbox: Mailbox, message: Add | Abort | AskStats) -> None:
+    match message:
+        case Add(request):
+            engine.add_request(request)
+        case Abort(request_id):
+            last = engine.abort(request_id)
+            if last is not None:
+                mailbox.send(Outputs([(request_id, last)]))
+        case AskStats(number):
+            mailbox.send(Stats(number, engine.stats()))
+
+
 def serve(engine: Engine, mailbox: Mailbox, *, log_requests: bool) -> None:
     """Answer messages and step the engine until told to stop, or until the process that started it is gone."""
     parent = os.getppid()
     reported = 0.0
     while os.getppid() == parent:
         for message in mailbox.receive(0 if engine.has_work else IDLE_POLL_MS):
-            match message:
-                case Add(request):
-                    if log_requests:
-                        log.info("request %s: %d tokens", request.request_id, len(request.token_ids))
-                    engine.add_request(request)
-                case Abort(request_id):
-                    last = engine.abort(request_id)
-                    if last is not None:
-                        mailbox.send(Outputs([(request_id, last)]))
-                case AskStats(number):
-                    mailbox.send(Stats(number, engine.stats()))
-                case Stop():
-                    return
+            if isinstance(message, Stop):
+                return
+            if log_requests and isinstance(message, Add):
+                log.info("request %s: %d tokens", message.request.request_id, len(message.request.token_ids))
+            handle(engine, mailbox, message)
         if engine.has_work:
             outputs = engine.step()
             if outputs:

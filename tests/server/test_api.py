@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-import time
 
 import httpx
 import openai
 import pytest
+from server_checks import assert_idle
 
 from evals.prompts import build_messages
 from evals.records import Document
@@ -129,22 +129,6 @@ def test_stop_strings_cut_the_text_and_free_the_sequence(client, server, stream)
         assert 1 <= answer.usage.completion_tokens < 40
     assert (text, reason) == (free.text[: free.text.index(stop)], "stop")
     assert_idle(server)
-
-
-def assert_idle(server, timeout_s=5.0):
-    """Everything free: no sequence runs or waits, no block or slot is held."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        metrics = server.metrics()
-        held = [
-            metrics[f'fathom_engine_{total}{{model="{model}"}}'] - metrics[f'fathom_engine_{free}{{model="{model}"}}']
-            for model in MODELS
-            for total, free in (("blocks", "free_blocks"), ("state_slots", "free_state_slots"))
-        ]
-        if not any(held):
-            return
-        assert time.monotonic() < deadline, f"still held: {held}"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("stream", [False, True])
