@@ -82,7 +82,7 @@ class SampleRow:
     hallucination_kind: HallucinationKind | None
     matched: str | None
     prompt_tokens: int | None
-    client_prompt_tokens: int | None
+    document_tokens: int
     cached_tokens: int | None
     completion_tokens: int | None
     sent_s: float

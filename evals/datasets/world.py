@@ -321,8 +321,9 @@ def draw_question(
         text = ask(rng, entity, attribute, labelled=entity.id in world.ambiguous)
         if kind == "unanswerable":
             return Question(f"q{number}", text, (), (), kind, entity.id)
-        gold_ids = (gold[(entity.id, attribute)],)
-        return Question(f"q{number}", text, (entity.facts[attribute],), gold_ids, kind, entity.id)
+        return Question(
+            f"q{number}", text, (entity.facts[attribute],), (gold[(entity.id, attribute)],), kind, entity.id
+        )
 
 
 def question_kinds(config: WorldConfig) -> list[str]:

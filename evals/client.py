@@ -1,0 +1,138 @@
+"""Asks an OpenAI-compatible endpoint one question, timed and streaming; knows nothing of datasets and verdicts."""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from evals.config import ConfigError, RunConfig
+from loadtest.latency import StreamTimes
+from loadtest.wire import StreamOutcome, Usage, error_message, read_stream
+
+READ_BUFFER = 16 << 20  # one line of a stream must fit into it
+FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.25, 20.0
+COME_AGAIN = frozenset({408, 429, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back. `error` says why the answer is none, or not whole; `attempts` counts the requests sent."""
+
+    text: str
+    finish_reason: str | None
+    error: str | None
+    usage: Usage | None
+    times: StreamTimes
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What the endpoint says of the model; `kind` is "unknown" and the context None where it says nothing."""
+
+    kind: str
+    max_context_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    outcome: StreamOutcome | None
+    error: str | None
+    again_after_s: float | None  # None: asking again would give the same
+    times: StreamTimes
+
+
+def open_session(config: RunConfig) -> aiohttp.ClientSession:
+    headers = {"Authorization": f"Bearer {config.api_key}"} if config.api_key else {}
+    return aiohttp.ClientSession(
+        headers=headers,
+        read_bufsize=READ_BUFFER,
+        timeout=aiohttp.ClientTimeout(total=config.timeout_s),
+        connector=aiohttp.TCPConnector(limit=0),
+    )
+
+
+async def fetch_model(session: aiohttp.ClientSession, config: RunConfig) -> ServedModel:
+    """Look the model up in /v1/models.
+
+    Raises:
+        ConfigError: nothing answers, or the model is not served.
+    """
+    url = f"{config.api_url}/models"
+    try:
+        async with session.get(url) as answer:
+            raw = await answer.read()
+            if answer.status != 200:
+                raise ConfigError(f"--endpoint: {url} answers {answer.status}: {error_message(raw)}")
+            content = await answer.json(content_type=None)
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise ConfigError(f"--endpoint: {url} gives no list of models: {type(error).__name__}: {error}") from error
+    entries = content.get("data") if isinstance(content, dict) else None
+    models = {entry.get("id"): entry for entry in entries or [] if isinstance(entry, dict)}
+    if config.model not in models:
+        raise ConfigError(f"--model {config.model!r} is not served there; there are: {', '.join(map(str, models))}")
+    extra = models[config.model].get("fathom") or {}
+    limit = extra.get("max_context_tokens", models[config.model].get("max_model_len"))
+    return ServedModel(str(extra.get("kind") or "unknown"), limit if isinstance(limit, int) else None)
+
+
+async def ask(session: aiohttp.ClientSession, config: RunConfig, messages: Sequence[dict[str, str]]) -> Answer:
+    """Ask, and ask again while the server says to come later or cannot be reached."""
+    body = {
+        "model": config.model,
+        "messages": list(messages),
+        "temperature": 0,
+        "max_tokens": config.max_tokens,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    backoff_s = FIRST_BACKOFF_S
+    for number in range(1, config.max_attempts + 1):
+        attempt = await _attempt(session, f"{config.api_url}/chat/completions", body)
+        if attempt.again_after_s is None or number == config.max_attempts:
+            break
+        # Spread out, so that clients that were refused together do not come again together.
+        await asyncio.sleep(max(attempt.again_after_s, backoff_s * random.uniform(0.5, 1.5)))
+        backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+    outcome = attempt.outcome
+    return Answer(
+        text=outcome.text if outcome else "",
+        finish_reason=outcome.finish_reason if outcome else None,
+        error=attempt.error,
+        usage=outcome.usage if outcome else None,
+        times=attempt.times,
+        attempts=number,
+    )
+
+
+async def _attempt(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> _Attempt:
+    lines: list[tuple[float, bytes]] = []
+    sent_s = time.perf_counter()
+    try:
+        async with session.post(url, json=body) as answer:
+            if answer.status != 200:
+                raw = await answer.read()
+                again = _retry_after(answer) if answer.status in COME_AGAIN else None
+                error = f"status {answer.status}: {error_message(raw)}"
+                return _Attempt(None, error, again, StreamTimes(None, sent_s, (), time.perf_counter()))
+            async for line in answer.content:
+                # Stamped before anything else is done with it.
+                lines.append((time.perf_counter(), line))
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        # aiohttp raises ValueError for a line that is longer than its buffer.
+        times = StreamTimes(None, sent_s, (), time.perf_counter())
+        return _Attempt(None, f"{type(error).__name__}: {error}", 0.0, times)
+    outcome = read_stream(lines)
+    times = StreamTimes(None, sent_s, outcome.token_times_s, time.perf_counter())
+    return _Attempt(outcome, outcome.error, None if outcome.error is None else 0.0, times)
+
+
+def _retry_after(answer: aiohttp.ClientResponse) -> float:
+    try:
+        return max(0.0, float(answer.headers.get("Retry-After", "0")))
+    except ValueError:  # a date; the backoff decides
+        return 0.0
