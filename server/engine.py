@@ -6,7 +6,8 @@ from typing import Protocol
 
 from server.cache.planner import CachePlan
 from server.request import EngineRequest, EngineStats, TokenOutput
-from server.scheduler import ScheduledBatch, Scheduler, SchedulerLimits, Sequence
+from server.scheduler import Scheduler, SchedulerLimits
+from server.sequence import ScheduledBatch, Sequence
 
 
 class StepRunner(Protocol):

@@ -23,12 +23,20 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
 
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
     request_id: str
     token_ids: tuple[int, ...]
     params: SamplingParams
+
+    def __post_init__(self) -> None:
+        if not self.token_ids:
+            raise ValueError("a request needs at least one token to start from")
 
 
 @dataclass(frozen=True, slots=True)

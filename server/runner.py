@@ -10,7 +10,7 @@ from models.load import load_decoder
 from models.sampler import SamplingRow, sample
 from server.cache.planner import CachePlan
 from server.config import ConfigError, EngineConfig
-from server.scheduler import ScheduledBatch, ScheduledSequence
+from server.sequence import ScheduledBatch, ScheduledSequence
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -67,7 +67,7 @@ class Runner:
             for sequence in sampling
         ]
         tokens = sample(logits, rows)
-        return {s.request.request_id: token for s, token in zip(sampling, tokens, strict=True)}
+        return {s.request_id: token for s, token in zip(sampling, tokens, strict=True)}
 
     def _forward_batch(self, batch: ScheduledBatch) -> ForwardBatch:
         token_ids: list[int] = []

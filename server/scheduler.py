@@ -1,12 +1,13 @@
 """Decides what each step computes: admission, chunked prefill, decode, preemption. Plain integers, no torch."""
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from server.cache.blocks import BlockAllocator
 from server.cache.planner import CachePlan
-from server.request import EngineRequest, FinishReason, SequenceUsage, TokenOutput
+from server.request import FinishReason, SequenceUsage, TokenOutput
+from server.sequence import ScheduledBatch, ScheduledSequence, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,61 +18,6 @@ class SchedulerLimits:
     step_tokens: int
     prefill_chunk: int
     max_context: int
-
-
-@dataclass(slots=True, eq=False)
-class Sequence:
-    """The engine's state for one completion. Times are seconds on the engine's monotonic clock.
-
-    `num_computed` counts the tokens whose keys, values and state are remembered; the rest of `token_ids` is
-    still to be computed. A decoding sequence lacks exactly its newest token.
-    """
-
-    request: EngineRequest
-    seed: int
-    added_s: float
-    token_ids: list[int]
-    num_computed: int = 0
-    block_table: list[int] = field(default_factory=list)
-    state_slot: int | None = None
-    started_s: float | None = None
-    first_token_s: float | None = None
-    peak_bytes: int = 0
-
-    @property
-    def num_prompt(self) -> int:
-        return len(self.request.token_ids)
-
-    @property
-    def num_generated(self) -> int:
-        return len(self.token_ids) - self.num_prompt
-
-    @property
-    def num_remaining(self) -> int:
-        return len(self.token_ids) - self.num_computed
-
-    @property
-    def decodes(self) -> bool:
-        """All but the newest token is computed: the next step is a decode step."""
-        return self.num_remaining == 1 and self.num_computed > 0
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduledSequence:
-    """A part of one step: compute `num_tokens` from `num_computed` on; `samples` if that reaches the newest token."""
-
-    sequence: Sequence
-    num_tokens: int
-    samples: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduledBatch:
-    parts: tuple[ScheduledSequence, ...]
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(part.num_tokens for part in self.parts)
 
 
 @dataclass(slots=True)
@@ -96,8 +42,9 @@ class Scheduler:
         self._limits = limits
         self._blocks = BlockAllocator(plan.num_blocks)
         self._slots = BlockAllocator(plan.num_state_slots)
-        self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []  # oldest first
+        # By request id, and in order of arrival: whoever waits came after all who run.
+        self.waiting: OrderedDict[str, Sequence] = OrderedDict()
+        self.running: OrderedDict[str, Sequence] = OrderedDict()
         self.counters = Counters()
 
     @property
@@ -113,38 +60,43 @@ class Scheduler:
         return bool(self.waiting or self.running)
 
     def add(self, sequence: Sequence) -> None:
-        self.waiting.append(sequence)
+        """Queue a sequence.
+
+        Raises:
+            ValueError: its request id is in use.
+        """
+        if sequence.request_id in self.waiting or sequence.request_id in self.running:
+            raise ValueError(f"request id {sequence.request_id!r} is in use")
+        self.waiting[sequence.request_id] = sequence
 
     def abort(self, request_id: str, now_s: float) -> TokenOutput | None:
         """Drop a sequence wherever it is and free all that it holds; None if there is no such sequence."""
-        for sequence in self._all():
-            if sequence.request.request_id == request_id:
-                usage = self._usage(sequence, now_s)
-                if sequence in self.running:
-                    self.running.remove(sequence)
-                else:
-                    self.waiting.remove(sequence)
-                self._release(sequence)
-                self.counters.aborted += 1
-                return TokenOutput((), "abort", usage)
-        return None
+        sequence = self.running.pop(request_id, None) or self.waiting.pop(request_id, None)
+        if sequence is None:
+            return None
+        usage = self._usage(sequence, now_s)
+        self._release(sequence)
+        self.counters.aborted += 1
+        return TokenOutput((), "abort", usage)
 
     def schedule(self, now_s: float) -> ScheduledBatch:
         """Choose the next step's work: every decode first, then prefills in order of arrival, then newcomers."""
         room = self._limits.step_tokens
         parts: list[ScheduledSequence] = []
-        for sequence in list(self.running):
-            # An earlier one in this loop may have preempted it.
-            if sequence in self.running and sequence.decodes and self._grow(sequence):
+        for sequence in list(self.running.values()):
+            # An earlier one in this loop may have preempted it; then it waits and no longer decodes.
+            if sequence.decodes and self._grow(sequence):
                 parts.append(ScheduledSequence(sequence, 1, True))
-        parts = [part for part in parts if part.sequence in self.running]
+        # A later one never preempts an earlier one, so whoever got a part still runs.
         room -= len(parts)
-        for sequence in self.running:
-            if not sequence.decodes and room:
+        for sequence in self.running.values():
+            if not room:
+                break
+            if not sequence.decodes:
                 parts.append(self._chunk(sequence, room))
                 room -= parts[-1].num_tokens
-        while room and self._admit(now_s):
-            parts.append(self._chunk(self.running[-1], room))
+        while room and (newcomer := self._admit(now_s)):
+            parts.append(self._chunk(newcomer, room))
             room -= parts[-1].num_tokens
         return ScheduledBatch(tuple(parts))
 
@@ -163,46 +115,45 @@ class Scheduler:
             sequence.num_computed += part.num_tokens
             self._note_peak(sequence)
             if part.samples:
-                token = tokens[sequence.request.request_id]
-                outputs.append((sequence.request.request_id, self._append(sequence, token, eos_token_ids, now_s)))
+                token = tokens[sequence.request_id]
+                outputs.append((sequence.request_id, self._append(sequence, token, eos_token_ids, now_s)))
         return outputs
 
     def check(self) -> None:
         """Assert that blocks and state slots are conserved and that every table covers what is computed."""
         self._blocks.check([block for sequence in self._all() for block in sequence.block_table])
         self._slots.check([s.state_slot for s in self._all() if s.state_slot is not None])
-        for sequence in self.running:
+        for sequence in self.running.values():
             assert sequence.state_slot is not None, "a running sequence has no state slot"
             needed = self._plan.num_blocks_for(sequence.num_computed)
             assert len(sequence.block_table) >= needed, "a block table is too short"
-        for sequence in self.waiting:
+        for sequence in self.waiting.values():
             assert not sequence.block_table, "a waiting sequence holds blocks"
             assert sequence.state_slot is None, "a waiting sequence holds a state slot"
 
     def _all(self) -> Iterator[Sequence]:
-        yield from self.running
-        yield from self.waiting
+        yield from self.running.values()
+        yield from self.waiting.values()
 
     def _chunk(self, sequence: Sequence, room: int) -> ScheduledSequence:
         size = min(sequence.num_remaining, self._limits.prefill_chunk, room)
         return ScheduledSequence(sequence, size, size == sequence.num_remaining)
 
-    def _admit(self, now_s: float) -> bool:
+    def _admit(self, now_s: float) -> Sequence | None:
         """Move the head of the queue to the running sequences if everything that it needs now is free."""
         if not self.waiting or len(self.running) >= self._limits.max_running or not self._slots.num_free:
-            return False
-        sequence = self.waiting[0]
+            return None
+        sequence = next(iter(self.waiting.values()))
         needed = self._plan.num_blocks_for(len(sequence.token_ids))
         if needed > self._blocks.num_free:
-            return False
-        self.waiting.popleft()
+            return None
+        self.running[sequence.request_id] = self.waiting.pop(sequence.request_id)
         sequence.block_table = self._blocks.allocate(needed)
         [sequence.state_slot] = self._slots.allocate(1)
         if sequence.started_s is None:
             sequence.started_s = now_s
-        self.running.append(sequence)
         self._note_peak(sequence)
-        return True
+        return sequence
 
     def _grow(self, sequence: Sequence) -> bool:
         """Make room for one more token, preempting the youngest while there is none; False if it had to go itself."""
@@ -211,18 +162,19 @@ class Scheduler:
             if self._blocks.num_free:
                 sequence.block_table += self._blocks.allocate(1)
                 continue
-            victim = self.running[-1]
-            self._preempt(victim)
+            victim = self._preempt_youngest()
             if victim is sequence:
                 return False
         return True
 
-    def _preempt(self, sequence: Sequence) -> None:
-        self.running.remove(sequence)
+    def _preempt_youngest(self) -> Sequence:
+        request_id, sequence = self.running.popitem()
         self._release(sequence)
         sequence.num_computed = 0
-        self.waiting.appendleft(sequence)
+        self.waiting[request_id] = sequence
+        self.waiting.move_to_end(request_id, last=False)
         self.counters.preemptions += 1
+        return sequence
 
     def _release(self, sequence: Sequence) -> None:
         self._blocks.release(sequence.block_table)
@@ -240,7 +192,7 @@ class Scheduler:
         if reason is None:
             return TokenOutput((token,), None, None)
         usage = self._usage(sequence, now_s)
-        self.running.remove(sequence)
+        del self.running[sequence.request_id]
         self._release(sequence)
         self.counters.finished += 1
         # The token that ends a completion is counted but not part of its text.

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+GIB = 1 << 30
 SHOWN_LENGTHS = (1024, 8192, 32_768, 131_072)
 
 
@@ -61,13 +62,14 @@ def plan_cache(
     least = bytes_per_sequence + block_bytes
     if cache_bytes < least:
         raise CacheTooSmallError(
-            f"--cache-bytes {cache_bytes:,} is too small: one sequence needs {bytes_per_sequence:,} bytes of state and "
-            f"{block_bytes:,} bytes for a block of {block_size} tokens, {least:,} in all"
+            f"--cache-gib {cache_bytes / GIB:.6g} ({cache_bytes:,} bytes) is too small: one sequence needs "
+            f"{bytes_per_sequence:,} bytes of state and {block_bytes:,} bytes for a block of {block_size} tokens, "
+            f"{least:,} in all"
         )
     slots = max_running
     if bytes_per_sequence:
-        # At most half the budget goes to states where blocks need the other half.
-        share = cache_bytes // 2 if block_bytes else cache_bytes
+        # At most half the budget goes to states where blocks need the other half; one block always remains.
+        share = min(cache_bytes // 2, cache_bytes - block_bytes) if block_bytes else cache_bytes
         slots = max(1, min(max_running, share // bytes_per_sequence))
     num_blocks = 0
     if block_bytes:

@@ -1,0 +1,139 @@
+"""A scripted model for the engine, without torch, that remembers only what its blocks and state slots hold."""
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+
+from server.cache.planner import CachePlan
+from server.engine import Engine
+from server.request import EngineRequest, FinishReason, SamplingParams, TokenOutput
+from server.scheduler import SchedulerLimits
+from server.sequence import ScheduledBatch, ScheduledSequence
+
+VOCAB_SIZE = 61
+EOS = 0
+
+NextToken = Callable[[Sequence[int]], int]
+
+
+def hashed_token(tokens: Sequence[int]) -> int:
+    """The next token after `tokens`: any change of a token, of the order or of the length changes it."""
+    return zlib.crc32(",".join(map(str, tokens)).encode()) % VOCAB_SIZE
+
+
+def planned_tokens(plans: Mapping[tuple[int, ...], Sequence[int]]) -> NextToken:
+    """A model that answers each prompt in `plans` with the tokens written down for it."""
+
+    def next_token(tokens: Sequence[int]) -> int:
+        [(prompt, planned)] = [item for item in plans.items() if tuple(tokens[: len(item[0])]) == item[0]]
+        return planned[len(tokens) - len(prompt)]
+
+    return next_token
+
+
+class ScriptedModel:
+    """Stands in for the runner. `batches` keeps (request id, number of tokens) of every step.
+
+    What it knows of a sequence's past it reads back from the blocks of its table and from its state slot, so
+    that a block handed to two sequences or a state kept too long changes the tokens, as in a real model.
+    """
+
+    def __init__(self, plan: CachePlan, next_token: NextToken = hashed_token) -> None:
+        self._plan = plan
+        self._next_token = next_token
+        self._blocks = [[-1] * plan.block_size for _ in range(plan.num_blocks)]
+        self._states: list[tuple[int, ...]] = [(-1,)] * plan.num_state_slots
+        self.batches: list[list[tuple[str, int]]] = []
+
+    def run(self, batch: ScheduledBatch) -> dict[str, int]:
+        self.batches.append([(part.sequence.request.request_id, part.num_tokens) for part in batch.parts])
+        # All write before any reads: what one part overwrites of another shows.
+        for part in batch.parts:
+            self._remember(part)
+        return {
+            part.sequence.request.request_id: self._next_token(self._recall(part))
+            for part in batch.parts
+            if part.samples
+        }
+
+    def _remember(self, part: ScheduledSequence) -> None:
+        sequence = part.sequence
+        start, stop = sequence.num_computed, sequence.num_computed + part.num_tokens
+        assert part.num_tokens > 0, "an empty part"
+        assert part.samples == (stop == len(sequence.token_ids)), "samples before the newest token"
+        assert sequence.state_slot is not None
+        # A pass that starts at 0 takes the slot as empty, whatever is left in it.
+        past = self._states[sequence.state_slot] if start else ()
+        self._states[sequence.state_slot] = past + tuple(sequence.token_ids[start:stop])
+        if self._plan.bytes_per_token:
+            for position in range(start, stop):
+                block = sequence.block_table[position // self._plan.block_size]
+                self._blocks[block][position % self._plan.block_size] = sequence.token_ids[position]
+
+    def _recall(self, part: ScheduledSequence) -> list[int]:
+        sequence = part.sequence
+        assert sequence.state_slot is not None
+        length = sequence.num_computed + part.num_tokens
+        state = list(self._states[sequence.state_slot])
+        if not self._plan.bytes_per_token:
+            return state
+        kept = [token for block in sequence.block_table for token in self._blocks[block]][:length]
+        # With both kinds of memory the two must agree; a made-up token tells where they do not.
+        return kept if kept == state or not self._plan.bytes_per_sequence else [-1, *kept, *state]
+
+
+def make_request(
+    request_id: str,
+    prompt: Sequence[int],
+    max_tokens: int,
+    *,
+    stop_token_ids: tuple[int, ...] = (),
+    ignore_eos: bool = False,
+) -> EngineRequest:
+    """A greedy request."""
+    params = SamplingParams(max_tokens, temperature=0.0, stop_token_ids=stop_token_ids, ignore_eos=ignore_eos)
+    return EngineRequest(request_id, tuple(prompt), params)
+
+
+def make_engine(
+    plan: CachePlan,
+    *,
+    next_token: NextToken = hashed_token,
+    max_running: int | None = None,
+    step_tokens: int = 64,
+    prefill_chunk: int = 64,
+    max_context: int = 64,
+) -> tuple[Engine, ScriptedModel]:
+    """An engine over a scripted model; as many may run as there are state slots unless said otherwise."""
+    model = ScriptedModel(plan, next_token)
+    limits = SchedulerLimits(max_running or plan.num_state_slots, step_tokens, prefill_chunk, max_context)
+    return Engine(model, plan, limits, (EOS,)), model
+
+
+def answer_alone(
+    request: EngineRequest, *, max_context: int, next_token: NextToken = hashed_token
+) -> tuple[list[int], FinishReason]:
+    """What a request must be answered whatever its company: the plain loop, with no scheduler, block or slot."""
+    tokens, params = list(request.token_ids), request.params
+    while True:
+        token = next_token(tokens)
+        if token in params.stop_token_ids or (token == EOS and not params.ignore_eos):
+            return tokens[len(request.token_ids) :], "stop"
+        tokens.append(token)
+        if len(tokens) - len(request.token_ids) >= params.max_tokens or len(tokens) >= max_context:
+            return tokens[len(request.token_ids) :], "length"
+
+
+def drain(engine: Engine, limit: int = 10_000) -> dict[str, list[TokenOutput]]:
+    """Step until nothing is left to do; all outputs by request id."""
+    outputs: dict[str, list[TokenOutput]] = {}
+    for _ in range(limit):
+        if not engine.has_work:
+            return outputs
+        for request_id, output in engine.step():
+            outputs.setdefault(request_id, []).append(output)
+        engine.scheduler.check()
+    raise AssertionError(f"still at work after {limit} steps")
+
+
+def tokens_of(outputs: Sequence[TokenOutput]) -> list[int]:
+    return [token for output in outputs for token in output.token_ids]

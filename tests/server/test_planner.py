@@ -1,0 +1,125 @@
+"""The split of a byte budget, against figures worked out by hand and for any budget."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.cache.planner import CachePlan, CacheTooSmallError, describe, plan_cache
+
+
+def plan(**changes: int) -> CachePlan:
+    options = {
+        "bytes_per_token": 100,
+        "bytes_per_sequence": 5_000,
+        "block_size": 16,
+        "cache_bytes": 1_000_000,
+        "max_running": 64,
+        "max_tokens": 100_000,
+    }
+    return plan_cache(**(options | changes))
+
+
+def test_attention_only_has_a_slot_for_each_and_all_bytes_in_blocks():
+    attention = plan(bytes_per_sequence=0)
+    assert (attention.num_state_slots, attention.num_blocks) == (64, 625)
+    assert attention.total_bytes == 1_000_000
+    assert attention.max_tokens == 10_000
+
+
+def test_state_only_has_no_blocks_and_no_bound_on_tokens():
+    state = plan(bytes_per_token=0)
+    assert (state.num_state_slots, state.num_blocks) == (64, 0)
+    assert state.max_tokens is None
+    assert state.num_blocks_for(1_000_000) == 0
+    assert state.num_sequences(1_000_000) == 64
+
+
+def test_state_only_runs_fewer_where_not_all_fit():
+    assert plan(bytes_per_token=0, cache_bytes=24_999).num_state_slots == 4
+
+
+def test_hybrid_gives_each_its_state_and_the_rest_to_blocks():
+    hybrid = plan()
+    assert (hybrid.num_state_slots, hybrid.num_blocks) == (64, 425)
+    assert hybrid.total_bytes == 64 * 5_000 + 425 * 1_600
+
+
+def test_hybrid_states_take_at_most_half():
+    hybrid = plan(bytes_per_sequence=50_000)
+    assert (hybrid.num_state_slots, hybrid.num_blocks) == (10, 312)
+
+
+def test_hybrid_keeps_one_block_where_a_block_is_most_of_the_budget():
+    hybrid = plan(bytes_per_token=5, bytes_per_sequence=1, cache_bytes=100)
+    assert (hybrid.num_state_slots, hybrid.num_blocks) == (20, 1)
+
+
+def test_blocks_that_could_never_be_used_are_not_made():
+    small = plan(bytes_per_sequence=0, max_running=2, max_tokens=33)
+    assert small.num_blocks == 2 * 3
+
+
+def test_blocks_are_counted_up():
+    assert [plan().num_blocks_for(n) for n in (0, 1, 16, 17, 32, 33)] == [0, 1, 1, 2, 2, 3]
+
+
+def test_num_sequences_is_bounded_by_blocks_or_slots():
+    assert plan().num_sequences(16) == 64
+    assert plan().num_sequences(1_600) == 4
+    assert plan().num_sequences(100_000) == 0
+
+
+def test_too_small_names_the_flag_and_the_arithmetic():
+    assert plan(cache_bytes=6_600).num_blocks == 1
+    with pytest.raises(CacheTooSmallError) as raised:
+        plan(cache_bytes=6_599)
+    message = str(raised.value)
+    assert message.startswith("--cache-gib 6.14")
+    assert "6,599 bytes" in message
+    assert "5,000 bytes of state" in message
+    assert "1,600 bytes for a block of 16 tokens" in message
+    assert "6,600 in all" in message
+
+
+def test_the_description_says_what_fits():
+    text = describe(plan(cache_bytes=10_000_000))
+    assert "16 tokens (1,600 bytes each)" in text
+    assert "64 of 1,024 tokens" in text
+    assert text.endswith("11 of 8,192 tokens, 2 of 32,768 tokens")
+    assert describe(plan()).endswith("6 of 1,024 tokens")
+    assert describe(plan(cache_bytes=10_000)).endswith("none of 1,024 tokens")
+
+
+@given(
+    bytes_per_token=st.integers(0, 2_000),
+    bytes_per_sequence=st.integers(0, 100_000),
+    block_size=st.integers(1, 256),
+    cache_bytes=st.integers(1, 10_000_000),
+    max_running=st.integers(1, 300),
+    max_tokens=st.integers(2, 1 << 20),
+)
+def test_any_budget_is_kept_and_serves_one_sequence_at_least(
+    *, bytes_per_token, bytes_per_sequence, block_size, cache_bytes, max_running, max_tokens
+):
+    least = bytes_per_sequence + bytes_per_token * block_size
+    try:
+        made = plan_cache(
+            bytes_per_token=bytes_per_token,
+            bytes_per_sequence=bytes_per_sequence,
+            block_size=block_size,
+            cache_bytes=cache_bytes,
+            max_running=max_running,
+            max_tokens=max_tokens,
+        )
+    except CacheTooSmallError:
+        assert cache_bytes < least
+        return
+    assert cache_bytes >= least
+    assert made.total_bytes <= cache_bytes
+    assert 1 <= made.num_state_slots <= max_running
+    assert (made.num_blocks >= 1) == (bytes_per_token > 0)
+    one_more = dataclasses.replace(made, num_blocks=made.num_blocks + 1)
+    useful = made.num_state_slots * -(-max_tokens // block_size)
+    assert not bytes_per_token or one_more.total_bytes > cache_bytes or made.num_blocks == useful
