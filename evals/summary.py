@@ -1,0 +1,157 @@
+"""summary.json and the same figures as a terminal table."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from evals import stats
+from evals.points import describe_point
+from evals.records import PERMISSIONS, SampleRow
+from loadtest import latency
+
+SCHEMA = "fathom.summary/1"
+
+DEFINITIONS: dict[str, str] = {
+    "n": "samples asked = scored + unscored (errors and empty answers are unscored)",
+    "correct": "answers whose claim contains an accepted answer as a run of whole normalised words / scored samples",
+    "hallucinated": "answers that claim something else, or anything at all where no document has the answer"
+    " / scored samples",
+    "abstained": "answers that only say that they do not know / scored samples",
+    "hallucinated_of_answered": "hallucinated / (correct + hallucinated)",
+    "first_line": "the same verdicts on the first line of each answer alone",
+    "recall": "answerable questions with every supporting document in the context / answerable questions",
+    "gold": "answerable questions, split by whether every supporting document was in the context",
+    "distractor": "hallucinations whose words stand in a document of their context",
+    "fabricated": "all other hallucinations",
+    "vs_closed_book": "hallucinated at this budget - hallucinated without documents: " + stats.FORMULAS["difference"],
+    "low, high": stats.FORMULAS["interval"],
+    "prompt_tokens_mean": "mean of the server's usage.prompt_tokens",
+    "cache_bytes": "the most cache that one sequence held, as the server reports it (else keys and values + state)",
+    **{name: latency.FORMULAS[name] for name in ("ttft_s", "tpot_s", "e2e_s")},
+}
+
+
+def summarise(rows: Sequence[SampleRow], load: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """All samples as one JSON object. `load` are summaries of load tests, passed on as they are.
+
+    Raises:
+        ValueError: one question stands twice in a point; a share of such samples would count it twice.
+    """
+    series: dict[tuple[str, str, str], list[SampleRow]] = {}
+    for row in rows:
+        series.setdefault((row.dataset, row.model, row.permission), []).append(row)
+    order = sorted(series, key=lambda key: (key[0], key[1], PERMISSIONS.index(series[key][0].permission)))
+    return {
+        "schema": SCHEMA,
+        "models": [_describe_series(series[key]) for key in order],
+        "load": [dict(one) for one in load],
+        "definitions": DEFINITIONS,
+    }
+
+
+def _describe_series(rows: Sequence[SampleRow]) -> dict[str, Any]:
+    by_budget: dict[int, list[SampleRow]] = {}
+    for row in rows:
+        by_budget.setdefault(row.budget, []).append(row)
+    for budget, asked in by_budget.items():
+        if len({row.question_id for row in asked}) < len(asked):
+            raise ValueError(f"a question stands twice in {rows[0].model}, {rows[0].dataset}, budget {budget}")
+    closed_book = by_budget.get(0, [])
+    return {
+        "model": rows[0].model,
+        "kind": rows[0].kind,
+        "dataset": rows[0].dataset,
+        "permission": rows[0].permission,
+        "points": [describe_point(budget, by_budget[budget], closed_book) for budget in sorted(by_budget)],
+    }
+
+
+def summary_table(summary: Mapping[str, Any]) -> Group:
+    """One table per dataset, for `rich.console.Console.print`; fits 110 columns."""
+    datasets = dict.fromkeys(series["dataset"] for series in summary["models"])
+    tables: list[RenderableType] = [
+        _dataset_table(name, [s for s in summary["models"] if s["dataset"] == name]) for name in datasets
+    ]
+    return Group(*(tables or [Text("no samples")]))
+
+
+def _dataset_table(dataset: str, series: Sequence[Mapping[str, Any]]) -> Table:
+    any_lost = any(point["unscored"] for one in series for point in one["points"])
+    table = Table(
+        title=f"Dataset {escape(dataset)}",
+        title_justify="left",
+        caption="Shares in % of the scored samples, hallucinated with its 95 % interval; lost: no verdict."
+        "\nTTFT, TPOT: medians in ms. Cache: mean peak of one sequence.",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("model, permission", overflow="fold", max_width=26)
+    lost = ("lost",) if any_lost else ()
+    headings = ("budget", "n", *lost, "prompt", "recall", "correct", "hallucinated", "abst.", "TTFT", "TPOT", "cache")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in series:
+        for place, point in enumerate(one["points"]):
+            label = _label(one["model"], one["permission"], place, len(one["points"]))
+            cells = _cells(point, any_lost=any_lost)
+            table.add_row(label, *cells, end_section=place == len(one["points"]) - 1)
+    return table
+
+
+def _label(model: str, permission: str, place: int, num_points: int) -> str:
+    """The model beside the first point and the permission below it: side by side they would not fit."""
+    if num_points == 1:
+        return f"{escape(model)}\n{permission}"
+    return {0: escape(model), 1: permission}.get(place, "")
+
+
+def _cells(point: Mapping[str, Any], *, any_lost: bool) -> list[str]:
+    lost = [str(point["unscored"])] if any_lost else []
+    return [
+        str(point["budget"]),
+        str(point["n"]),
+        *lost,
+        "-" if point["prompt_tokens_mean"] is None else f"{point['prompt_tokens_mean']:.0f}",
+        percent(point["recall"]["rate"]),
+        percent(point["correct"]["rate"]),
+        share_with_interval(point["hallucinated"]),
+        percent(point["abstained"]["rate"]),
+        milliseconds(point["ttft_s"]["p50"]),
+        milliseconds(point["tpot_s"]["p50"]),
+        data_size(point["cache_bytes"]["mean"]),
+    ]
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def share_with_interval(share: Mapping[str, Any]) -> str:
+    if share["rate"] is None:
+        return "-"
+    return f"{percent(share['rate'])} [{100 * share['low']:.0f}-{100 * share['high']:.0f}]"
+
+
+def milliseconds(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    digits = 0 if seconds >= 0.1 else 1 if seconds >= 0.01 else 2
+    return f"{1000 * seconds:.{digits}f}"
+
+
+def data_size(size: float | None) -> str:
+    """Bytes in binary units, three digits or so."""
+    if size is None:
+        return "-"
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
