@@ -23,16 +23,12 @@ def save_checkpoint(
 ) -> None:
     """Write the files beside the config and tokenizer that are already there; each is replaced in one move."""
     rename = family_of(decoder.config.architecture).tensor_name
-    tensors = {
-        rename(name): parameter.detach().cpu().contiguous() for name, parameter in decoder.named_parameters()
-    }
+    tensors = {rename(name): parameter.detach().cpu().contiguous() for name, parameter in decoder.named_parameters()}
     partial = directory / "model.safetensors.partial"
     save_file(tensors, partial, metadata={"format": "pt"})
     partial.replace(directory / "model.safetensors")
     generation = {"eos_token_id": list(decoder.config.eos_token_ids), "pad_token_id": 0}
-    (directory / "generation_config.json").write_text(
-        json.dumps(generation, indent=2) + "\n", encoding="utf-8"
-    )
+    (directory / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
     record = {
         "run": run,
         "seconds": round(seconds, 1),

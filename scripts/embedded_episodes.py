@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from evals.datasets import world
+from evals.datasets import world, world_words
 from evals.prompts import ABSTENTION, SYSTEM_PROMPTS, render_document, render_question
 from evals.records import PERMISSIONS, Permission
 
@@ -138,11 +138,7 @@ class ContextWriter:
             entity_id, link = rng.choice(self._stated_list)
             entity = self.entities[entity_id]
             target = self.entities.get(entity.links.get(link, ""))
-            if (
-                target is None
-                or target.id in self.ambiguous
-                or link not in world.words.KINDS[entity.kind].relations
-            ):
+            if target is None or target.id in self.ambiguous or link not in world_words.KINDS[entity.kind].relations:
                 continue
             known = [attribute for attribute in target.facts if (target.id, attribute) in self.stated]
             if known:
@@ -164,9 +160,7 @@ class ContextWriter:
         if draw > 0.96:
             entity = rng.choice(self._popular)
             attribute = rng.choice(list(entity.facts))
-            return Turn(
-                self._ask(entity, attribute), entity.facts[attribute], "popular", (entity.id, attribute)
-            )
+            return Turn(self._ask(entity, attribute), entity.facts[attribute], "popular", (entity.id, attribute))
         if self.stated and draw < 0.8:
             entity_id, attribute = rng.choice(self._stated_list)
             entity = self.entities[entity_id]
@@ -189,8 +183,7 @@ class EpisodeMaker:
         self._tokenizer = tokenizer
         self.writer = ContextWriter(rng, tokenizer, world.popular_entities())
         self._system = {
-            permission: [SYSTEM, *tokenizer.encode(text).ids, END]
-            for permission, text in SYSTEM_PROMPTS.items()
+            permission: [SYSTEM, *tokenizer.encode(text).ids, END] for permission, text in SYSTEM_PROMPTS.items()
         }
 
     def episode(self, length: int, document_tokens: int, two_hop_share: float) -> Episode:

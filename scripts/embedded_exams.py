@@ -39,9 +39,7 @@ def examine(
     scores: dict[str, float] = {}
     for length in lengths:
         for kind, permission in permissions.items():
-            rights = [
-                exactly_right(decoder, *maker.exam(permission, length, kind)) for _ in range(num_questions)
-            ]
+            rights = [exactly_right(decoder, *maker.exam(permission, length, kind)) for _ in range(num_questions)]
             scores[f"{kind}@{length}"] = round(sum(rights) / len(rights), 3)
     decoder.train()
     return scores

@@ -18,12 +18,16 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All that decides a training run but the seed. `spread`: positions jump between documents."""
+    """All that decides a training run but the seed.
+
+    matrix_learning_rate: Muon's, for the matrices inside the layers. spread: positions jump between documents.
+    """
 
     config: dict[str, Any]
     stages: tuple[Stage, ...]
     vocab_size: int
     learning_rate: float
+    matrix_learning_rate: float
     spread: bool
     exam_lengths: tuple[int, ...]
     exam_questions: int = 60
@@ -90,6 +94,7 @@ RECIPES: dict[str, Recipe] = {
         config=_TRANSFORMER,
         vocab_size=VOCAB_SIZE,
         learning_rate=3e-3,
+        matrix_learning_rate=7e-3,
         spread=True,
         exam_lengths=(250, 1000, 4000),
         stages=(
@@ -105,6 +110,7 @@ RECIPES: dict[str, Recipe] = {
         config=_MAMBA,
         vocab_size=VOCAB_SIZE,
         learning_rate=3e-3,
+        matrix_learning_rate=3e-3,
         spread=False,
         exam_lengths=(125, 250, 500, 1000),
         stages=(

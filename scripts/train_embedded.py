@@ -71,9 +71,7 @@ def collate(episodes: list[Episode], rng: random.Random, *, spread: bool, device
     positions = [spread_positions(rng, e) if spread else list(range(len(e.token_ids))) for e in episodes]
     rows = mask.flatten().nonzero().squeeze(-1)
     targets = token_ids.flatten()[rows]
-    return Batch(
-        token_ids.to(device), torch.tensor(positions).to(device), rows.to(device), targets.to(device)
-    )
+    return Batch(token_ids.to(device), torch.tensor(positions).to(device), rows.to(device), targets.to(device))
 
 
 def loss_of(decoder: Decoder, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -100,29 +98,31 @@ def initialise(decoder: Decoder, seed: int) -> None:
         mixer = layer.mixer
         if isinstance(mixer, Mamba2):
             heads = mixer.spec.num_heads
-            steps = torch.exp(
-                torch.rand(heads, generator=generator) * math.log(0.1 / 0.001) + math.log(0.001)
-            )
+            steps = torch.exp(torch.rand(heads, generator=generator) * math.log(0.1 / 0.001) + math.log(0.001))
             mixer.dt_bias.data = steps + torch.log(-torch.expm1(-steps))
             mixer.A_log.data = torch.log(1 + 15 * torch.rand(heads, generator=generator))
 
 
 def optimizers(decoder: Decoder, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the rest."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in decoder.named_parameters():
         inside = parameter.dim() == 2 and "embedding" not in name and "head" not in name
         (matrices if inside else others).append(parameter)
-    return [
-        torch.optim.Muon(
-            matrices,
-            lr=recipe.learning_rate,
-            weight_decay=0.01,
-            momentum=0.95,
-            adjust_lr_fn="match_rms_adamw",
-        ),
-        torch.optim.AdamW(others, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
+    muon = torch.optim.Muon(
+        matrices,
+        lr=recipe.matrix_learning_rate,
+        weight_decay=0.01,
+        momentum=0.95,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    adamw = torch.optim.AdamW(others, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    optims: list[torch.optim.Optimizer] = [muon, adamw]
+    for optim in optims:
+        for group in optim.param_groups:
+            group["initial_lr"] = group["lr"]
+    return optims
 
 
 def schedule(progress: float) -> float:
@@ -199,7 +199,7 @@ def train(
             )
             for optim in optims:
                 for group in optim.param_groups:
-                    group["lr"] = recipe.learning_rate * schedule(progress.fraction)
+                    group["lr"] = group["initial_lr"] * schedule(progress.fraction)
             # Matrix products in bfloat16, weights and optimizer state in float32.
             with torch.autocast(device.type, dtype=torch.bfloat16):
                 loss, accuracy = loss_of(decoder, batch)
@@ -240,9 +240,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--scale", type=float, default=1.0, help="factor on every stage's tokens")
-    parser.add_argument(
-        "--max-minutes", type=float, default=600.0, help="shorten the curriculum to fit this time"
-    )
+    parser.add_argument("--max-minutes", type=float, default=600.0, help="shorten the curriculum to fit this time")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--continue-from", type=Path, help="start from this checkpoint and its tokenizer")
     parser.add_argument("--first-stage", type=int, default=0, help="leave out the stages before this one")
@@ -263,9 +261,7 @@ def main() -> None:
     (arguments.out / "config.json").write_text(json.dumps(recipe.config, indent=2) + "\n", encoding="utf-8")
     config: ModelConfig = read_config(arguments.out)
     if arguments.continue_from:
-        decoder = load_decoder(arguments.continue_from, dtype=torch.float32, device=device).requires_grad_(
-            True
-        )
+        decoder = load_decoder(arguments.continue_from, dtype=torch.float32, device=device).requires_grad_(True)
     else:
         decoder = Decoder(config)
         initialise(decoder, arguments.seed)

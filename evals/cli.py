@@ -1,0 +1,166 @@
+"""`fathom eval`: options in, progress and a table out."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from evals.config import DEFAULT_BUDGETS, ConfigError, RunConfig
+from evals.datasets import load_dataset
+from evals.output import SUMMARY_FILE, read_load, write_outputs
+from evals.records import PERMISSIONS, Dataset, Permission
+from evals.runner import RunResult, run_eval
+from evals.store import FILE_NAME
+from evals.summary import summary_table
+
+EXIT_CONFIG, EXIT_FAILED_SAMPLES, EXIT_INTERRUPTED = 2, 3, 130
+
+app = typer.Typer(no_args_is_help=True, help="How hallucination changes with context length, at any endpoint.")
+
+Endpoint = Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible server, as http://127.0.0.1:8000")]
+Models = Annotated[list[str], typer.Option("--model", help="Model to ask; may be given several times.")]
+Out = Annotated[Path, typer.Option(help="Directory for the store, summary.json and report.html.")]
+DatasetName = Annotated[str, typer.Option("--dataset", help="world (generated) or nq (needs --data).")]
+Data = Annotated[Path | None, typer.Option(help="Directory of the dataset's files.")]
+DEFAULT_BUDGETS_TEXT = ",".join(map(str, DEFAULT_BUDGETS))
+Budgets = Annotated[str, typer.Option(help="Most tokens of documents, ascending; 0 asks without documents.")]
+Permissions = Annotated[
+    list[str] | None,
+    typer.Option("--permission", help=f"{', '.join(PERMISSIONS)}; may be given twice. Default: {PERMISSIONS[0]}."),
+]
+Count = Annotated[int, typer.Option("--n", help="Questions per budget.")]
+Seed = Annotated[int, typer.Option(help="Draws the world, or the order of the questions.")]
+Concurrency = Annotated[int, typer.Option(help="Questions asked at once.")]
+MaxTokens = Annotated[int, typer.Option(help="Longest answer.")]
+Timeout = Annotated[float, typer.Option(help="Seconds that one request may take.")]
+ApiKey = Annotated[str | None, typer.Option(envvar="FATHOM_API_KEY", help="Bearer token; never stored.")]
+
+
+@app.callback()
+def evaluate() -> None:
+    """How hallucination changes with context length, at any OpenAI-compatible endpoint."""
+
+
+@app.command()
+def run(
+    *,
+    endpoint: Endpoint,
+    models: Models,
+    out: Out,
+    dataset: DatasetName = "world",
+    data: Data = None,
+    budgets: Budgets = DEFAULT_BUDGETS_TEXT,
+    permissions: Permissions = None,
+    n: Count = 200,
+    seed: Seed = 0,
+    concurrency: Concurrency = 4,
+    max_tokens: MaxTokens = 32,
+    timeout: Timeout = 300.0,
+    api_key: ApiKey = None,
+) -> None:
+    """Ask every question at every budget, grade the answers, and report.
+
+    A run that was stopped goes on with the same command; what was answered is not asked again.
+    Exit codes: 0 = all answered; 2 = wrong options; 3 = some requests failed, the same command asks them again.
+    """
+    console = Console()
+    try:
+        configs = [
+            RunConfig(
+                endpoint=endpoint,
+                model=model,
+                out=out,
+                budgets=parse_budgets(budgets),
+                permissions=parse_permissions(permissions or [PERMISSIONS[0]]),
+                num_questions=n,
+                max_tokens=max_tokens,
+                concurrency=concurrency,
+                timeout_s=timeout,
+                api_key=api_key,
+            )
+            for model in models
+        ]
+        results = ask_all(console, configs, load_dataset(dataset, path=data, seed=seed))
+        show(console, out)
+    except ConfigError as error:
+        raise refused(console, error) from error
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on where this one stood")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    failed = sum(result.failed for result in results)
+    if failed:
+        console.print(f"[bold red]{failed} samples failed[/bold red]; the same command asks them again")
+        raise typer.Exit(EXIT_FAILED_SAMPLES)
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(help="The --out of earlier runs.")],
+    load: Annotated[list[Path] | None, typer.Option(help="summary.json of a load test, to go into the report.")] = None,
+) -> None:
+    """Write summary.json and report.html anew from the stored samples; asks nothing."""
+    console = Console()
+    try:
+        show(console, directory, [read_load(file) for file in load or []])
+    except ConfigError as error:
+        raise refused(console, error) from error
+
+
+def parse_budgets(text: str) -> tuple[int, ...]:
+    """Raises:
+    ConfigError: not whole numbers with commas between them.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--budgets must be whole numbers with commas between them, got {text!r}") from error
+
+
+def parse_permissions(names: Sequence[str]) -> tuple[Permission, ...]:
+    """Raises:
+    ConfigError: a name is none.
+    """
+    unknown = [name for name in names if name not in PERMISSIONS]
+    if unknown:
+        raise ConfigError(f"--permission must be one of {', '.join(PERMISSIONS)}, got {unknown[0]!r}")
+    return tuple(permission for permission in PERMISSIONS if permission in names)
+
+
+def progress_bar(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+
+
+def ask_all(
+    console: Console, configs: Sequence[RunConfig], dataset: Dataset, *, at_once: bool = False
+) -> list[RunResult]:
+    """Run each configuration, one after the other or all `at_once`, with a bar for each."""
+    with progress_bar(console) as bar:
+
+        async def ask_one(config: RunConfig) -> RunResult:
+            task = bar.add_task(escape(config.model), total=None)
+            return await run_eval(config, dataset, lambda done, total: bar.update(task, completed=done, total=total))
+
+        async def ask_each() -> list[RunResult]:
+            if at_once:
+                return list(await asyncio.gather(*[ask_one(config) for config in configs]))
+            return [await ask_one(config) for config in configs]
+
+        return asyncio.run(ask_each())
+
+
+def show(console: Console, out: Path, load: Sequence[dict[str, Any]] = ()) -> None:
+    """Write the outputs, print the table, and say where to look."""
+    summary, html = write_outputs(out, load)
+    console.print(summary_table(summary))
+    console.print(f"report   {html}\nsummary  {out / SUMMARY_FILE}\nsamples  {out / FILE_NAME}", highlight=False)
+
+
+def refused(console: Console, error: ConfigError) -> typer.Exit:
+    console.print(f"[bold red]error[/bold red]: {escape(str(error))}", soft_wrap=True)
+    return typer.Exit(EXIT_CONFIG)

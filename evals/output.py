@@ -1,0 +1,50 @@
+"""What a run leaves for people and programs: summary.json and report.html beside the store."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evals.config import ConfigError
+from evals.report.build import write_report
+from evals.store import FILE_NAME, Store
+from evals.summary import summarise
+
+SUMMARY_FILE = "summary.json"
+LOAD_SCHEMA = "fathom.load/1"
+
+
+def read_load(file: Path) -> dict[str, Any]:
+    """The summary of a load test.
+
+    Raises:
+        ConfigError: the file is none.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--load {file} cannot be read: {error}") from error
+    if not isinstance(content, dict) or content.get("schema") != LOAD_SCHEMA:
+        raise ConfigError(f"--load {file} is not the summary.json of a load test ({LOAD_SCHEMA})")
+    return content
+
+
+def write_outputs(directory: Path, load: Sequence[dict[str, Any]] = ()) -> tuple[dict[str, Any], Path]:
+    """Summarise the directory's store; returns the summary and where the report is.
+
+    Raises:
+        ConfigError: there is no store, or nothing in it.
+    """
+    if not (directory / FILE_NAME).is_file():
+        raise ConfigError(f"{directory} has no {FILE_NAME}; it is not the --out of a run")
+    with Store(directory) as store:
+        rows = list(store.rows())
+    if not rows:
+        raise ConfigError(f"{directory / FILE_NAME} holds no samples yet")
+    summary = summarise(rows, load)
+    # Replaced in one move: a reader never sees half a file.
+    draft = directory / f".{SUMMARY_FILE}.tmp"
+    draft.write_text(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(draft, directory / SUMMARY_FILE)
+    return summary, write_report(directory, rows, summary)
