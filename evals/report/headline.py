@@ -1,0 +1,110 @@
+"""What a sweep says in a few words, all of it computed from the summary."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evals.records import PERMISSIONS, Permission
+from evals.summary import data_size, milliseconds
+
+MAX_STORIES_IN_HEADLINE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """One model on one dataset: without documents, at its best budget, at its longest context.
+
+    `floor` is None where budget 0 was not asked; `first` is the shortest context of all.
+    """
+
+    model: str
+    kind: str
+    dataset: str
+    permission: Permission
+    floor: Mapping[str, Any] | None
+    first: Mapping[str, Any]
+    best: Mapping[str, Any]
+    last: Mapping[str, Any]
+
+
+def headline_permission(series: Sequence[Mapping[str, Any]]) -> Permission | None:
+    """The permission that the headline is about: always to answer, where it was asked."""
+    return next((name for name in PERMISSIONS if any(one["permission"] == name for one in series)), None)
+
+
+def find_stories(summary: Mapping[str, Any]) -> list[Story]:
+    """One for each model and dataset at the headline permission with anything scored at two budgets or more."""
+    permission = headline_permission(summary["models"])
+    stories = []
+    for one in summary["models"]:
+        points = [point for point in one["points"] if point["hallucinated"]["rate"] is not None]
+        if one["permission"] != permission or len(points) < 2:
+            continue
+        floor = points[0] if points[0]["budget"] == 0 else None
+        with_documents = points[1:] if floor else points
+        # Of equally good budgets the smallest: it costs least.
+        best = min(with_documents, key=lambda point: (point["hallucinated"]["rate"], point["budget"]))
+        ends = {"floor": floor, "first": points[0], "best": best, "last": points[-1]}
+        stories.append(Story(one["model"], one["kind"], one["dataset"], one["permission"], **ends))
+    return stories
+
+
+def headline(stories: Sequence[Story]) -> str:
+    """One sentence about the first models; says so where there is nothing to compare."""
+    if not stories:
+        return "No model was asked at two budgets, so there is no effect of context length to report."
+    told = _join([_sentence(story) for story in stories[:MAX_STORIES_IN_HEADLINE]])
+    return told[0].upper() + told[1:] + "."
+
+
+def _sentence(story: Story) -> str:
+    best = whole_percent(story.best["hallucinated"]["rate"])
+    tokens = f"{story.best['budget']:,} tokens of documents"
+    if story.floor is None:
+        return f"{story.model} hallucinates on {best} of questions at its best budget, {tokens}"
+    floor = whole_percent(story.floor["hallucinated"]["rate"])
+    return f"{story.model} hallucinates on {floor} of questions without documents and on {best} with {tokens}"
+
+
+def _join(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else "; ".join(parts)
+
+
+def facts(story: Story) -> list[tuple[str, str]]:
+    """The story's figures as label and text, for a card."""
+    lines = []
+    change = story.best["vs_closed_book"]
+    if change is not None and change["difference"] is not None:
+        lines.append(("change, paired", _change(change)))
+    if story.last is not story.best:
+        lines.append((f"at {story.last['budget']:,} tokens", rate_with_interval(story.last["hallucinated"])))
+    for label, key, field, show in (
+        ("median TTFT", "ttft_s", "p50", lambda value: f"{milliseconds(value)} ms"),
+        ("cache of a sequence", "cache_bytes", "mean", data_size),
+    ):
+        first, last = story.first[key][field], story.last[key][field]
+        if first is not None and last is not None:
+            lines.append((label, f"{show(first)} → {show(last)}"))
+    return lines
+
+
+def _change(change: Mapping[str, Any]) -> str:
+    points = f"{100 * change['difference']:+.1f} points"
+    pairs = f"{change['n_pairs']} questions"
+    if change["low"] is None:
+        return f"{points} ({pairs})"
+    return f"{points} [{100 * change['low']:+.1f}, {100 * change['high']:+.1f}] ({pairs})"
+
+
+def whole_percent(share: float) -> str:
+    """A share for running text; never rounded to none or all where it is neither."""
+    rounded = round(100 * share)
+    if (rounded == 0 and share > 0) or (rounded == 100 and share < 1):
+        return f"{100 * share:.1f} %"
+    return f"{rounded} %"
+
+
+def rate_with_interval(share: Mapping[str, Any]) -> str:
+    if share["rate"] is None:
+        return "-"
+    return f"{100 * share['rate']:.1f} % [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"

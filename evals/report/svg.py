@@ -1,0 +1,36 @@
+"""A chart as SVG that stands inside the page and takes its text colour, fonts and anchors."""
+
+import re
+from typing import Any
+
+import altair as alt
+import vl_convert
+from markupsafe import Markup
+
+# The converter resolves a relative link against a host of its own; one with a scheme is left alone.
+LINK_SCHEME = "anchor://"
+_FONT = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
+_TEXT = {"labelColor": "currentColor", "titleColor": "currentColor", "labelFont": _FONT, "titleFont": _FONT}
+_LINES = {"gridColor": "currentColor", "gridOpacity": 0.12, "domainColor": "currentColor", "domainOpacity": 0.4}
+_TICKS = {"tickColor": "currentColor", "tickOpacity": 0.4, "labelPadding": 5, "titlePadding": 8}
+_CONFIG: dict[str, Any] = {
+    "view": {"stroke": None},
+    "axis": {**_TEXT, **_LINES, **_TICKS, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"},
+    "header": {**_TEXT, "labelAnchor": "start", "labelPadding": 8},
+    "legend": {**_TEXT, "orient": "top", "labelFontSize": 13, "labelLimit": 420, "symbolSize": 90},
+}
+
+
+def to_svg(chart: alt.LayerChart | alt.FacetChart, name: str) -> Markup:
+    """Without namespaces or a fixed size; `LINK_SCHEME` links become anchors of the page.
+
+    All text of the chart is escaped by the converter; what is marked as safe here is its own markup.
+    """
+    spec = {**chart.to_dict(), "background": "transparent", "padding": 4, "config": _CONFIG}
+    text = vl_convert.vegalite_to_svg(spec)
+    size = re.match(r'<svg[^>]* width="([\d.]+)" height="([\d.]+)"[^>]*>', text)
+    if size is None:
+        raise ValueError(f"the chart {name!r} was drawn without a size")
+    opening = f'<svg class="chart {name}" style="max-width:{size[1]}px" viewBox="0 0 {size[1]} {size[2]}" role="img">'
+    body = text[size.end() :].replace(f'xlink:href="{LINK_SCHEME}', 'href="#')
+    return Markup(opening + body)
