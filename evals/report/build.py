@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from evals.records import SampleRow
 from evals.report import charts
 from evals.report.headline import facts, find_stories, headline, headline_permission, rate_with_interval, whole_percent
+from evals.report.load import describe_load
 from evals.report.samples import MAX_DOCUMENTS, PointKey, by_point, groups
 from evals.summary import data_size, milliseconds, percent
 
@@ -83,7 +84,7 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, Any]:
         "stories": [{"story": story, "facts": facts(story)} for story in stories],
         "datasets": [_dataset(name, series) for name in dict.fromkeys(one["dataset"] for one in series)],
         "series": series,
-        "load": summary["load"],
+        "load": [describe_load(run) for run in summary["load"]],
         "definitions": summary["definitions"],
         "labels": charts.PERMISSION_LABELS,
         "max_documents": MAX_DOCUMENTS,
@@ -91,19 +92,19 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _dataset(name: str, series: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One dataset's series and charts. Costs are drawn for one permission: the other asks almost the same prompts."""
+    """One dataset's series and charts, most of them for the headline's permission alone: the table has the other."""
     own = [one for one in series if one["dataset"] == name]
     permission = headline_permission(own)
-    costs = [one for one in own if one["permission"] == permission]
+    headlined = [one for one in own if one["permission"] == permission]
     return {
         "name": name,
         "series": own,
         "permission": permission,
         "prompt_tokens": charts.uses_prompt_tokens(own),
         "hallucination": charts.hallucination_chart(own),
-        "gold": charts.gold_chart(own),
-        "ttft": charts.ttft_chart(costs),
-        "memory": charts.memory_chart(costs),
+        "gold": charts.gold_chart(headlined),
+        "ttft": charts.ttft_chart(headlined),
+        "memory": charts.memory_chart(headlined),
         "outcomes": charts.outcome_chart(own),
     }
 
@@ -118,7 +119,7 @@ def _with_samples(
 
 
 def _interval(share: Mapping[str, Any]) -> str:
-    return "" if share["rate"] is None else f"{percent(share['low'])}–{percent(share['high'])}"
+    return "" if share["rate"] is None else f"{percent(share['low'])}\N{EN DASH}{percent(share['high'])}"
 
 
 def _number(value: float | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 from markupsafe import Markup
 
-from evals.report.svg import LINK_SCHEME, to_svg
+from evals.report.svg import LINK_BASE, to_svg
 
 Series = Mapping[str, Any]
 
@@ -141,7 +141,7 @@ def _place(one: Series, place: int) -> dict[str, Any]:
         "model": one["model"],
         "prompt_tokens": point["prompt_tokens_mean"],
         "budget": point["budget"],
-        "link": LINK_SCHEME + one["anchors"][place],
+        "link": LINK_BASE + one["anchors"][place],
     }
 
 

@@ -7,8 +7,9 @@ import altair as alt
 import vl_convert
 from markupsafe import Markup
 
-# The converter resolves a relative link against a host of its own; one with a scheme is left alone.
-LINK_SCHEME = "anchor://"
+# The converter resolves a relative link against a host of its own, and refuses unusual schemes. So a link goes
+# through it as one to a host that cannot exist, and becomes an anchor of the page afterwards.
+LINK_BASE = "https://anchor.invalid/"
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 _TEXT = {"labelColor": "currentColor", "titleColor": "currentColor", "labelFont": _FONT, "titleFont": _FONT}
 _LINES = {"gridColor": "currentColor", "gridOpacity": 0.12, "domainColor": "currentColor", "domainOpacity": 0.4}
@@ -22,7 +23,7 @@ _CONFIG: dict[str, Any] = {
 
 
 def to_svg(chart: alt.LayerChart | alt.FacetChart, name: str) -> Markup:
-    """Without namespaces or a fixed size; `LINK_SCHEME` links become anchors of the page.
+    """Without namespaces or a fixed size; `LINK_BASE` links become anchors of the page.
 
     All text of the chart is escaped by the converter; what is marked as safe here is its own markup.
     """
@@ -32,5 +33,5 @@ def to_svg(chart: alt.LayerChart | alt.FacetChart, name: str) -> Markup:
     if size is None:
         raise ValueError(f"the chart {name!r} was drawn without a size")
     opening = f'<svg class="chart {name}" style="max-width:{size[1]}px" viewBox="0 0 {size[1]} {size[2]}" role="img">'
-    body = text[size.end() :].replace(f'xlink:href="{LINK_SCHEME}', 'href="#')
+    body = text[size.end() :].replace(f'xlink:href="{LINK_BASE}', 'href="#')
     return Markup(opening + body)
