@@ -86,6 +86,7 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, Any]:
         "series": series,
         "load": [describe_load(run) for run in summary["load"]],
         "definitions": summary["definitions"],
+        "outcome_colours": charts.OUTCOME_COLOURS,
         "labels": charts.PERMISSION_LABELS,
         "max_documents": MAX_DOCUMENTS,
     }
@@ -105,7 +106,8 @@ def _dataset(name: str, series: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "gold": charts.gold_chart(headlined),
         "ttft": charts.ttft_chart(headlined),
         "memory": charts.memory_chart(headlined),
-        "outcomes": charts.outcome_chart(own),
+        "outcomes": charts.outcome_charts(own),
+        "colours": charts.model_colours(own),
     }
 
 

@@ -10,6 +10,7 @@ import altair as alt
 from markupsafe import Markup
 
 from evals.report.svg import LINK_BASE, to_svg
+from evals.summary import data_size, milliseconds, share_with_interval
 
 Series = Mapping[str, Any]
 
@@ -22,8 +23,8 @@ OUTCOME_COLOURS = {
     "no verdict": "#5b6470",
 }
 _GOLD_LABELS = {
-    "present": "supporting documents in the context",
-    "absent": "a supporting document missing",
+    "present": "evidence in the context",
+    "absent": "evidence missing",
     "unanswerable": "no document has the answer",
 }
 # Told apart by eyes with any colour vision, on white and on near-black (after Okabe and Ito).
@@ -34,24 +35,18 @@ _WIDTH = 860
 def hallucination_chart(series: Sequence[Series]) -> Markup | None:
     """Hallucination rate with its interval against context length; a panel for each permission."""
     rows = [
-        {
-            **_place(one, place),
-            **point["hallucinated"],
-            "panel": PERMISSION_LABELS[one["permission"]],
-        }
+        _rate_row(one, place, point["hallucinated"], PERMISSION_LABELS[one["permission"]])
         for one in series
         for place, point in enumerate(one["points"])
         if point["hallucinated"]["rate"] is not None
     ]
-    present = {one["permission"] for one in series}
-    panels = [label for permission, label in PERMISSION_LABELS.items() if permission in present]
-    return _rates(rows, series, panels, height=300)
+    return _rates(rows, series, _permission_panels(series), height=300)
 
 
 def gold_chart(series: Sequence[Series]) -> Markup | None:
     """The same rate, split by whether the context held what the answer needs."""
     rows = [
-        {**_place(one, place), **part["hallucinated"], "panel": _GOLD_LABELS[name]}
+        _rate_row(one, place, part["hallucinated"], _GOLD_LABELS[name])
         for one in series
         for place, point in enumerate(one["points"])
         for name, part in (*point["gold"].items(), ("unanswerable", point["unanswerable"]))
@@ -64,7 +59,8 @@ def gold_chart(series: Sequence[Series]) -> Markup | None:
 def ttft_chart(series: Sequence[Series]) -> Markup | None:
     """Time to first token: median as a line, 99th percentile dashed, both axes logarithmic."""
     rows = [
-        {**_place(one, place), "value": point["ttft_s"][name] * 1000, "line": name}
+        _place(one, place, f"{milliseconds(point['ttft_s'][name])} ms")
+        | {"value": point["ttft_s"][name] * 1000, "line": name}
         for one in series
         for place, point in enumerate(one["points"])
         for name in ("p50", "p99")
@@ -76,49 +72,56 @@ def ttft_chart(series: Sequence[Series]) -> Markup | None:
 def memory_chart(series: Sequence[Series]) -> Markup | None:
     """Mean cache of one sequence, both axes logarithmic."""
     rows = [
-        {**_place(one, place), "value": point["cache_bytes"]["mean"] / 2**20, "line": "mean"}
+        _place(one, place, data_size(size)) | {"value": size / 2**20, "line": "mean"}
         for one in series
         for place, point in enumerate(one["points"])
-        if point["cache_bytes"]["mean"]
+        if (size := point["cache_bytes"]["mean"])
     ]
     return _costs(rows, series, "cache of one sequence, MiB", ["mean"])
 
 
-def outcome_chart(series: Sequence[Series]) -> Markup | None:
-    """What became of the questions at each budget, as stacked shares of all that were asked."""
+def outcome_charts(series: Sequence[Series]) -> dict[str, Markup]:
+    """For each model what became of the questions at each budget, as stacked shares of all that were asked."""
+    return {model: _outcome_chart([one for one in series if one["model"] == model]) for model in model_colours(series)}
+
+
+def _outcome_chart(series: Sequence[Series]) -> Markup:
     rows = [
         {
             "budget": point["budget"],
-            "model": one["model"],
             "panel": PERMISSION_LABELS[one["permission"]],
             "outcome": outcome,
             "order": order,
             "share": count / point["n"],
+            "label": f"{point['budget']:,} tokens, {outcome}: {count} of {point['n']}",
+            "link": LINK_BASE + one["anchors"][place],
         }
         for one in series
-        for point in one["points"]
+        for place, point in enumerate(one["points"])
         for order, (outcome, count) in enumerate(_outcomes(point).items())
         if count
     ]
-    if not rows:
-        return None
-    panels = [label for label in PERMISSION_LABELS.values() if any(row["panel"] == label for row in rows)]
-    colours = {name: colour for name, colour in OUTCOME_COLOURS.items() if any(row["outcome"] == name for row in rows)}
+    panels = _permission_panels(series)
     bars = (
         alt.Chart(alt.InlineData(values=rows))
         .mark_bar()
         .encode(
             x=alt.X("budget:O", title="budget for documents, tokens", axis=alt.Axis(labelAngle=0)),
             y=alt.Y("share:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=3)),
-            color=_colour("outcome", list(colours), list(colours.values())),
+            color=_colour("outcome", OUTCOME_COLOURS),
             order=alt.Order("order:Q"),
+            href=alt.Href("link:N"),
+            description=alt.Description("label:N"),
         )
-        .properties(width=_panel_width(len(panels)), height=130)
+        .properties(width=_panel_width(len(panels)), height=120)
     )
-    header = alt.Header(title=None, labelFontSize=13, labelFontWeight=600)
-    column = alt.Column("panel:N", sort=panels, header=header)
-    models = list(dict.fromkeys(one["model"] for one in series))
-    return to_svg(bars.facet(column=column, row=alt.Row("model:N", sort=models, header=header)), "outcomes")
+    return to_svg(bars.facet(column=_column(panels)), "outcomes")
+
+
+def model_colours(series: Iterable[Series]) -> dict[str, str]:
+    """A colour for each model, the same in all charts."""
+    models = sorted({one["model"] for one in series})
+    return {model: _MODEL_COLOURS[place % len(_MODEL_COLOURS)] for place, model in enumerate(models)}
 
 
 def uses_prompt_tokens(series: Iterable[Series]) -> bool:
@@ -134,15 +137,20 @@ def _outcomes(point: Mapping[str, Any]) -> dict[str, int]:
     return dict(zip(OUTCOME_COLOURS, values, strict=True))
 
 
-def _place(one: Series, place: int) -> dict[str, Any]:
-    """What every row of a chart has: whose it is, where it stands, what it links to."""
+def _place(one: Series, place: int, figure: str) -> dict[str, Any]:
+    """What every row of a chart has: whose it is, where it stands, what it says and what it links to."""
     point = one["points"][place]
     return {
         "model": one["model"],
         "prompt_tokens": point["prompt_tokens_mean"],
         "budget": point["budget"],
+        "label": f"{one['model']}, {point['budget']:,} tokens of documents: {figure}",
         "link": LINK_BASE + one["anchors"][place],
     }
+
+
+def _rate_row(one: Series, place: int, share: Mapping[str, Any], panel: str) -> dict[str, Any]:
+    return {**_place(one, place, f"{share_with_interval(share)} % of {share['n']}"), **share, "panel": panel}
 
 
 def _x(series: Sequence[Series]) -> alt.X:
@@ -171,27 +179,24 @@ def _powers_of_two(low: float, high: float) -> list[int]:
 def _rates(rows: list[dict[str, Any]], series: Sequence[Series], panels: list[str], *, height: int) -> Markup | None:
     if not rows:
         return None
-    x, colour = _x(series), _model_colour(series)
+    x, colour = _x(series), _colour("model", model_colours(series))
     y = alt.Y("rate:Q", title="hallucinated", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5))
     width = _panel_width(len(panels))
     band = alt.Chart().mark_area(opacity=0.16).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour)
     line = alt.Chart().mark_line(strokeWidth=2.2).encode(x=x, y=y, color=colour)
-    facet = alt.Column("panel:N", sort=panels, header=alt.Header(title=None, labelFontSize=13, labelFontWeight=600))
     layers = alt.layer(band, line, _points(x, y, colour), data=alt.InlineData(values=rows))
     layers = layers.properties(width=width, height=height)
-    return to_svg(layers.facet(column=facet), "rates")
+    return to_svg(layers.facet(column=_column(panels)), "rates")
 
 
 def _costs(rows: list[dict[str, Any]], series: Sequence[Series], title: str, lines: list[str]) -> Markup | None:
     if not rows:
         return None
-    x, colour = _x(series), _model_colour(series)
+    x, colour = _x(series), _colour("model", model_colours(series))
     y = alt.Y("value:Q", title=title, scale=alt.Scale(type="log"), axis=alt.Axis(format="~g", tickCount=5))
     dash = alt.StrokeDash(
         "line:N",
-        title=None,
         scale=alt.Scale(domain=lines, range=[[1, 0], [3, 3]][: len(lines)]),
-        legend=alt.Legend() if len(lines) > 1 else None,
     )
     line = alt.Chart().mark_line(strokeWidth=2.2).encode(x=x, y=y, color=colour, strokeDash=dash)
     points = _points(x, y, colour).transform_filter(alt.FieldEqualPredicate(field="line", equal=lines[0]))
@@ -202,17 +207,24 @@ def _costs(rows: list[dict[str, Any]], series: Sequence[Series], title: str, lin
 def _points(x: alt.X, y: alt.Y, colour: alt.Color) -> alt.Chart:
     """A dot for each point, which links to its samples."""
     dots = alt.Chart().mark_point(filled=True, size=55, opacity=1)
-    linked: alt.Chart = dots.encode(x=x, y=y, color=colour, href=alt.Href("link:N"))
+    linked: alt.Chart = dots.encode(
+        x=x, y=y, color=colour, href=alt.Href("link:N"), description=alt.Description("label:N")
+    )
     return linked
 
 
-def _model_colour(series: Sequence[Series]) -> alt.Color:
-    models = sorted({one["model"] for one in series})
-    return _colour("model", models, [_MODEL_COLOURS[i % len(_MODEL_COLOURS)] for i in range(len(models))])
+def _colour(field: str, colours: Mapping[str, str]) -> alt.Color:
+    return alt.Color(f"{field}:N", scale=alt.Scale(domain=list(colours), range=list(colours.values())))
 
 
-def _colour(field: str, domain: list[str], colours: list[str]) -> alt.Color:
-    return alt.Color(f"{field}:N", title=None, sort=domain, scale=alt.Scale(domain=domain, range=colours))
+def _permission_panels(series: Sequence[Series]) -> list[str]:
+    present = {one["permission"] for one in series}
+    return [label for permission, label in PERMISSION_LABELS.items() if permission in present]
+
+
+def _column(panels: list[str]) -> alt.Column:
+    header = alt.Header(title=None, labelFontSize=13, labelFontWeight=600)
+    return alt.Column("panel:N", sort=panels, header=header)
 
 
 def _panel_width(num_panels: int) -> int:

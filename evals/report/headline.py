@@ -53,21 +53,20 @@ def headline(stories: Sequence[Story]) -> str:
     """One sentence about the first models; says so where there is nothing to compare."""
     if not stories:
         return "No model was asked at two budgets, so there is no effect of context length to report."
-    told = _join([_sentence(story) for story in stories[:MAX_STORIES_IN_HEADLINE]])
-    return told[0].upper() + told[1:] + "."
+    told = [_sentence(story) for story in stories[:MAX_STORIES_IN_HEADLINE]]
+    return f"With documents, hallucination goes {_join(told)}."
 
 
 def _sentence(story: Story) -> str:
     best = whole_percent(story.best["hallucinated"]["rate"])
-    tokens = f"{story.best['budget']:,} tokens of documents"
+    whose = f"for {story.model} at {story.best['budget']:,} tokens"
     if story.floor is None:
-        return f"{story.model} hallucinates on {best} of questions at its best budget, {tokens}"
-    floor = whole_percent(story.floor["hallucinated"]["rate"])
-    return f"{story.model} hallucinates on {floor} of questions without documents and on {best} with {tokens}"
+        return f"to {best} {whose}"
+    return f"from {whole_percent(story.floor['hallucinated']['rate'])} to {best} {whose}"
 
 
 def _join(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else "; ".join(parts)
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def facts(story: Story) -> list[tuple[str, str]]:
@@ -75,7 +74,7 @@ def facts(story: Story) -> list[tuple[str, str]]:
     lines = []
     change = story.best["vs_closed_book"]
     if change is not None and change["difference"] is not None:
-        lines.append(("change, paired", _change(change)))
+        lines.append(("paired change", _change(change)))
     if story.last is not story.best:
         lines.append((f"at {story.last['budget']:,} tokens", rate_with_interval(story.last["hallucinated"])))
     for label, key, field, show in (
@@ -90,7 +89,7 @@ def facts(story: Story) -> list[tuple[str, str]]:
 
 def _change(change: Mapping[str, Any]) -> str:
     points = f"{100 * change['difference']:+.1f} points"
-    pairs = f"{change['n_pairs']} questions"
+    pairs = f"n {change['n_pairs']}"
     if change["low"] is None:
         return f"{points} ({pairs})"
     return f"{points} [{100 * change['low']:+.1f}, {100 * change['high']:+.1f}] ({pairs})"
@@ -100,11 +99,11 @@ def whole_percent(share: float) -> str:
     """A share for running text; never rounded to none or all where it is neither."""
     rounded = round(100 * share)
     if (rounded == 0 and share > 0) or (rounded == 100 and share < 1):
-        return f"{100 * share:.1f} %"
-    return f"{rounded} %"
+        return f"{100 * share:.1f}%"
+    return f"{rounded}%"
 
 
 def rate_with_interval(share: Mapping[str, Any]) -> str:
     if share["rate"] is None:
         return "-"
-    return f"{100 * share['rate']:.1f} % [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
+    return f"{100 * share['rate']:.1f}% [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"

@@ -10,6 +10,8 @@ from markupsafe import Markup
 # The converter resolves a relative link against a host of its own, and refuses unusual schemes. So a link goes
 # through it as one to a host that cannot exist, and becomes an anchor of the page afterwards.
 LINK_BASE = "https://anchor.invalid/"
+# A link around a mark with its description; a title inside the link shows it under the pointer.
+_DOT = re.compile(rf'<a xlink:href="{LINK_BASE}(?P<anchor>[^"]*)">(?P<mark><path aria-label="(?P<label>[^"]*)")')
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 _TEXT = {"labelColor": "currentColor", "titleColor": "currentColor", "labelFont": _FONT, "titleFont": _FONT}
 _LINES = {"gridColor": "currentColor", "gridOpacity": 0.12, "domainColor": "currentColor", "domainOpacity": 0.4}
@@ -18,7 +20,8 @@ _CONFIG: dict[str, Any] = {
     "view": {"stroke": None},
     "axis": {**_TEXT, **_LINES, **_TICKS, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"},
     "header": {**_TEXT, "labelAnchor": "start", "labelPadding": 8},
-    "legend": {**_TEXT, "orient": "top", "labelFontSize": 13, "labelLimit": 420, "symbolSize": 90},
+    # The page has the legends: how wide a name is, only the reader's browser knows.
+    "legend": {"disable": True},
 }
 
 
@@ -33,5 +36,4 @@ def to_svg(chart: alt.LayerChart | alt.FacetChart, name: str) -> Markup:
     if size is None:
         raise ValueError(f"the chart {name!r} was drawn without a size")
     opening = f'<svg class="chart {name}" style="max-width:{size[1]}px" viewBox="0 0 {size[1]} {size[2]}" role="img">'
-    body = text[size.end() :].replace(f'xlink:href="{LINK_BASE}', 'href="#')
-    return Markup(opening + body)
+    return Markup(opening + _DOT.sub(r'<a href="#\g<anchor>"><title>\g<label></title>\g<mark>', text[size.end() :]))
