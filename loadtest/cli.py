@@ -24,6 +24,26 @@ class Arrivals(StrEnum):
     CONSTANT = "constant"
 
 
+Endpoint = Annotated[str, typer.Option(help="Base URL, as http://127.0.0.1:8000")]
+Model = Annotated[str, typer.Option(help="Model name in the requests")]
+Out = Annotated[Path, typer.Option(help="New directory for summary.json, requests.jsonl and the logs")]
+Rate = Annotated[float, typer.Option(help="Arrivals per second, whether or not the server keeps up")]
+Context = Annotated[int, typer.Option(help="Prompt tokens of each request, chat template included")]
+Output = Annotated[int, typer.Option(help="Output tokens of each request (max_tokens)")]
+Duration = Annotated[float, typer.Option(help="Measured seconds of the schedule")]
+Seed = Annotated[int, typer.Option(help="Draws arrivals and prompts")]
+ArrivalsOption = Annotated[Arrivals, typer.Option(help="Arrival process")]
+ApiKey = Annotated[str | None, typer.Option(envvar="FATHOM_API_KEY", help="Bearer token")]
+TtftSlo = Annotated[float | None, typer.Option(help="Limit of TTFT from schedule, seconds")]
+TpotSlo = Annotated[float | None, typer.Option(help="Limit of TPOT, seconds")]
+E2eSlo = Annotated[float | None, typer.Option(help="Limit end to end from schedule, seconds")]
+Warmup = Annotated[float, typer.Option(help="Seconds sent before the measured ones, not counted")]
+MaxInFlight = Annotated[int | None, typer.Option(help="Cap of open requests; none by default")]
+StopTimeout = Annotated[float, typer.Option(help="Seconds to wait for answers after the schedule")]
+Processes = Annotated[int, typer.Option(help="Load processes; more than one for more than 100 streams")]
+Salt = Annotated[str | None, typer.Option(help="Repeats the very bytes of an earlier run; see its config")]
+
+
 @app.callback()
 def load() -> None:
     """Load tests of any OpenAI-compatible endpoint."""
@@ -32,32 +52,24 @@ def load() -> None:
 @app.command()
 def run(
     *,
-    endpoint: Annotated[str, typer.Option(help="Base URL, as http://127.0.0.1:8000")],
-    model: Annotated[str, typer.Option(help="Model name in the requests")],
-    out: Annotated[Path, typer.Option(help="New directory for summary.json, requests.jsonl and the logs")],
-    rate: Annotated[
-        float, typer.Option(help="Arrivals per second, whether or not the server keeps up")
-    ] = 1.0,
-    context: Annotated[int, typer.Option(help="Prompt tokens of each request, chat template included")] = 512,
-    output: Annotated[int, typer.Option(help="Output tokens of each request (max_tokens)")] = 64,
-    duration: Annotated[float, typer.Option(help="Measured seconds of the schedule")] = 30.0,
-    seed: Annotated[int, typer.Option(help="Draws arrivals and prompts")] = 0,
-    arrivals: Annotated[Arrivals, typer.Option(help="Arrival process")] = Arrivals.POISSON,
-    api_key: Annotated[str | None, typer.Option(envvar="FATHOM_API_KEY", help="Bearer token")] = None,
-    ttft_slo: Annotated[float | None, typer.Option(help="Limit of TTFT from schedule, seconds")] = None,
-    tpot_slo: Annotated[float | None, typer.Option(help="Limit of TPOT, seconds")] = None,
-    e2e_slo: Annotated[float | None, typer.Option(help="Limit end to end from schedule, seconds")] = None,
-    warmup: Annotated[float, typer.Option(help="Seconds sent before the measured ones, not counted")] = 0.0,
-    max_in_flight: Annotated[int | None, typer.Option(help="Cap of open requests; none by default")] = None,
-    stop_timeout: Annotated[
-        float, typer.Option(help="Seconds to wait for answers after the schedule")
-    ] = 60.0,
-    processes: Annotated[
-        int, typer.Option(help="Load processes; more than one for more than 100 streams")
-    ] = 1,
-    salt: Annotated[
-        str | None, typer.Option(help="Repeats the very bytes of an earlier run; see its config")
-    ] = None,
+    endpoint: Endpoint,
+    model: Model,
+    out: Out,
+    rate: Rate = 1.0,
+    context: Context = 512,
+    output: Output = 64,
+    duration: Duration = 30.0,
+    seed: Seed = 0,
+    arrivals: ArrivalsOption = Arrivals.POISSON,
+    api_key: ApiKey = None,
+    ttft_slo: TtftSlo = None,
+    tpot_slo: TpotSlo = None,
+    e2e_slo: E2eSlo = None,
+    warmup: Warmup = 0.0,
+    max_in_flight: MaxInFlight = None,
+    stop_timeout: StopTimeout = 60.0,
+    processes: Processes = 1,
+    salt: Salt = None,
 ) -> None:
     """Send an open-loop load and report TTFT, ITL, TPOT, end-to-end latency and goodput.
 

@@ -72,9 +72,7 @@ def check_model(target: Target, model: str) -> None:
     if reply.status != 200 or not isinstance(reply.content, dict):
         return
     entries = reply.content.get("data")
-    names = (
-        [entry.get("id") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-    )
+    names = [entry.get("id") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     if names and model not in names:
         raise EndpointError(
             f"--model {model} is not served by {_name(target)}; it serves: {', '.join(map(str, names))}"

@@ -129,9 +129,7 @@ def _quantile_sorted(ordered: Sequence[float], q: float) -> float:
     place = q * (len(ordered) - 1)
     low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
     # Equal neighbours first: inf - inf is not a number, and failures may be counted as infinitely slow.
-    return (
-        low if low == high or place == math.floor(place) else low + (high - low) * (place - math.floor(place))
-    )
+    return low if low == high or place == math.floor(place) else low + (high - low) * (place - math.floor(place))
 
 
 def quantile(values: Iterable[float], q: float) -> float:

@@ -157,11 +157,7 @@ class Dispatcher(User):
         """Keep the record, and tell locust: exactly one request event per arrival that was dispatched."""
         self.out.write(to_line(record))
         self.out.flush()
-        error = (
-            None
-            if record.error_kind is None
-            else UnsuccessfulRequestError(f"{record.error_kind}: {record.error}")
-        )
+        error = None if record.error_kind is None else UnsuccessfulRequestError(f"{record.error_kind}: {record.error}")
         self.environment.events.request.fire(
             request_type="LLM",
             name=self.plan.name,

@@ -53,9 +53,7 @@ def make_plan(config: LoadConfig, progress: Progress) -> Plan:
     Raises:
         ConfigError, EndpointError: nothing was written, or nothing that a run would take for a plan.
     """
-    scheduled_s = arrivals.schedule(
-        config.arrivals, rate=config.rate, duration_s=config.schedule_s, seed=config.seed
-    )
+    scheduled_s = arrivals.schedule(config.arrivals, rate=config.rate, duration_s=config.schedule_s, seed=config.seed)
     if not any(at >= config.warmup_s for at in scheduled_s):
         raise ConfigError("--rate and --duration give no arrival after the warm-up; raise one of them")
     target = Target.parse(config.endpoint, api_key=config.api_key, timeout_s=PROBE_TIMEOUT_S)
@@ -93,9 +91,7 @@ def _choose_counter(
         source = f"estimated at {ratio:.2f} characters per token, as one measured prompt had"
     else:
         ratio = TYPICAL_CHARS_PER_TOKEN
-        source = (
-            f"estimated at {ratio:.0f} characters per token, a typical figure: the endpoint counts nothing"
-        )
+        source = f"estimated at {ratio:.0f} characters per token, a typical figure: the endpoint counts nothing"
     return workload.estimating_counter(chars_per_token=ratio), False, source
 
 
@@ -103,9 +99,7 @@ def _endpoint_counter(config: LoadConfig, target: Target) -> workload.Counter:
     def count(text: str) -> int:
         counted = count_tokens(target, config.model, text)
         if counted is None:
-            raise ConfigError(
-                f"--context {config.context_tokens}: the endpoint stopped counting prompt tokens"
-            )
+            raise ConfigError(f"--context {config.context_tokens}: the endpoint stopped counting prompt tokens")
         return counted[0]
 
     return count

@@ -80,9 +80,7 @@ class Dispatch:
     dispatched_s: float
 
 
-def finished_record(
-    dispatch: Dispatch, exchange: Exchange, lines: Iterable[tuple[float, bytes]]
-) -> RequestRecord:
+def finished_record(dispatch: Dispatch, exchange: Exchange, lines: Iterable[tuple[float, bytes]]) -> RequestRecord:
     """The record of a request that ended, well or not. `lines` are the exchange's.
 
     The caller may hand them over in its own time, to let other streams be stamped in between. A stream that

@@ -136,14 +136,10 @@ def _count_reasons(
     return reasons
 
 
-def _rate_reasons(
-    config: LoadConfig, offered: float | None, achieved: float | None, limits: Limits
-) -> list[str]:
+def _rate_reasons(config: LoadConfig, offered: float | None, achieved: float | None, limits: Limits) -> list[str]:
     if offered is None or achieved is None or achieved >= limits.min_rate_ratio * offered:
         return []
-    cause = (
-        "" if config.max_in_flight is None else f"; --max-in-flight {config.max_in_flight} held requests back"
-    )
+    cause = "" if config.max_in_flight is None else f"; --max-in-flight {config.max_in_flight} held requests back"
     return [f"achieved load {achieved:.2f}/s is below the offered {offered:.2f}/s{cause}"]
 
 

@@ -44,9 +44,7 @@ class Attention(nn.Module):
             out[rows] = attend_decode(q[rows], cache, tables, batch.context_lens[decodes] + 1)
         for i in (lengths > 1).nonzero().squeeze(-1).tolist():
             start, stop = int(batch.query_start[i]), int(batch.query_start[i + 1])
-            out[start:stop] = attend_prefill(
-                q[start:stop], cache, batch.block_tables[i], int(batch.context_lens[i])
-            )
+            out[start:stop] = attend_prefill(q[start:stop], cache, batch.block_tables[i], int(batch.context_lens[i]))
         projected: Tensor = self.o_proj(out.flatten(-2))
         return projected
 

@@ -17,9 +17,7 @@ class Mamba2(nn.Module):
     def __init__(self, hidden_size: int, spec: Mamba2Spec) -> None:
         super().__init__()
         self.spec = spec
-        self.in_proj = nn.Linear(
-            hidden_size, spec.inner_size + spec.conv_size + spec.num_heads, bias=spec.proj_bias
-        )
+        self.in_proj = nn.Linear(hidden_size, spec.inner_size + spec.conv_size + spec.num_heads, bias=spec.proj_bias)
         self.conv_weight = nn.Parameter(torch.empty(spec.conv_size, 1, spec.conv_kernel))
         self.conv_bias = nn.Parameter(torch.zeros(spec.conv_size)) if spec.conv_bias else None
         self.dt_bias = nn.Parameter(torch.zeros(spec.num_heads))

@@ -48,7 +48,8 @@ def curve_table(curve: Sequence[Mapping[str, float]], rows: int = 24) -> str:
     lines = ["| tokens | seconds | stage | loss | token accuracy |", "|---|---|---|---|---|"]
     for point in [*curve[:-1:every], *curve[-1:]]:
         lines.append(
-            f"| {point['tokens']:,} | {point['seconds']:.0f} | {point['stage']} | {point['loss']} | {point['accuracy']} |"
+            f"| {point['tokens']:,} | {point['seconds']:.0f} | {point['stage']} "
+            f"| {point['loss']} | {point['accuracy']} |"
         )
     return "\n".join(lines)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of the curriculum: `batch` sequences of `length` tokens, `document_tokens` (low, high) of them documents."""
+    """A part of the curriculum: `batch` sequences of `length` tokens, of which documents take `document_tokens`."""
 
     tokens: int
     length: int

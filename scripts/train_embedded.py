@@ -12,8 +12,9 @@ import json
 import math
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ from scripts.embedded_recipes import RECIPES, Recipe, Stage
 from scripts.embedded_tokenizer import save_tokenizer, train_tokenizer
 
 POSITION_SPAN = 16_384
+SAVE_EVERY_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,56 @@ class Progress:
         return min(1.0, max(self.tokens / self.total_tokens, self.elapsed / self.max_seconds))
 
 
+@dataclass(slots=True)
+class Curve:
+    """The loss curve: means over the steps since the last point."""
+
+    every_s: float
+    points: list[dict[str, float]] = field(default_factory=list)
+    _losses: list[float] = field(default_factory=list)
+    _hits: list[float] = field(default_factory=list)
+    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=10))
+    _last_s: float = field(default_factory=time.perf_counter)
+
+    def add(self, loss: float, accuracy: float, stage: int, progress: Progress) -> None:
+        self._losses.append(loss)
+        self._hits.append(accuracy)
+        self._recent.append(accuracy)
+        if time.perf_counter() - self._last_s < self.every_s:
+            return
+        self._last_s = time.perf_counter()
+        point = {
+            "stage": stage,
+            "tokens": progress.tokens,
+            "seconds": round(progress.elapsed, 1),
+            "loss": round(sum(self._losses) / len(self._losses), 4),
+            "accuracy": round(sum(self._hits) / len(self._hits), 4),
+        }
+        self._losses, self._hits = [], []
+        self.points.append(point)
+        print(json.dumps(point), flush=True)
+
+    @property
+    def copies(self) -> bool:
+        """Whether repeats are repeated by now."""
+        return len(self._recent) == 10 and sum(self._recent) / 10 > 0.85
+
+
+def train_step(decoder: Decoder, optims: list[torch.optim.Optimizer], batch: Batch, rate: float) -> tuple[float, float]:
+    """One update; `rate` is the factor on every learning rate. Returns loss and accuracy."""
+    # Matrix products in bfloat16, weights and optimizer state in float32.
+    with torch.autocast(batch.token_ids.device.type, dtype=torch.bfloat16):
+        loss, accuracy = loss_of(decoder, batch)
+    loss.backward()
+    nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+    for optim in optims:
+        for group in optim.param_groups:
+            group["lr"] = group["initial_lr"] * rate
+        optim.step()
+        optim.zero_grad(set_to_none=True)
+    return float(loss.detach()), float(accuracy)
+
+
 def train(
     decoder: Decoder,
     recipe: Recipe,
@@ -181,56 +233,22 @@ def train(
     rng = random.Random(seed)
     optims = optimizers(decoder, recipe)
     progress = Progress(time.perf_counter(), sum(t for _, t in stages_by_tokens(recipe, scale)), max_seconds)
-    curve: list[dict[str, float]] = []
-    last_log = last_save = time.perf_counter()
-    losses: list[float] = []
-    hits: list[float] = []
+    curve = Curve(recipe.log_seconds)
+    saved_s = time.perf_counter()
     for number, (stage, stage_tokens) in enumerate(stages_by_tokens(recipe, scale)):
-        done = 0
-        share = stage_tokens / progress.total_tokens
-        stage_start = progress.elapsed
+        end = progress.tokens + stage_tokens
         # A stage ends with its tokens, or with its share of the time if the machine is slower than the recipe.
-        while done < stage_tokens and progress.elapsed - stage_start < share * max_seconds:
-            batch = collate(
-                episodes_of(stage, maker, rng, decoder.config.vocab_size),
-                rng,
-                spread=recipe.spread,
-                device=device,
-            )
-            for optim in optims:
-                for group in optim.param_groups:
-                    group["lr"] = group["initial_lr"] * schedule(progress.fraction)
-            # Matrix products in bfloat16, weights and optimizer state in float32.
-            with torch.autocast(device.type, dtype=torch.bfloat16):
-                loss, accuracy = loss_of(decoder, batch)
-            loss.backward()
-            nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-            for optim in optims:
-                optim.step()
-                optim.zero_grad(set_to_none=True)
-            done += batch.token_ids.numel()
+        end_s = progress.elapsed + max_seconds * stage_tokens / progress.total_tokens
+        while progress.tokens < end and progress.elapsed < end_s and not (stage.repeats and curve.copies):
+            episodes = episodes_of(stage, maker, rng, decoder.config.vocab_size)
+            batch = collate(episodes, rng, spread=recipe.spread, device=device)
+            loss, accuracy = train_step(decoder, optims, batch, schedule(progress.fraction))
             progress.tokens += batch.token_ids.numel()
-            losses.append(float(loss.detach()))
-            hits.append(float(accuracy))
-            if stage.repeats and len(hits) > 40 and sum(hits[-10:]) / 10 > 0.85:
-                break
-            now = time.perf_counter()
-            if now - last_log > recipe.log_seconds:
-                last_log = now
-                row = {
-                    "stage": number,
-                    "tokens": progress.tokens,
-                    "seconds": round(progress.elapsed, 1),
-                    "loss": round(sum(losses) / len(losses), 4),
-                    "accuracy": round(sum(hits) / len(hits), 4),
-                }
-                losses, hits = [], []
-                curve.append(row)
-                print(json.dumps(row), flush=True)
-            if now - last_save > 300:
-                last_save = now
-                checkpoint(curve)
-    return curve
+            curve.add(loss, accuracy, number, progress)
+            if time.perf_counter() - saved_s > SAVE_EVERY_S:
+                checkpoint(curve.points)
+                saved_s = time.perf_counter()
+    return curve.points
 
 
 def parse_arguments() -> argparse.Namespace:

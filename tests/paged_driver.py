@@ -1,6 +1,7 @@
 """Drives a decoder over paged caches without a scheduler: any chunking, any company, scattered blocks and slots."""
 
 import torch
+
 from models.batch import ForwardBatch
 from models.cache import allocate_caches
 from models.decoder import Decoder

@@ -49,9 +49,7 @@ def summarise(
         "tokens": {"counting": plan.counting, **tokens(measured, start_s=config.warmup_s)},
         "slo": {
             "limits": asdict(config.slo),
-            "attainment": attainment(config.slo, measured, duration_s=config.duration_s)
-            if measured
-            else None,
+            "attainment": attainment(config.slo, measured, duration_s=config.duration_s) if measured else None,
         },
         "server": server_figures(measured),
         "client": check.figures,

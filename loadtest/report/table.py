@@ -25,9 +25,7 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
         f"{requests['failed']} failed, {requests['unfinished']} unfinished"
     )
     for error in summary["errors"]:
-        console.print(
-            f"  [red]{error['n']} x {escape(error['kind'])}[/red]: {escape(error['example'] or '')}"
-        )
+        console.print(f"  [red]{error['n']} x {escape(error['kind'])}[/red]: {escape(error['example'] or '')}")
     console.print(_latency_table(summary))
     console.print(_facts_table(summary))
     for name, formula in summary["formulas"].items():
@@ -77,9 +75,7 @@ def _goodput(slo: dict[str, Any]) -> str:
     reached = slo["attainment"]
     if reached is None:
         return "-"
-    limits = ", ".join(
-        f"{name.removesuffix('_s')} <= {limit:g} s" for name, limit in slo["limits"].items() if limit
-    )
+    limits = ", ".join(f"{name.removesuffix('_s')} <= {limit:g} s" for name, limit in slo["limits"].items() if limit)
     return (
         f"{reached['goodput_rps']:.2f}/s; {reached['good']} of {reached['n']} = {reached['fraction']:.1%}"
         f" ({reached['low']:.1%} to {reached['high']:.1%}) with {limits or 'no limit stated'}"

@@ -59,9 +59,7 @@ def ssd_scan(
     return y[:, :length], last.reshape(batch, heads, head_dim, -1)
 
 
-def ssd_step(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, state: Tensor
-) -> tuple[Tensor, Tensor]:
+def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, state: Tensor) -> tuple[Tensor, Tensor]:
     """One token of the recurrence for each of b sequences.
 
     Args:

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from evals.datasets.world import (
     POPULAR_PER_KIND,
     WorldConfig,
@@ -61,7 +62,7 @@ def test_a_withheld_fact_is_stated_nowhere():
         assert {(entity.id, attribute) for attribute in entity.facts if attribute != entity.withheld} <= stated
 
 
-def test_pages_state_what_they_say(dataset):
+def test_pages_state_what_they_say():
     world = build_world(random.Random(9), CONFIG)
     for page in world.pages:
         for attribute in page.stated:

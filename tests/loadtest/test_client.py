@@ -16,9 +16,7 @@ from loadtest.wire import StreamOutcome, read_stream
 from .conftest import KnownServer, StartServer
 
 
-def ask(
-    server: KnownServer, behaviour: str, *, max_tokens: int = 8, **target: Any
-) -> tuple[Exchange, StreamOutcome]:
+def ask(server: KnownServer, behaviour: str, *, max_tokens: int = 8, **target: Any) -> tuple[Exchange, StreamOutcome]:
     exchange = Exchange()
     body = {"model": behaviour, "messages": [{"role": "user", "content": "a b c"}], "max_tokens": max_tokens}
     stream_chat(Target.parse(server.url, **target), json.dumps(body).encode(), exchange)

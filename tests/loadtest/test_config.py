@@ -29,9 +29,7 @@ from loadtest.latency import Slo
         ({"api_key": "line\nbreak"}, "--api-key"),
     ],
 )
-def test_a_bad_option_is_named(
-    make_config: Callable[..., LoadConfig], changes: dict[str, Any], flag: str
-) -> None:
+def test_a_bad_option_is_named(make_config: Callable[..., LoadConfig], changes: dict[str, Any], flag: str) -> None:
     with pytest.raises(ConfigError, match=flag):
         make_config(**changes)
 

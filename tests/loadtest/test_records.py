@@ -74,9 +74,7 @@ def test_files(tmp_path: Path, make_record: Callable[..., RequestRecord]) -> Non
     assert list(read_plan(plan)) == [DISPATCH.planned]
 
 
-def test_a_line_that_a_kill_cut_off_is_left_out(
-    tmp_path: Path, make_record: Callable[..., RequestRecord]
-) -> None:
+def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path: Path, make_record: Callable[..., RequestRecord]) -> None:
     path = tmp_path / "records.jsonl"
     path.write_text(to_line(make_record()) + to_line(make_record(index=1))[:-9], encoding="utf-8")
     assert [record.index for record in read_records(path)] == [0]

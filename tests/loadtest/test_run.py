@@ -144,9 +144,7 @@ def test_a_client_that_stood_still_keeps_its_schedule_and_says_so(
 
 def test_hung_requests_are_kept_as_unfinished(start_server: StartServer, make_config: MakeConfig) -> None:
     server = start_server("--ttft", "0.02", "--gap", "0.005")
-    config = make_config(
-        server.url, model="hang", arrivals="constant", duration_s=1.0, stop_timeout_s=1.5, rate=8.0
-    )
+    config = make_config(server.url, model="hang", arrivals="constant", duration_s=1.0, stop_timeout_s=1.5, rate=8.0)
     summary = run_load(config)
     assert summary["requests"]["unfinished"] == len(server.calls(least=8)) == 8
     assert summary["requests"]["completed"] == 0
@@ -159,9 +157,7 @@ def test_hung_requests_are_kept_as_unfinished(start_server: StartServer, make_co
     assert "no request completed" in " ".join(summary["verdict"]["reasons"])
 
 
-def test_a_cap_holds_requests_back_and_the_run_says_so(
-    start_server: StartServer, make_config: MakeConfig
-) -> None:
+def test_a_cap_holds_requests_back_and_the_run_says_so(start_server: StartServer, make_config: MakeConfig) -> None:
     server = start_server("--ttft", "0.5", "--gap", "0.001")
     config = make_config(server.url, arrivals="constant", duration_s=1.0, output_tokens=3, max_in_flight=2)
     summary = run_load(config)
@@ -202,9 +198,7 @@ def test_a_plain_endpoint_is_measured_with_notes(start_server: StartServer, make
     assert all("ignore_eos" not in call["options"] for call in server.calls())
 
 
-def test_an_estimate_is_taken_from_a_measured_prompt(
-    start_server: StartServer, make_config: MakeConfig
-) -> None:
+def test_an_estimate_is_taken_from_a_measured_prompt(start_server: StartServer, make_config: MakeConfig) -> None:
     server = start_server("--ttft", "0.01", "--gap", "0.001", "--no-tokenize")
     config = make_config(server.url, context_tokens=400, duration_s=1.0)
     summary = run_load(config)
@@ -222,9 +216,7 @@ def test_a_key_reaches_the_server_but_no_file(start_server: StartServer, make_co
         assert b"very-secret" not in path.read_bytes()
 
 
-def test_what_cannot_be_measured_is_refused_before_any_load(
-    start_server: StartServer, make_config: MakeConfig
-) -> None:
+def test_what_cannot_be_measured_is_refused_before_any_load(start_server: StartServer, make_config: MakeConfig) -> None:
     server = start_server()
     with pytest.raises(EndpointError, match="no answer"):
         run_load(make_config("http://127.0.0.1:9"))

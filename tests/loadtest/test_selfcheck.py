@@ -81,9 +81,7 @@ def test_lag(judge: Judge) -> None:
     late = judge(lambda record: replace(record, dispatched_s=record.scheduled_s + 0.03))
     assert "dispatch lag p99 is 30.0 ms, above 25.0 ms" in only_reason(late)
     slow_server = judge(
-        lambda record: replace(
-            record, dispatched_s=record.scheduled_s + 0.03, token_times_s=(record.scheduled_s + 3,)
-        )
+        lambda record: replace(record, dispatched_s=record.scheduled_s + 0.03, token_times_s=(record.scheduled_s + 3,))
     )
     assert slow_server.trustworthy  # 30 ms are nothing beside a TTFT of 3 s
     busy_loop = judge(health=(replace(HEALTH, loop_lag_s=summary([0.2])),))
@@ -96,9 +94,7 @@ def test_cpu(judge: Judge) -> None:
 
 def test_load_that_was_not_offered(judge: Judge) -> None:
     held_back = judge(
-        lambda record: replace(
-            record, connect_s=2 * record.scheduled_s + 0.002, token_times_s=(9.0,), end_s=9.0
-        ),
+        lambda record: replace(record, connect_s=2 * record.scheduled_s + 0.002, token_times_s=(9.0,), end_s=9.0),
         max_in_flight=2,
     )
     assert only_reason(held_back) == (
@@ -120,9 +116,7 @@ def test_a_refused_connection_is_offered_load(judge: Judge) -> None:
 def test_lost_requests(judge: Judge) -> None:
     check = judge(drop=1, facts=replace(FACTS, locust_count=NUM - 1))
     assert only_reason(check) == "40 requests were planned, 39 were recorded"
-    assert (
-        "40 requests were planned, 40 were recorded" in judge(lambda record: replace(record, index=0)).reasons
-    )
+    assert "40 requests were planned, 40 were recorded" in judge(lambda record: replace(record, index=0)).reasons
 
 
 def test_locust_must_have_counted_the_same(judge: Judge) -> None:
@@ -138,9 +132,7 @@ def test_interruptions_and_missing_workers(judge: Judge) -> None:
 
 def test_a_machine_out_of_sockets(judge: Judge) -> None:
     check = judge(
-        lambda record: (
-            replace(record, outcome="failed", error_kind="client_limit") if record.index == 5 else record
-        )
+        lambda record: replace(record, outcome="failed", error_kind="client_limit") if record.index == 5 else record
     )
     assert "1 requests failed on a limit of the client machine" in only_reason(check)
 
@@ -153,9 +145,7 @@ def test_nothing_completed(judge: Judge) -> None:
 def test_miscounted_tokens(judge: Judge) -> None:
     off_by_one = judge(lambda record: replace(record, prompt_tokens=101))
     assert "prompt tokens of 100%" in only_reason(off_by_one)
-    estimated = judge(
-        lambda record: replace(record, prompt_tokens=130), plan=replace(PLAN, exact_tokens=False)
-    )
+    estimated = judge(lambda record: replace(record, prompt_tokens=130), plan=replace(PLAN, exact_tokens=False))
     assert estimated.trustworthy
     assert "output tokens of 100%" in only_reason(judge(lambda record: replace(record, completion_tokens=9)))
 

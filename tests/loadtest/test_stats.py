@@ -13,8 +13,7 @@ MakeRecord = Callable[..., RequestRecord]
 def mixed(make_record: MakeRecord) -> list[RequestRecord]:
     """Six completed requests, TTFT 0.1 to 0.6 s from send; three failed and one unfinished."""
     completed = [
-        make_record(index=i, token_times_s=(1.1 + 0.1 * (i + 1), 2.0), end_s=2.0, completion_tokens=5)
-        for i in range(6)
+        make_record(index=i, token_times_s=(1.1 + 0.1 * (i + 1), 2.0), end_s=2.0, completion_tokens=5) for i in range(6)
     ]
     failed = {"outcome": "failed", "completion_tokens": None, "finish_reason": None}
     return [

@@ -76,9 +76,7 @@ def test_no_line_raises(noise: bytes) -> None:
         lambda inner: (
             st.lists(inner, max_size=3)
             | st.dictionaries(
-                st.sampled_from(
-                    ["choices", "delta", "content", "usage", "error", "prompt_tokens", "tool_calls"]
-                ),
+                st.sampled_from(["choices", "delta", "content", "usage", "error", "prompt_tokens", "tool_calls"]),
                 inner,
                 max_size=4,
             )
@@ -135,9 +133,7 @@ def test_a_stream_that_just_ends_is_cut_off() -> None:
 
 
 def test_an_error_inside_the_stream_is_the_outcome_even_when_done_follows() -> None:
-    stream = read_stream(
-        stamped(chat({"content": "a"}), b'data: {"error":{"message":"died"}}', b"data: [DONE]\n")
-    )
+    stream = read_stream(stamped(chat({"content": "a"}), b'data: {"error":{"message":"died"}}', b"data: [DONE]\n"))
     assert stream.error == "died"
     assert not stream.cut_off
     assert stream.token_times_s == (0.0,)

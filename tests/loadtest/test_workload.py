@@ -20,9 +20,7 @@ def by_three_bytes(text: str) -> int:
 def test_prompts_have_the_wanted_size(count: Callable[[str], int], target: int) -> None:
     price = workload.tokens_per_word(count, seed=3, salt="s")
     for index in range(10):
-        prompt = workload.size_prompt(
-            count, seed=3, salt="s", index=index, target=target, tokens_per_word=price
-        )
+        prompt = workload.size_prompt(count, seed=3, salt="s", index=index, target=target, tokens_per_word=price)
         assert prompt.num_tokens == count(prompt.text)
         assert abs(prompt.num_tokens - target) <= max(2, target // 100)
 

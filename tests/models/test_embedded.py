@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from models.embedded import EMBEDDED, embedded_directory
-from models.load import load_decoder
 from paged_driver import PagedDriver
-from scripts.embedded_exams import examine
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from models.embedded import EMBEDDED, embedded_directory
+from models.load import load_decoder
+from scripts.embedded_exams import examine
 
 MAX_BYTES = 8 * 1024 * 1024
 QUESTION = [

@@ -1,8 +1,9 @@
 """Our logits against transformers', in float32, on whatever road they come."""
 
 import torch
-from models.config import CacheNeeds
 from paged_driver import PagedDriver
+
+from models.config import CacheNeeds
 
 TOLERANCE = 1e-4
 

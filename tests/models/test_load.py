@@ -5,11 +5,12 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from models.embedded import embedded_directory
 from models.errors import ModelError, UnsupportedModelError, WeightsError
 from models.families import read_config
 from models.load import load_decoder, read_eos_token_ids, shard_files
-from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+
 from models.sampler import SamplingRow, sample, uniform
 
 
-def row(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, seed=0, step=0):
+def row(*, temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, seed=0, step=0):
     return SamplingRow(temperature, top_p, top_k, min_p, seed, step)
 
 

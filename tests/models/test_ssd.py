@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from models.kernels.ssd_torch import ssd_loop, ssd_scan
 
 

@@ -3,9 +3,10 @@
 import random
 
 import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
 from evals.prompts import ABSTENTION, build_messages, render_document, render_question
 from evals.records import Document
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from scripts.embedded_episodes import ASSISTANT, END, PAD, EpisodeMaker, encode_following, repeated_span
 from scripts.embedded_tokenizer import CHAT_TEMPLATE, train_tokenizer
 
@@ -27,7 +28,7 @@ def test_repeats_carry_loss_only_where_they_can_be_known():
     assert all(episode.token_ids[i] == episode.token_ids[i - half] for i in range(half, 64))
 
 
-def test_loss_is_on_answers_alone(maker, tokenizer):
+def test_loss_is_on_answers_alone(maker):
     for _ in range(20):
         episode = maker.episode(700, 200, 0.2)
         assert len(episode.token_ids) == len(episode.loss) == 700
