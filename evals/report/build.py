@@ -9,7 +9,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from evals.records import SampleRow
 from evals.report import charts
-from evals.report.headline import facts, find_stories, headline, headline_permission, rate_with_interval, whole_percent
+from evals.report.headline import (
+    facts,
+    find_stories,
+    headline,
+    headline_permission,
+    rate_with_interval,
+    signed_points,
+    whole_percent,
+)
 from evals.report.load import describe_load
 from evals.report.samples import MAX_DOCUMENTS, PointKey, by_point, groups
 from evals.summary import data_size, milliseconds, percent
@@ -64,7 +72,7 @@ def _environment() -> Environment:
         "data_size": data_size,
         "interval": _interval,
         "number": _number,
-        "change": _change,
+        "points": signed_points,
         "whole_percent": whole_percent,
         "rate_with_interval": rate_with_interval,
     }
@@ -102,6 +110,7 @@ def _dataset(name: str, series: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "series": own,
         "permission": permission,
         "prompt_tokens": charts.uses_prompt_tokens(own),
+        "cached_share": _cached_share(headlined),
         "hallucination": charts.hallucination_chart(own),
         "gold": charts.gold_chart(headlined),
         "ttft": charts.ttft_chart(headlined),
@@ -109,6 +118,12 @@ def _dataset(name: str, series: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "outcomes": charts.outcome_charts(own),
         "colours": charts.model_colours(own),
     }
+
+
+def _cached_share(series: Sequence[Mapping[str, Any]]) -> float:
+    """The largest share of a point's prompt tokens that came from a prefix cache: such a TTFT is a warm one."""
+    points = [point for one in series for point in one["points"] if point["prompt_tokens_mean"]]
+    return max(((point["cached_tokens_mean"] or 0) / point["prompt_tokens_mean"] for point in points), default=0.0)
 
 
 def _with_samples(
@@ -126,9 +141,3 @@ def _interval(share: Mapping[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
-
-
-def _change(difference: Mapping[str, Any] | None) -> str:
-    if difference is None or difference["difference"] is None:
-        return "-"
-    return f"{100 * difference['difference']:+.1f}"

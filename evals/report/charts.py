@@ -3,6 +3,7 @@
 Each function takes the series of one dataset, as they stand in the summary, each with the "anchors" of its points.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -153,10 +154,10 @@ def _rate_row(one: Series, place: int, share: Mapping[str, Any], panel: str) -> 
     return {**_place(one, place, f"{share_with_interval(share)} % of {share['n']}"), **share, "panel": panel}
 
 
-def _x(series: Sequence[Series]) -> alt.X:
+def _x(series: Sequence[Series], *, num_panels: int) -> alt.X:
     if uses_prompt_tokens(series):
         means = [point["prompt_tokens_mean"] for one in series for point in one["points"]]
-        ticks = _powers_of_two(min(means), max(means))
+        ticks = _powers_of_two(min(means), max(means), step=1 if num_panels < 3 else 2)
         scale = alt.Scale(type="log", base=2, nice=False, padding=8)
         return alt.X(
             "prompt_tokens:Q",
@@ -171,15 +172,23 @@ def _x(series: Sequence[Series]) -> alt.X:
     return alt.X("budget:Q", title="budget for documents, tokens", scale=scale, axis=axis)
 
 
-def _powers_of_two(low: float, high: float) -> list[int]:
-    powers = [2**exponent for exponent in range(31)]
-    return [power for power in powers if low <= power <= high]
+def _powers_of_two(low: float, high: float, *, step: int) -> list[int]:
+    """Every `step`-th power within the range, counted down from the largest, whose label matters most."""
+    powers = [power for power in (2**exponent for exponent in range(31)) if low <= power <= high]
+    return powers[::-1][::step][::-1]
+
+
+def _one_two_five(low: float, high: float) -> list[float]:
+    """The marks 1, 2, 5, 10 ... around a range; powers of ten alone where that would be many."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = (1, 2, 5) if last - first <= 3 else (1,)
+    return [float(f"{step}e{exponent}") for exponent in range(first, last + 1) for step in steps]
 
 
 def _rates(rows: list[dict[str, Any]], series: Sequence[Series], panels: list[str], *, height: int) -> Markup | None:
     if not rows:
         return None
-    x, colour = _x(series), _colour("model", model_colours(series))
+    x, colour = _x(series, num_panels=len(panels)), _colour("model", model_colours(series))
     y = alt.Y("rate:Q", title="hallucinated", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5))
     width = _panel_width(len(panels))
     band = alt.Chart().mark_area(opacity=0.16).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour)
@@ -192,8 +201,10 @@ def _rates(rows: list[dict[str, Any]], series: Sequence[Series], panels: list[st
 def _costs(rows: list[dict[str, Any]], series: Sequence[Series], title: str, lines: list[str]) -> Markup | None:
     if not rows:
         return None
-    x, colour = _x(series), _colour("model", model_colours(series))
-    y = alt.Y("value:Q", title=title, scale=alt.Scale(type="log"), axis=alt.Axis(format="~g", tickCount=5))
+    x, colour = _x(series, num_panels=2), _colour("model", model_colours(series))
+    values = [row["value"] for row in rows]
+    axis = alt.Axis(format="~g", values=_one_two_five(min(values), max(values)))
+    y = alt.Y("value:Q", title=title, scale=alt.Scale(type="log", nice=False, padding=12), axis=axis)
     dash = alt.StrokeDash(
         "line:N",
         scale=alt.Scale(domain=lines, range=[[1, 0], [3, 3]][: len(lines)]),

@@ -88,11 +88,15 @@ def facts(story: Story) -> list[tuple[str, str]]:
 
 
 def _change(change: Mapping[str, Any]) -> str:
-    points = f"{100 * change['difference']:+.1f} points"
-    pairs = f"n {change['n_pairs']}"
-    if change["low"] is None:
-        return f"{points} ({pairs})"
-    return f"{points} [{100 * change['low']:+.1f}, {100 * change['high']:+.1f}] ({pairs})"
+    text = f"{signed_points(change['difference'])} points"
+    if change["low"] is not None:
+        text += f" [{signed_points(change['low'])}, {signed_points(change['high'])}]"
+    return f"{text} (n {change['n_pairs']})"
+
+
+def signed_points(difference: float | None) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return "-" if difference is None else f"{100 * difference:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def whole_percent(share: float) -> str:
