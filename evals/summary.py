@@ -22,6 +22,8 @@ DEFINITIONS: dict[str, str] = {
     "hallucinated": "answers that claim something else, or anything at all where no document has the answer"
     " / scored samples",
     "abstained": "answers that only say that they do not know / scored samples",
+    "limits of the verdicts": "they compare words: a right answer in other words counts as hallucinated, and one that"
+    " names several candidates, a right one among them, as correct",
     "hallucinated_of_answered": "hallucinated / (correct + hallucinated)",
     "first_line": "the same verdicts on the first line of each answer alone",
     "recall": "answerable questions with every supporting document in the context / answerable questions",

@@ -20,7 +20,8 @@ from evals.scoring.normalize import normalize
 _SOURCES = r"(?:documents?|passages?|context|texts?|sources?|information|excerpts?|articles?|paragraphs?)"
 _CANNOT = r"(?:cannot|can not|cant|could not|couldnt|unable to|not able to|not possible to|impossible to)"
 _LEARN = (
-    r"(?:determine|find|answer|say|tell|know|locate|identify|infer|establish|provide|give|verify|confirm|assist|help)"
+    r"(?:determine|find|answer|say|tell|know|locate|identify|infer|establish|provide|give|verify|confirm|assist"
+    r"|help (?:you|with))"
 )
 _LEARNT = (
     r"(?:determined|found|answered|said|told|known|located|identified|inferred|established|provided|verified|confirmed)"
@@ -29,6 +30,8 @@ _STATED = (
     r"(?:mentioned|stated|given|specified|provided|found|included|contained|available|listed|described|indicated"
     r"|disclosed|said|answered|present)"
 )
+# What may follow "not given": "in the documents", not "to the federal government".
+_WHERE = r"in|by|within|from|anywhere|here|at|about|for|when|where|who|what|which|how|and|so|there|explicitly|directly"
 _NOTHING_WORDS = (
     r"(?:unknown|unanswerable|unspecified|undetermined|undisclosed|n a|na|none|no answer|no idea|not sure|unsure"
     r"|not known|not clear|unclear|uncertain|insufficient information|not available|no information|idk|dont know)"
@@ -46,7 +49,7 @@ _ABSTENTION = re.compile(
             rf"^(?:sorry )?{_CANNOT} (?:\w+ )?{_LEARN}\b",
             rf"\b{_CANNOT} (?:\w+ )?be (?:\w+ )?{_LEARNT}\b",
             rf"\bit (?:is |was )?{_CANNOT} (?:\w+ )?{_LEARN}\b",
-            rf"\b(?:not|isnt|arent|wasnt|werent|never|nowhere) (?:\w+ ){{0,3}}{_STATED}\b",
+            rf"\b(?:not|isnt|arent|wasnt|werent|never|nowhere) (?:\w+ ){{0,3}}{_STATED}(?=$| (?:{_WHERE})\b)",
             rf"\b{_SOURCES} (?:\w+ ){{0,3}}(?:do not|dont|does not|doesnt|did not|didnt|cannot|lacks?|fails? to)\b",
             rf"\bno (?:such )?{_SOURCES} (?:\w+ ){{0,3}}(?:mentions?|states?|says?|contains?|answers?|gives?|tells?)\b",
             rf"\b(?:none|neither) of (?:\w+ ){{0,2}}{_SOURCES}\b",
@@ -67,7 +70,8 @@ _NO_CLAIM = re.compile(
             rf"|available |retrieved )*{_SOURCES}\b",
             rf"^(?:based on|according to|from|in|given|having read) (?:\w+ ){{0,3}}{_SOURCES}(?: \w+)?$",
             r"^(?:but |and |however )*(?:please|let me|if you|feel free|would you|could you|do you|can you)\b",
-            r"^(?:but |and |however )*(?:i|we|id|ill) (?:can|could|would|will|need|hope|am happy|be happy|suggest)\b",
+            r"^(?:but |and |however )*(?:i|we|id|ill) (?:can|could|would|will|need|hope|am happy|be happy|suggest)\b"
+            r"(?! (?:tell|say|share|guess))",
             r"^(?:but|and|however|although|though|perhaps|maybe)?$",
         )
     )

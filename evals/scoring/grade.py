@@ -2,6 +2,11 @@
 
 An answer without a single word is unscored: a server that says nothing has neither been right nor made anything
 up. Where no document supports any answer (a question without accepted ones), every claim is a hallucination.
+
+Measured against the human verdicts of EVOUNA's Natural Questions (15,095 answers of five systems, closed book):
+98.6 % of the answers called correct are, 76.8 % of the right ones are called so, and 70 of 71 abstentions were no
+right answer. So a hallucination rate by these verdicts is an upper bound for systems that put answers in their own
+words.
 """
 
 import re

@@ -9,6 +9,7 @@ which keeps two different answers apart or two spellings of one answer together:
 - compatibility forms and accents are folded (full-width digits, ligatures, "Beyoncé" is "beyonce");
 - an article is dropped only before another word, so that "hepatitis A" stays apart from "hepatitis B", and never
   with a full stop, so that "A. Smith" keeps an initial;
+- a plus or sharp at the end of a word stays ("A+", "C#"), a raised digit stands apart (mostly a footnote's mark);
 - an ideograph or kana is a word of its own, for these scripts have no spaces.
 """
 
@@ -32,13 +33,17 @@ _WORD = re.compile(
     r"(?<!\S)-\d+(?:\.\d+)?(?!\w)"  # a negative number
     r"|\d+\.\d+(?!\w)"  # a decimal
     rf"|[{_UNSPACED}]"  # one ideograph or kana
-    rf"|(?:[^\W_{_UNSPACED}]|[{_MARKS}])+"
+    rf"|(?:[^\W_{_UNSPACED}]|[{_MARKS}])+(?:[+#]+(?!\w))?"
 )
+
+
+_RAISED = re.compile(r"(?<=\w)(?=[\u00b2\u00b3\u00b9\u2070\u2074-\u2079])")
 
 
 def fold(text: str) -> str:
     """Lower case, without accents, with one form for each quote, dash and compatibility character."""
-    composed = unicodedata.normalize("NFKC", text.translate(_ONE_FORM)).translate(_ONE_FORM).casefold()
+    apart = _RAISED.sub(" ", text)
+    composed = unicodedata.normalize("NFKC", apart.translate(_ONE_FORM)).translate(_ONE_FORM).casefold()
     decomposed = unicodedata.normalize("NFKD", composed)
     # Only the accents of European scripts: elsewhere a combining mark is part of the letter.
     bare = "".join(char for char in decomposed if not "\u0300" <= char <= "\u036f")

@@ -80,6 +80,8 @@ def test_abstentions(question, answer, permission):
         "Nonesuch",
         "the lost documents of Castor",
         "Articles of War",
+        "the powers not given to the federal government",
+        "I Can't Help Falling in Love",
     ],
 )
 def test_not_abstentions(answer):
@@ -96,6 +98,7 @@ def test_not_abstentions(answer):
         ("I don't know. Perhaps 1985?", "correct", "correct"),
         ("I don't know; my best guess is 1976.", "hallucinated", "hallucinated"),
         ("The documents do not say, however I think 1985", "correct", "correct"),
+        ("As an AI, I do not have information. However, I can tell you that it was 1985.", "correct", "correct"),
         # An answer before the doubt counts.
         ("1985. But I am not sure.", "correct", "correct"),
         ("1976, but I'm not certain.", "hallucinated", "hallucinated"),
