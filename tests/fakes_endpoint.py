@@ -1,0 +1,129 @@
+"""An OpenAI-compatible endpoint with planted behaviour: its true rates are known, and it remembers who asked what.
+
+python tests/fakes_endpoint.py --port 0 --log FILE --delay-s 0.01
+"""
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import json
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aiohttp import web
+
+MODEL = "planted"
+
+
+def count_tokens(text: str) -> int:
+    """One token per word, one per line end, two to begin with: a count that a marginal count must see through."""
+    return 2 + len(text.split()) + text.count("\n")
+
+
+def answer_wrongly(_: str) -> str:
+    return "nothing of the kind"
+
+
+@dataclass
+class Planted:
+    """What the endpoint does.
+
+    answer: the last user message -> the answer's text. refusals: statuses for the first requests, one each.
+    broken: cut the first so many streams after one chunk. tokenizes, reports_memory: whether it can.
+    """
+
+    answer: Callable[[str], str] = answer_wrongly
+    refusals: list[int] = field(default_factory=list)
+    retry_after: str | None = None
+    broken: int = 0
+    tokenizes: bool = True
+    reports_memory: bool = True
+    max_context: int | None = None
+    delay_s: float = 0.0
+    log: Path | None = None
+    asked: list[dict] = field(default_factory=list)
+
+    @property
+    def application(self) -> web.Application:
+        application = web.Application(client_max_size=1 << 30)
+        application.router.add_get("/v1/models", self._models)
+        application.router.add_post("/v1/chat/completions", self._chat)
+        if self.tokenizes:
+            application.router.add_post("/tokenize", self._tokenize)
+        return application
+
+    async def _models(self, _: web.Request) -> web.Response:
+        entry = {"id": MODEL, "object": "model"}
+        if self.reports_memory:
+            entry["fathom"] = {"kind": "mamba", "max_context_tokens": self.max_context}
+        return web.json_response({"object": "list", "data": [entry]})
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        return web.json_response({"count": count_tokens((await request.json())["prompt"])})
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.asked.append(body)
+        if self.log:
+            with self.log.open("a", encoding="utf-8") as log:
+                log.write(hashlib.sha256(json.dumps(body["messages"]).encode()).hexdigest() + "\n")
+        if self.refusals:
+            headers = {"Retry-After": self.retry_after} if self.retry_after else {}
+            error = {"error": {"message": "planted refusal"}}
+            return web.json_response(error, status=self.refusals.pop(0), headers=headers)
+        await asyncio.sleep(self.delay_s)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await self._stream(response, body)
+        return response
+
+    async def _stream(self, response: web.StreamResponse, body: dict) -> None:
+        words = self.answer(body["messages"][-1]["content"]).split(" ")
+        for number, word in enumerate(words):
+            delta = {"content": word if number == 0 else f" {word}"}
+            await _send(response, {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+            if self.broken:
+                self.broken -= 1
+                await _send(response, {"error": {"message": "planted break"}})
+                return
+        await _send(response, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        prompt = sum(count_tokens(message["content"]) for message in body["messages"])
+        usage = {"prompt_tokens": prompt, "completion_tokens": len(words), "total_tokens": prompt + len(words)}
+        memory = {"fathom": {"kv_bytes": 0, "state_bytes": 64, "peak_bytes": 64}} if self.reports_memory else {}
+        await _send(response, {"choices": [], "usage": usage, **memory})
+        await response.write(b"data: [DONE]\n\n")
+
+
+async def _send(response: web.StreamResponse, chunk: dict) -> None:
+    await response.write(f"data: {json.dumps(chunk)}\n\n".encode())
+
+
+@contextlib.asynccontextmanager
+async def serving(planted: Planted, port: int = 0) -> AsyncIterator[str]:
+    """Serve while in the context; gives the URL."""
+    runner = web.AppRunner(planted.application, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", port)
+        await site.start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--delay-s", type=float, default=0.0)
+    arguments = parser.parse_args()
+    async with serving(Planted(log=arguments.log, delay_s=arguments.delay_s)) as url:
+        print(url, flush=True)
+        # Until whoever started it closes its input.
+        await asyncio.to_thread(sys.stdin.read)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
