@@ -136,22 +136,15 @@ def progress_bar(console: Console) -> Progress:
     return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
 
 
-def ask_all(
-    console: Console, configs: Sequence[RunConfig], dataset: Dataset, *, at_once: bool = False
-) -> list[RunResult]:
-    """Run each configuration, one after the other or all `at_once`, with a bar for each."""
+def ask_all(console: Console, configs: Sequence[RunConfig], dataset: Dataset) -> list[RunResult]:
+    """Run each configuration, one after the other, with a bar for each."""
     with progress_bar(console) as bar:
 
         async def ask_one(config: RunConfig) -> RunResult:
             task = bar.add_task(escape(config.model), total=None)
             return await run_eval(config, dataset, lambda done, total: bar.update(task, completed=done, total=total))
 
-        async def ask_each() -> list[RunResult]:
-            if at_once:
-                return list(await asyncio.gather(*[ask_one(config) for config in configs]))
-            return [await ask_one(config) for config in configs]
-
-        return asyncio.run(ask_each())
+        return [asyncio.run(ask_one(config)) for config in configs]
 
 
 def show(console: Console, out: Path, load: Sequence[dict[str, Any]] = ()) -> None:

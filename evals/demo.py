@@ -43,7 +43,7 @@ class DemoPlan:
     load_duration_s: float
 
 
-FULL = DemoPlan((0, 128, 256, 512, 1024, 2048, 4096), 100, 4.0, 512, 16, 10.0)
+FULL = DemoPlan((0, 128, 256, 512, 1024, 2048, 4096), 80, 4.0, 512, 16, 10.0)
 QUICK = DemoPlan((0, 128, 512), 8, 4.0, 128, 4, 2.0)
 
 
@@ -51,11 +51,13 @@ class ServerProcess:
     """Owns `fathom serve` on a free port; its output goes to a log file. Leaving the context stops it."""
 
     def __init__(self, models: tuple[str, ...], log: Path) -> None:
+        # One model is asked at a time: it may have every core.
+        threads = ("--threads", str(os.cpu_count() or 1))
         self._log = log
         self._ready = threading.Event()
         self.url = ""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "fathom", "serve", *models, "--port", "0"],
+            [sys.executable, "-m", "fathom", "serve", *models, "--port", "0", *threads],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -157,7 +159,7 @@ def run_demo(console: Console, plan: DemoPlan, directory: Path) -> int:
             )
             for model in MODELS
         ]
-        results = ask_all(console, configs, dataset, at_once=True)
+        results = ask_all(console, configs, dataset)
         loads = [load_test(console, plan, url, model, directory) for model in MODELS]
     show(console, directory, [read_load(file) for file in loads])
     failed = sum(result.failed for result in results)

@@ -74,44 +74,33 @@ def _describe_series(rows: Sequence[SampleRow]) -> dict[str, Any]:
 
 
 def summary_table(summary: Mapping[str, Any]) -> Group:
-    """One table per dataset, for `rich.console.Console.print`; fits 110 columns."""
-    datasets = dict.fromkeys(series["dataset"] for series in summary["models"])
-    tables: list[RenderableType] = [
-        _dataset_table(name, [s for s in summary["models"] if s["dataset"] == name]) for name in datasets
-    ]
-    return Group(*(tables or [Text("no samples")]))
+    """One table per model, dataset and permission, for `rich.console.Console.print`; fits 80 columns."""
+    if not summary["models"]:
+        return Group(Text("no samples"))
+    parts: list[RenderableType] = [_series_table(series) for series in summary["models"]]
+    return Group(
+        *parts,
+        Text("Shares in % of the scored samples, hallucinated with its 95 % interval; lost: no verdict."),
+        Text("TTFT, TPOT: medians in ms. Cache: mean peak of one sequence."),
+    )
 
 
-def _dataset_table(dataset: str, series: Sequence[Mapping[str, Any]]) -> Table:
-    any_lost = any(point["unscored"] for one in series for point in one["points"])
+def _series_table(series: Mapping[str, Any]) -> Table:
+    any_lost = any(point["unscored"] for point in series["points"])
     table = Table(
-        title=f"Dataset {escape(dataset)}",
+        title=f"{escape(series['model'])}, {series['permission']}, dataset {escape(series['dataset'])}",
         title_justify="left",
-        caption="Shares in % of the scored samples, hallucinated with its 95 % interval; lost: no verdict."
-        "\nTTFT, TPOT: medians in ms. Cache: mean peak of one sequence.",
-        caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
     )
-    table.add_column("model, permission", overflow="fold", max_width=26)
     lost = ("lost",) if any_lost else ()
     headings = ("budget", "n", *lost, "prompt", "recall", "correct", "hallucinated", "abst.", "TTFT", "TPOT", "cache")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
-    for one in series:
-        for place, point in enumerate(one["points"]):
-            label = _label(one["model"], one["permission"], place, len(one["points"]))
-            cells = _cells(point, any_lost=any_lost)
-            table.add_row(label, *cells, end_section=place == len(one["points"]) - 1)
+    for point in series["points"]:
+        table.add_row(*_cells(point, any_lost=any_lost))
     return table
-
-
-def _label(model: str, permission: str, place: int, num_points: int) -> str:
-    """The model beside the first point and the permission below it: side by side they would not fit."""
-    if num_points == 1:
-        return f"{escape(model)}\n{permission}"
-    return {0: escape(model), 1: permission}.get(place, "")
 
 
 def _cells(point: Mapping[str, Any], *, any_lost: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""Natural Questions from the files of their sources: a small set in the same format, and the real one if it is there."""
+"""Natural Questions from the files of their sources: a small set in the same format, and the real one if there."""
 
 import gzip
 import json
