@@ -92,6 +92,7 @@ def _series_table(series: Mapping[str, Any]) -> Table:
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        show_edge=False,
         collapse_padding=True,
     )
     lost = ("lost",) if any_lost else ()

@@ -6,6 +6,17 @@ from typing import Literal
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
 
+LEAST = {
+    "block_size": 1,
+    "max_running": 1,
+    "max_queue": 0,
+    "step_tokens": 1,
+    "prefill_chunk": 1,
+    "max_context": 2,
+    "threads": 1,
+    "stall_timeout_s": 2,
+}
+
 
 class ConfigError(Exception):
     """An option has a value that cannot work; the message names its flag."""
@@ -17,7 +28,8 @@ class EngineConfig:
 
     cache_bytes None: chosen from the free memory. max_context None: as much as the model and the cache allow.
     step_tokens: tokens that one step may compute, prefill and decode together. prefill_chunk: the most that one
-    prompt takes of a step, so that a long prompt leaves room for others.
+    prompt takes of a step, so that a long prompt leaves room for others. stall_timeout_s: an engine that says nothing
+    for so long, in the longest of its steps, is taken for stuck and started anew.
     """
 
     dtype: Dtype = "auto"
@@ -31,21 +43,15 @@ class EngineConfig:
     prefill_chunk: int = 1024
     threads: int | None = None
     log_requests: bool = False
+    stall_timeout_s: float = 300.0
 
     def __post_init__(self) -> None:
-        for flag, least in {
-            "block_size": 1,
-            "max_running": 1,
-            "max_queue": 0,
-            "step_tokens": 1,
-            "prefill_chunk": 1,
-            "cache_bytes": 1,
-            "max_context": 2,
-            "threads": 1,
-        }.items():
-            value = getattr(self, flag)
+        for name, least in LEAST.items():
+            value = getattr(self, name)
             if value is not None and value < least:
-                raise ConfigError(f"--{flag.replace('_', '-')} must be at least {least}, got {value}")
+                raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+        if self.cache_bytes is not None and self.cache_bytes < 1:
+            raise ConfigError(f"--cache-gib must be more than 0, got {self.cache_bytes} bytes")
         if self.step_tokens < self.max_running:
             raise ConfigError(
                 f"--step-tokens {self.step_tokens} must be at least --max-running {self.max_running}: "

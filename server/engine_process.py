@@ -1,12 +1,11 @@
 """The entry of an engine process: load, plan, then serve messages until told to stop or orphaned.
 
-python -m server.engine_process --model NAME --directory DIR --config JSON --inbox ADDR --outbox ADDR
+python -m server.engine_process --model NAME --directory DIR --config JSON --inbox ADDR --outbox ADDR --parent PID
 """
 
 import argparse
 import logging
 import os
-import signal
 import sys
 import time
 import traceback
@@ -22,7 +21,20 @@ from models.load import read_eos_token_ids
 from server.cache.planner import CachePlan, CacheTooSmallError, describe, plan_cache
 from server.config import ConfigError, EngineConfig
 from server.engine import Engine
-from server.messages import Abort, Add, AskStats, Failure, Outputs, Ready, Stats, Stop, encode, to_engine
+from server.messages import (
+    Abort,
+    Add,
+    AskStats,
+    Failure,
+    FromEngine,
+    Outputs,
+    Ready,
+    Stats,
+    Stop,
+    ToEngine,
+    encode,
+    to_engine,
+)
 from server.request import EngineInfo
 from server.runner import Runner, choose_device, choose_dtype
 from server.scheduler import SchedulerLimits
@@ -108,29 +120,50 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
     return Engine(runner, plan, limits, eos_token_ids), Ready(info, describe(plan))
 
 
-class Mailbox:
-    """The two sockets of an engine process."""
+class OrphanedError(Exception):
+    """The process that started this one is gone: nobody listens any more."""
 
-    def __init__(self, inbox: str, outbox: str) -> None:
+
+class Mailbox:
+    """The two sockets of an engine process, and who is at their other end."""
+
+    def __init__(self, inbox: str, outbox: str, parent: int) -> None:
+        self._parent = parent
         self._context = zmq.Context()
         self._inbox = self._context.socket(zmq.PULL)
         self._inbox.connect(inbox)
         self._outbox = self._context.socket(zmq.PUSH)
         self._outbox.connect(outbox)
 
-    def receive(self, timeout_ms: int) -> list[Add | Abort | AskStats | Stop]:
-        """All messages that are there, after waiting up to `timeout_ms` for the first."""
-        messages: list[Add | Abort | AskStats | Stop] = []
+    def receive(self, timeout_ms: int) -> list[ToEngine]:
+        """All messages that are there, after waiting up to `timeout_ms` for the first.
+
+        Raises:
+            OrphanedError
+        """
+        self._check_parent()
+        messages: list[ToEngine] = []
         while self._inbox.poll(0 if messages else timeout_ms):
             messages.append(to_engine.decode(self._inbox.recv()))
         return messages
 
-    def send(self, message: Ready | Outputs | Stats | Failure) -> None:
+    def send(self, message: FromEngine) -> None:
+        """Send, waiting while the other end is slow to read.
+
+        Raises:
+            OrphanedError: the other end will never read.
+        """
+        while not self._outbox.poll(IDLE_POLL_MS, zmq.POLLOUT):
+            self._check_parent()
         self._outbox.send(encode(message))
 
     def close(self) -> None:
         """Close, giving what was sent a moment to leave."""
         self._context.destroy(linger=1000)
+
+    def _check_parent(self) -> None:
+        if os.getppid() != self._parent:
+            raise OrphanedError
 
 
 def handle(engine: Engine, mailbox: Mailbox, message: Add | Abort | AskStats) -> None:
@@ -146,10 +179,13 @@ def handle(engine: Engine, mailbox: Mailbox, message: Add | Abort | AskStats) ->
 
 
 def serve(engine: Engine, mailbox: Mailbox, *, log_requests: bool) -> None:
-    """Answer messages and step the engine until told to stop, or until the process that started it is gone."""
-    parent = os.getppid()
+    """Answer messages and step the engine until told to stop.
+
+    Raises:
+        OrphanedError: the process that started this one is gone.
+    """
     reported = 0.0
-    while os.getppid() == parent:
+    while True:
         for message in mailbox.receive(0 if engine.has_work else IDLE_POLL_MS):
             if isinstance(message, Stop):
                 return
@@ -169,15 +205,14 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="One engine process; started by the server.")
     for name in ("model", "directory", "config", "inbox", "outbox"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--parent", type=int, required=True)
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s [{arguments.model}] %(message)s")
-    # Interrupts from a terminal reach the whole group; the API process decides when engines stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    mailbox = Mailbox(arguments.inbox, arguments.outbox)
+    mailbox = Mailbox(arguments.inbox, arguments.outbox, arguments.parent)
     config = msgspec.json.decode(arguments.config, type=EngineConfig)
     try:
         engine, ready = build(arguments.model, Path(arguments.directory), config)
@@ -186,6 +221,9 @@ def main() -> int:
     except (ModelError, ConfigError, CacheTooSmallError) as error:
         mailbox.send(Failure(str(error), final=True))
         return 2
+    except OrphanedError:
+        log.warning("the process that started this one is gone")
+        return 3
     except Exception as error:
         # Our bug: the supervisor fails every open request and starts a fresh process.
         traceback.print_exc()

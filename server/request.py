@@ -99,5 +99,4 @@ class EngineStats:
     generation_tokens: int = 0
     finished: int = 0
     aborted: int = 0
-    failed: int = 0
     steps: int = 0
