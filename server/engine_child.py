@@ -1,0 +1,169 @@
+"""An engine as a child process: the process, the sockets to it, and its heartbeat."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from server.config import EngineConfig
+from server.messages import FromEngine, Stop, ToEngine, encode, from_engine
+
+STOP_TIMEOUT_S = 5.0
+LAST_WORDS_S = 0.2
+CATCH_UP_S = 1.0
+
+
+class EngineChild:
+    """Owns the engine process of one model, one life at a time.
+
+    Sockets are made anew for every life: nothing that was meant for a dead engine reaches the next.
+
+    Args:
+        on_message: called with every message of the engine, in order.
+    """
+
+    def __init__(
+        self, model: str, directory: Path, config: EngineConfig, *, on_message: Callable[[FromEngine], None]
+    ) -> None:
+        self._model = model
+        self._directory = directory
+        self._config = config
+        self._on_message = on_message
+        self._process: asyncio.subprocess.Process | None = None
+        self._socket: zmq.Socket[bytes] | None = None
+        self._heard_s: float | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """None unless the process runs."""
+        return self._process.pid if self._process and self._process.returncode is None else None
+
+    async def live(self) -> str:
+        """One life: start the process and hand on what it says until it ends; returns why it ended.
+
+        Raises:
+            OSError, zmq.ZMQError: the process or a socket cannot be made.
+        """
+        self._process, self._heard_s = None, None
+        scratch = tempfile.mkdtemp(prefix="fathom-")
+        context = zmq.asyncio.Context()
+        try:
+            return await self._live(context, f"ipc://{scratch}/to-engine", f"ipc://{scratch}/from-engine")
+        finally:
+            if self._socket is not None:
+                self._socket.close(linger=0)
+            self._socket = None
+            context.destroy(linger=0)
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def send(self, message: ToEngine) -> bool:
+        """Hand a message to the process without ever waiting; False if it is not there to take it."""
+        if self._socket is None:
+            return False
+        try:
+            self._socket.send(encode(message), zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """End the process: kindly if it serves already, at once if it still loads or does not listen."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        if self._heard_s is None or not self.send(Stop()):
+            self._kill()
+        try:
+            await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
+        except TimeoutError:
+            self._kill()
+
+    async def _live(self, context: zmq.asyncio.Context, inbox: str, outbox: str) -> str:
+        # Sending is synchronous and never waits: a process that died must not hold up who talks to it. The queue
+        # has no bound of its own, for the requests in it have one.
+        self._socket = sender = zmq.Context(context).socket(zmq.PUSH)
+        sender.setsockopt(zmq.SNDHWM, 0)
+        sender.bind(inbox)
+        receiver = context.socket(zmq.PULL)
+        receiver.bind(outbox)
+        process = self._process = await asyncio.create_subprocess_exec(
+            *self._command(inbox, outbox),
+            # An interrupt from the terminal is for the server; it decides when its engines end.
+            process_group=0,
+        )
+        ended = asyncio.create_task(process.wait())
+        reading = asyncio.create_task(self._read(receiver))
+        watching = asyncio.create_task(self._watch())
+        try:
+            await asyncio.wait((ended, reading, watching), return_when=asyncio.FIRST_COMPLETED)
+            for task in (reading, watching):
+                if task.done():
+                    return task.result()
+            # What the engine said last (its failure, its last tokens) may still be on the way.
+            await asyncio.wait((reading,), timeout=LAST_WORDS_S)
+            return describe_exit(ended.result())
+        finally:
+            self._kill()
+            for task in (reading, watching):
+                task.cancel()
+            await asyncio.wait((ended, reading, watching))
+
+    def _command(self, inbox: str, outbox: str) -> list[str]:
+        return [
+            sys.executable,
+            "-m",
+            "server.engine_process",
+            f"--model={self._model}",
+            f"--directory={self._directory}",
+            f"--config={msgspec.json.encode(self._config).decode()}",
+            f"--inbox={inbox}",
+            f"--outbox={outbox}",
+            f"--parent={os.getpid()}",
+        ]
+
+    async def _read(self, receiver: zmq.asyncio.Socket) -> str:
+        """Hand on messages; returns only when one cannot be understood."""
+        while True:
+            frame = await receiver.recv()
+            self._heard_s = time.monotonic()
+            try:
+                message = from_engine.decode(frame)
+            except msgspec.MsgspecError as error:
+                return f"it said what cannot be understood: {error}"
+            self._on_message(message)
+
+    async def _watch(self) -> str:
+        """Returns when an engine that serves has fallen silent: it reports at least once a second between steps."""
+        limit_s = self._config.stall_timeout_s
+        while True:
+            heard_s = self._heard_s
+            # None while it loads, for which whoever waits for it has a limit of their own.
+            silent_s = 0.0 if heard_s is None else time.monotonic() - heard_s
+            if silent_s < limit_s:
+                await asyncio.sleep(limit_s - silent_s)
+                continue
+            # If it was this process that stood still, its words are waiting to be read.
+            await asyncio.sleep(CATCH_UP_S)
+            if self._heard_s == heard_s:
+                return f"it was stuck: no word for {limit_s:g} s (--stall-timeout-s)"
+
+    def _kill(self) -> None:
+        if self._process and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+
+def describe_exit(code: int) -> str:
+    """An exit code in words; a negative one is a signal's number."""
+    if code >= 0:
+        return f"exit code {code}"
+    return f"killed by signal {-code} ({signal.Signals(-code).name})"

@@ -1,0 +1,41 @@
+"""Why a request got no (complete) answer from its engine."""
+
+from typing import Literal
+
+EngineState = Literal["starting", "ready", "restarting", "failed", "stopped"]
+
+
+class EngineError(Exception):
+    """Why a request got no (complete) answer.
+
+    EngineError
+    ├── QueueFullError          too many requests are open; come again later
+    ├── EngineUnavailableError  the engine is starting, restarting, stopped or has failed
+    ├── EngineDiedError         the engine's process ended while it worked on the request
+    └── RequestTooLongError     the request can never fit
+    """
+
+
+class QueueFullError(EngineError):
+    def __init__(self, limit: int, retry_after_s: float) -> None:
+        super().__init__(f"{limit} requests are open already, the most that are accepted")
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+
+
+class EngineUnavailableError(EngineError):
+    def __init__(self, state: EngineState, retry_after_s: float, reason: str | None = None) -> None:
+        super().__init__(f"the engine is {state}" + (f": {reason}" if reason else ""))
+        self.state = state
+        self.retry_after_s = retry_after_s
+
+
+class EngineDiedError(EngineError):
+    pass
+
+
+class RequestTooLongError(EngineError):
+    def __init__(self, num_tokens: int, limit: int) -> None:
+        super().__init__(f"{num_tokens} tokens, with those to generate, do not fit into the context of {limit}")
+        self.num_tokens = num_tokens
+        self.limit = limit
