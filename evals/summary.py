@@ -93,7 +93,7 @@ def _series_table(series: Mapping[str, Any]) -> Table:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         show_edge=False,
-        padding=(0, 0, 0, 1),
+        padding=0 if any_lost else (0, 0, 0, 1),
     )
     lost = ("lost",) if any_lost else ()
     headings = ("budget", "n", *lost, "prompt", "recall", "correct", "hallucinated", "abst.", "TTFT", "TPOT", "cache")
