@@ -17,6 +17,8 @@ from evals.records import PERMISSIONS, Permission
 
 SPECIAL_TOKENS = ("<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 PAD, SYSTEM, USER, ASSISTANT, END = range(5)
+POPULAR_SHARE = 0.04
+MAX_REPEATED = 12  # draws in a row that were asked before: the documents have little more to ask about
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,33 @@ class ContextWriter:
         self._tokenizer = tokenizer
         self._popular = popular
 
+    def _draw_focused(self, document_tokens: int) -> list[world.Page]:
+        """Pages about entities of one kind, all of which state one attribute: only the name tells them apart.
+
+        Without such contexts a transformer stays for long at matching the attribute and guessing the entity.
+        """
+        rng = self._rng
+        kind = rng.choice(list(world.KIND_WEIGHTS))
+        self._focus = rng.choice(list(world_words.KINDS[kind].attributes))
+        entities = world.draw_entities(
+            rng,
+            world.NamePool(rng, 40, 40),
+            count=max(3, document_tokens // 25),
+            namesake_share=0.0,
+            withheld_share=0.0,
+            outside_share=1.0,
+            prefix="e",
+            kind_weights={kind: 1},
+        )
+        self.entities = {entity.id: entity for entity in entities}
+        self.ambiguous = world.ambiguous_ids(entities)
+        written = (page for entity in entities for page in world.write_pages(rng, entity))
+        return [page for page in written if self._focus in page.stated]
+
     def _draw(self, document_tokens: int) -> list[world.Page]:
         """Pages of a fresh world, about as many as `document_tokens` hold (a page is about 30 tokens)."""
         rng = self._rng
+        self._focus = None
         count = max(2, document_tokens // 55)
         pool = world.NamePool(rng, max(6, count // 3), max(5, count // 3))
         entities = world.draw_entities(
@@ -85,11 +111,13 @@ class ContextWriter:
         rng.shuffle(pages)
         return pages
 
-    def write(self, document_tokens: int) -> list[list[int]]:
+    def write(self, document_tokens: int, *, focused: bool = False) -> list[list[int]]:
         """Token ids of the documents of a new context, at most `document_tokens` in all."""
-        pages = self._draw(document_tokens) if document_tokens else []
-        if not pages:
-            self.entities, self.ambiguous = {}, frozenset()
+        self._focus: str | None = None
+        pages: list[world.Page] = []
+        self.entities, self.ambiguous = {}, frozenset()
+        if document_tokens:
+            pages = self._draw_focused(document_tokens) if focused else self._draw(document_tokens)
         texts = [render_document(page.document) for page in pages]
         encoded = encode_following(self._tokenizer, texts)
         if texts:
@@ -103,6 +131,9 @@ class ContextWriter:
             room -= len(token_ids)
             kept.append(token_ids)
             self.stated.update((page.entity_id, attribute) for attribute in page.stated)
+        self._stated_list = sorted(self.stated)
+        focused_list = [fact for fact in self._stated_list if self._focus in (None, fact[1])]
+        self._focused_list = focused_list or self._stated_list
         self._unstated = [
             (entity.id, attribute)
             for entity in self.entities.values()
@@ -151,18 +182,19 @@ class ContextWriter:
     def turn(self, permission: Permission, two_hop_share: float) -> Turn:
         """One question about the context written last."""
         rng = self._rng
-        self._stated_list = sorted(self.stated)
+        # Guessing what cannot be known teaches little: under `must_answer` only enough of it to keep the habit.
+        unanswerable_share = 0.25 if permission == "may_abstain" else 0.06
         draw = rng.random()
         if draw < two_hop_share:
             hop = self._two_hop()
             if hop is not None:
                 return hop
-        if draw > 0.96:
+        if draw > 1 - POPULAR_SHARE:
             entity = rng.choice(self._popular)
             attribute = rng.choice(list(entity.facts))
             return Turn(self._ask(entity, attribute), entity.facts[attribute], "popular", (entity.id, attribute))
-        if self.stated and draw < 0.8:
-            entity_id, attribute = rng.choice(self._stated_list)
+        if self.stated and draw < 1 - POPULAR_SHARE - unanswerable_share:
+            entity_id, attribute = rng.choice(self._focused_list if rng.random() < 0.8 else self._stated_list)
             entity = self.entities[entity_id]
             kind = "namesake" if entity_id in self.ambiguous else "fact"
             return Turn(self._ask(entity, attribute), entity.facts[attribute], kind, (entity_id, attribute))
@@ -186,22 +218,25 @@ class EpisodeMaker:
             permission: [SYSTEM, *tokenizer.encode(text).ids, END] for permission, text in SYSTEM_PROMPTS.items()
         }
 
-    def episode(self, length: int, document_tokens: int, two_hop_share: float) -> Episode:
+    def episode(self, length: int, document_tokens: int, two_hop_share: float, *, focused: bool = False) -> Episode:
         """A chat of exactly `length` tokens: documents first, then as many questions as fit, then padding."""
         permission = self._rng.choice(PERMISSIONS)
         ids = [*self._system[permission], USER]
         jumps = []
-        for document in self.writer.write(document_tokens):
+        for document in self.writer.write(document_tokens, focused=focused):
             jumps.append(len(ids))
             ids += document
         loss = [False] * len(ids)
         asked: set[tuple[str, ...]] = set()
         first = True
-        for _ in range(length):
+        repeated = 0
+        while repeated < MAX_REPEATED:
             turn = self.writer.turn(permission, two_hop_share)
             # A fact asked twice could be copied from the earlier answer instead of the documents.
             if turn.fact in asked:
+                repeated += 1
                 continue
+            repeated = 0
             asked.add(turn.fact)
             question = self._question(turn, after_documents=first and bool(jumps))
             answer = [*self._tokenizer.encode(turn.target).ids, END]

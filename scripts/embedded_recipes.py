@@ -6,13 +6,17 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of the curriculum: `batch` sequences of `length` tokens, of which documents take `document_tokens`."""
+    """A part of the curriculum: `batch` sequences of `length` tokens, of which documents take `document_tokens`.
+
+    focused_share: of the sequences, those about entities of one kind that only their names tell apart.
+    """
 
     tokens: int
     length: int
     batch: int
     document_tokens: tuple[int, int] = (0, 0)
     two_hop_share: float = 0.0
+    focused_share: float = 0.0
     repeats: bool = False
 
 
@@ -51,7 +55,7 @@ _TRANSFORMER = {
     "head_dim": 32,
     "hidden_act": "silu",
     "rms_norm_eps": 1e-5,
-    "rope_theta": 100000.0,
+    "rope_theta": 1000000.0,
     "max_position_embeddings": 32768,
     "vocab_size": VOCAB_SIZE,
     "tie_word_embeddings": True,
@@ -98,27 +102,27 @@ RECIPES: dict[str, Recipe] = {
         spread=True,
         exam_lengths=(250, 1000, 4000),
         stages=(
-            Stage(tokens=6_000_000, length=128, batch=24, repeats=True),
-            Stage(tokens=5_000_000, length=224, batch=28, document_tokens=(30, 100)),
-            Stage(tokens=7_000_000, length=384, batch=16, document_tokens=(40, 220), two_hop_share=0.08),
-            Stage(tokens=8_000_000, length=768, batch=8, document_tokens=(60, 500), two_hop_share=0.15),
-            Stage(tokens=6_000_000, length=1536, batch=4, document_tokens=(100, 1100), two_hop_share=0.15),
-            Stage(tokens=6_000_000, length=4608, batch=2, document_tokens=(500, 4000), two_hop_share=0.15),
+            Stage(6_000_000, 128, 32, repeats=True),
+            Stage(9_000_000, 256, 20, (50, 130), focused_share=1.0),
+            Stage(12_000_000, 384, 14, (50, 240), two_hop_share=0.05, focused_share=0.5),
+            Stage(12_000_000, 768, 8, (60, 520), two_hop_share=0.1, focused_share=0.2),
+            Stage(9_000_000, 1536, 4, (100, 1100), two_hop_share=0.12, focused_share=0.1),
+            Stage(5_000_000, 3072, 2, (200, 2600), two_hop_share=0.12, focused_share=0.1),
         ),
     ),
     "mamba": Recipe(
         config=_MAMBA,
         vocab_size=VOCAB_SIZE,
         learning_rate=3e-3,
-        matrix_learning_rate=3e-3,
+        matrix_learning_rate=4e-3,
         spread=False,
         exam_lengths=(125, 250, 500, 1000),
         stages=(
-            Stage(tokens=4_000_000, length=96, batch=24, repeats=True),
-            Stage(tokens=6_000_000, length=224, batch=28, document_tokens=(30, 100)),
-            Stage(tokens=8_000_000, length=384, batch=16, document_tokens=(40, 220), two_hop_share=0.05),
-            Stage(tokens=12_000_000, length=768, batch=8, document_tokens=(60, 520), two_hop_share=0.08),
-            Stage(tokens=3_000_000, length=1536, batch=4, document_tokens=(100, 1000), two_hop_share=0.08),
+            Stage(4_000_000, 96, 40, repeats=True),
+            Stage(6_000_000, 256, 20, (40, 130), focused_share=0.5),
+            Stage(9_000_000, 384, 14, (40, 240), two_hop_share=0.05, focused_share=0.3),
+            Stage(14_000_000, 768, 8, (60, 520), two_hop_share=0.08, focused_share=0.1),
+            Stage(3_000_000, 1536, 4, (100, 1000), two_hop_share=0.08, focused_share=0.1),
         ),
     ),
 }

@@ -13,7 +13,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -76,9 +76,12 @@ def collate(episodes: list[Episode], rng: random.Random, *, spread: bool, device
     return Batch(token_ids.to(device), torch.tensor(positions).to(device), rows.to(device), targets.to(device))
 
 
-def loss_of(decoder: Decoder, batch: Batch) -> tuple[Tensor, Tensor]:
+Forward = Callable[[Tensor, Tensor], Tensor]
+
+
+def loss_of(decoder: Decoder, forward: Forward, batch: Batch) -> tuple[Tensor, Tensor]:
     """Cross-entropy over the answer tokens, and how many of them were the likeliest."""
-    hidden = decoder.forward_dense(batch.token_ids, batch.positions).flatten(0, 1)
+    hidden = forward(batch.token_ids, batch.positions).flatten(0, 1)
     logits = decoder.logits(hidden[batch.rows - 1])
     return F.cross_entropy(logits, batch.targets), (logits.argmax(-1) == batch.targets).float().mean()
 
@@ -141,13 +144,19 @@ def episodes_of(stage: Stage, maker: EpisodeMaker, rng: random.Random, vocab_siz
         # Drawn evenly on a logarithmic scale, so that short contexts are not forgotten; a few have none at all.
         low, high = stage.document_tokens
         tokens = round(math.exp(rng.uniform(math.log(low), math.log(high)))) if rng.random() > 0.04 else 0
-        episodes.append(maker.episode(stage.length, tokens, stage.two_hop_share))
+        focused = rng.random() < stage.focused_share
+        episodes.append(maker.episode(stage.length, tokens, stage.two_hop_share, focused=focused))
     return episodes
 
 
-def stages_by_tokens(recipe: Recipe, scale: float) -> Iterator[tuple[Stage, int]]:
-    for stage in recipe.stages:
-        yield stage, round(stage.tokens * scale)
+def relative_cost(stage: Stage) -> float:
+    """What a stage costs in comparable units: tokens, those of long sequences more."""
+    return stage.tokens * (1 + stage.length / 2000)
+
+
+def seconds_left_for(stages: Sequence[Stage], seconds: float) -> float:
+    """The first stage's share of the seconds that are left for all of these."""
+    return seconds * relative_cost(stages[0]) / sum(map(relative_cost, stages))
 
 
 @dataclass(slots=True)
@@ -203,11 +212,13 @@ class Curve:
         return len(self._recent) == 10 and sum(self._recent) / 10 > 0.85
 
 
-def train_step(decoder: Decoder, optims: list[torch.optim.Optimizer], batch: Batch, rate: float) -> tuple[float, float]:
+def train_step(
+    decoder: Decoder, forward: Forward, optims: list[torch.optim.Optimizer], batch: Batch, rate: float
+) -> tuple[float, float]:
     """One update; `rate` is the factor on every learning rate. Returns loss and accuracy."""
     # Matrix products in bfloat16, weights and optimizer state in float32.
     with torch.autocast(batch.token_ids.device.type, dtype=torch.bfloat16):
-        loss, accuracy = loss_of(decoder, batch)
+        loss, accuracy = loss_of(decoder, forward, batch)
     loss.backward()
     nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
     for optim in optims:
@@ -228,21 +239,25 @@ def train(
     max_seconds: float,
     checkpoint: Callable[[list[dict[str, float]]], None],
     device: torch.device,
+    compiled: bool = False,
 ) -> list[dict[str, float]]:
     """Run the curriculum; returns the loss curve. `checkpoint` is called every few minutes."""
     rng = random.Random(seed)
     optims = optimizers(decoder, recipe)
-    progress = Progress(time.perf_counter(), sum(t for _, t in stages_by_tokens(recipe, scale)), max_seconds)
+    # Compiled where it pays; a stage has one shape, so each compiles once.
+    forward: Forward = torch.compile(decoder.forward_dense, dynamic=False) if compiled else decoder.forward_dense
+    total_tokens = round(scale * sum(stage.tokens for stage in recipe.stages))
+    progress = Progress(time.perf_counter(), total_tokens, max_seconds)
     curve = Curve(recipe.log_seconds)
     saved_s = time.perf_counter()
-    for number, (stage, stage_tokens) in enumerate(stages_by_tokens(recipe, scale)):
-        end = progress.tokens + stage_tokens
+    for number, stage in enumerate(recipe.stages):
+        end = progress.tokens + round(stage.tokens * scale)
         # A stage ends with its tokens, or with its share of the time if the machine is slower than the recipe.
-        end_s = progress.elapsed + max_seconds * stage_tokens / progress.total_tokens
+        end_s = progress.elapsed + seconds_left_for(recipe.stages[number:], max_seconds - progress.elapsed)
         while progress.tokens < end and progress.elapsed < end_s and not (stage.repeats and curve.copies):
             episodes = episodes_of(stage, maker, rng, decoder.config.vocab_size)
             batch = collate(episodes, rng, spread=recipe.spread, device=device)
-            loss, accuracy = train_step(decoder, optims, batch, schedule(progress.fraction))
+            loss, accuracy = train_step(decoder, forward, optims, batch, schedule(progress.fraction))
             progress.tokens += batch.token_ids.numel()
             curve.add(loss, accuracy, number, progress)
             if time.perf_counter() - saved_s > SAVE_EVERY_S:
@@ -260,6 +275,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=1.0, help="factor on every stage's tokens")
     parser.add_argument("--max-minutes", type=float, default=600.0, help="shorten the curriculum to fit this time")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true", help="compile the forward pass (needs a C++ compiler)")
     parser.add_argument("--continue-from", type=Path, help="start from this checkpoint and its tokenizer")
     parser.add_argument("--first-stage", type=int, default=0, help="leave out the stages before this one")
     return parser.parse_args()
@@ -315,6 +331,7 @@ def main() -> None:
         max_seconds=arguments.max_minutes * 60,
         checkpoint=checkpoint,
         device=device,
+        compiled=arguments.compile,
     )
     checkpoint(curve, final=True)
 

@@ -7,7 +7,7 @@ the same in all worlds: a model that was trained on other worlds can know those,
 import hashlib
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evals.datasets import world_words as words
@@ -139,14 +139,15 @@ def draw_entities(
     withheld_share: float,
     outside_share: float,
     prefix: str,
+    kind_weights: Mapping[str, int] = KIND_WEIGHTS,
 ) -> list[Entity]:
-    """Draw `count` entities; some share a full name but not a label.
+    """Draw `count` entities of the kinds in `kind_weights`; some share a full name but not a label.
 
     Their links name each other, or (`outside_share` of them) someone whom no document describes.
     """
     drafts: list[tuple[str, str, str]] = []
     taken: set[tuple[str, str, str]] = set()
-    kinds = rng.choices(list(KIND_WEIGHTS), weights=list(KIND_WEIGHTS.values()), k=count)
+    kinds = rng.choices(list(kind_weights), weights=list(kind_weights.values()), k=count)
     while len(drafts) < count:
         kind = kinds[len(drafts)]
         twins = [draft for draft in drafts[-12:] if draft[0] == kind]
