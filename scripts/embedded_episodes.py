@@ -18,7 +18,15 @@ from evals.records import PERMISSIONS, Permission
 SPECIAL_TOKENS = ("<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 PAD, SYSTEM, USER, ASSISTANT, END = range(5)
 POPULAR_SHARE = 0.04
-MAX_REPEATED = 12  # draws in a row that were asked before: the documents have little more to ask about
+LABEL = "label"
+# Asked in training alone: what stands right beside the name. The easiest fact, from which finding a name is learnt.
+LABEL_QUESTIONS = {
+    "person": ("What was the profession of {e}?", "What was {e}?"),
+    "city": ("In which region is {e}?", "Where is {e}?"),
+    "company": ("What does {e} make?", "What does {e} sell?"),
+    "work": ("What kind of work is {e}?", "What is {e}?"),
+}
+MAX_REPEATED = 12  # draws that were asked before: by then the documents have little more to ask about
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,34 @@ def repeated_span(rng: random.Random, vocab_size: int, length: int) -> Episode:
     return Episode(ids, [i >= half for i in range(length)], [])
 
 
+def random_records(rng: random.Random, vocab_size: int, length: int, max_records: int) -> Episode:
+    """Records of random tokens (a name, then fields with values), then questions for single fields of single records.
+
+    Reading documents without language: a question in words costs twenty tokens, one of these six.
+    """
+    first = len(SPECIAL_TOKENS)
+    tokens = rng.sample(range(first, vocab_size), 60)
+    name_tokens, fields, values = tokens[:24], tokens[24:32], range(first, vocab_size)
+    count = round(math.exp(rng.uniform(math.log(2), math.log(max_records))))
+    ids, facts = [USER], []
+    names: set[tuple[int, ...]] = set()
+    while len(names) < count:
+        names.add(tuple(rng.choices(name_tokens, k=rng.randint(1, 3))))
+    for name in rng.sample(sorted(names), count):
+        ids += [SYSTEM, *name]
+        for field_token in rng.sample(fields, rng.randint(1, 3)):
+            value = rng.choices(values, k=rng.randint(1, 2))
+            ids += [field_token, *value]
+            facts.append((name, field_token, value))
+    loss = [False] * len(ids)
+    # Asked again and again in a new order: what was answered may be read off the earlier answer too.
+    while len(ids) < length:
+        for name, field_token, value in rng.sample(facts, len(facts)):
+            ids += [USER, field_token, *name, ASSISTANT, *value, END]
+            loss += [False] * (len(name) + 3) + [True] * (len(value) + 1)
+    return Episode(ids[:length], loss[:length], [])
+
+
 class ContextWriter:
     """Draws one small world and the questions about the part of it that fits into a context."""
 
@@ -67,8 +103,9 @@ class ContextWriter:
         self._rng = rng
         self._tokenizer = tokenizer
         self._popular = popular
+        self._focus: str | None = None
 
-    def _draw_focused(self, document_tokens: int) -> list[world.Page]:
+    def _draw_focused(self, document_tokens: int, name_share: float) -> list[world.Page]:
         """Pages about entities of one kind, all of which state one attribute: only the name tells them apart.
 
         Without such contexts a transformer stays for long at matching the attribute and guessing the entity.
@@ -88,10 +125,10 @@ class ContextWriter:
         )
         self.entities = {entity.id: entity for entity in entities}
         self.ambiguous = world.ambiguous_ids(entities)
-        written = (page for entity in entities for page in world.write_pages(rng, entity))
+        written = (page for entity in entities for page in world.write_pages(rng, entity, name_share=name_share))
         return [page for page in written if self._focus in page.stated]
 
-    def _draw(self, document_tokens: int) -> list[world.Page]:
+    def _draw(self, document_tokens: int, name_share: float) -> list[world.Page]:
         """Pages of a fresh world, about as many as `document_tokens` hold (a page is about 30 tokens)."""
         rng = self._rng
         self._focus = None
@@ -103,7 +140,7 @@ class ContextWriter:
         entities += rng.sample(self._popular, rng.randint(0, 1 + count // 12))
         self.entities = {entity.id: entity for entity in entities}
         self.ambiguous = world.ambiguous_ids(entities)
-        pages = [page for entity in entities for page in world.write_pages(rng, entity)]
+        pages = [page for entity in entities for page in world.write_pages(rng, entity, name_share=name_share)]
         people = [entity for entity in entities if entity.kind == "person"]
         cities = [entity.name for entity in entities if entity.kind == "city"]
         for number in range(rng.randint(0, 1 + count // 2) if people and cities else 0):
@@ -111,13 +148,13 @@ class ContextWriter:
         rng.shuffle(pages)
         return pages
 
-    def write(self, document_tokens: int, *, focused: bool = False) -> list[list[int]]:
+    def write(self, document_tokens: int, *, focused: bool = False, name_share: float = 0.4) -> list[list[int]]:
         """Token ids of the documents of a new context, at most `document_tokens` in all."""
-        self._focus: str | None = None
         pages: list[world.Page] = []
         self.entities, self.ambiguous = {}, frozenset()
         if document_tokens:
-            pages = self._draw_focused(document_tokens) if focused else self._draw(document_tokens)
+            draw = self._draw_focused if focused else self._draw
+            pages = draw(document_tokens, name_share)
         texts = [render_document(page.document) for page in pages]
         encoded = encode_following(self._tokenizer, texts)
         if texts:
@@ -179,6 +216,17 @@ class ContextWriter:
                 return Turn(text, target.facts[attribute], "two_hop", (entity_id, link, attribute))
         return None
 
+    def label_turn(self) -> Turn | None:
+        """What an entity is, where that is not told apart by it; None if the draw does not fit."""
+        rng = self._rng
+        if not self.stated:
+            return None
+        entity = self.entities[rng.choice(self._stated_list)[0]]
+        if entity.id in self.ambiguous:
+            return None
+        question = rng.choice(LABEL_QUESTIONS[entity.kind]).format(e=entity.name)
+        return Turn(question, entity.label, LABEL, (entity.id, LABEL))
+
     def turn(self, permission: Permission, two_hop_share: float) -> Turn:
         """One question about the context written last."""
         rng = self._rng
@@ -218,12 +266,21 @@ class EpisodeMaker:
             permission: [SYSTEM, *tokenizer.encode(text).ids, END] for permission, text in SYSTEM_PROMPTS.items()
         }
 
-    def episode(self, length: int, document_tokens: int, two_hop_share: float, *, focused: bool = False) -> Episode:
+    def episode(
+        self,
+        length: int,
+        document_tokens: int,
+        two_hop_share: float,
+        *,
+        focused: bool = False,
+        name_share: float = 0.4,
+        label_share: float = 0.0,
+    ) -> Episode:
         """A chat of exactly `length` tokens: documents first, then as many questions as fit, then padding."""
         permission = self._rng.choice(PERMISSIONS)
         ids = [*self._system[permission], USER]
         jumps = []
-        for document in self.writer.write(document_tokens, focused=focused):
+        for document in self.writer.write(document_tokens, focused=focused, name_share=name_share):
             jumps.append(len(ids))
             ids += document
         loss = [False] * len(ids)
@@ -231,12 +288,12 @@ class EpisodeMaker:
         first = True
         repeated = 0
         while repeated < MAX_REPEATED:
-            turn = self.writer.turn(permission, two_hop_share)
+            label_turn = self.writer.label_turn() if self._rng.random() < label_share else None
+            turn = label_turn or self.writer.turn(permission, two_hop_share)
             # A fact asked twice could be copied from the earlier answer instead of the documents.
             if turn.fact in asked:
                 repeated += 1
                 continue
-            repeated = 0
             asked.add(turn.fact)
             question = self._question(turn, after_documents=first and bool(jumps))
             answer = [*self._tokenizer.encode(turn.target).ids, END]

@@ -9,6 +9,10 @@ class Stage:
     """A part of the curriculum: `batch` sequences of `length` tokens, of which documents take `document_tokens`.
 
     focused_share: of the sequences, those about entities of one kind that only their names tell apart.
+    name_share: of the sentences, those that name their subject. label_share: of the questions, those about what
+    stands beside a name. records_share: of the sequences, those of random records, up to `max_records` of them.
+    spread: positions jump between documents. rate: factor on the learning rates.
+    context_loss: weight of the loss on documents and questions, beside that on answers, which has weight one.
     """
 
     tokens: int
@@ -17,14 +21,21 @@ class Stage:
     document_tokens: tuple[int, int] = (0, 0)
     two_hop_share: float = 0.0
     focused_share: float = 0.0
+    name_share: float = 0.4
+    label_share: float = 0.0
+    context_loss: float = 0.0
+    rate: float = 1.0
     repeats: bool = False
+    records_share: float = 0.0
+    max_records: int = 4
+    spread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """All that decides a training run but the seed.
 
-    matrix_learning_rate: Muon's, for the matrices inside the layers. spread: positions jump between documents.
+    matrix_learning_rate: Muon's, for the matrices inside the layers.
     """
 
     config: dict[str, Any]
@@ -32,7 +43,6 @@ class Recipe:
     vocab_size: int
     learning_rate: float
     matrix_learning_rate: float
-    spread: bool
     exam_lengths: tuple[int, ...]
     exam_questions: int = 60
     log_seconds: float = 20.0
@@ -97,32 +107,52 @@ RECIPES: dict[str, Recipe] = {
     "transformer": Recipe(
         config=_TRANSFORMER,
         vocab_size=VOCAB_SIZE,
-        learning_rate=3e-3,
-        matrix_learning_rate=7e-3,
-        spread=True,
+        learning_rate=1.5e-3,
+        matrix_learning_rate=2e-3,
         exam_lengths=(250, 1000, 4000),
         stages=(
-            Stage(6_000_000, 128, 32, repeats=True),
-            Stage(9_000_000, 256, 20, (50, 130), focused_share=1.0),
-            Stage(12_000_000, 384, 14, (50, 240), two_hop_share=0.05, focused_share=0.5),
-            Stage(12_000_000, 768, 8, (60, 520), two_hop_share=0.1, focused_share=0.2),
-            Stage(9_000_000, 1536, 4, (100, 1100), two_hop_share=0.12, focused_share=0.1),
-            Stage(5_000_000, 3072, 2, (200, 2600), two_hop_share=0.12, focused_share=0.1),
+            Stage(5_000_000, 128, 32, records_share=1.0),
+            Stage(
+                5_000_000, 224, 18, (55, 110), records_share=0.35, focused_share=0.8, name_share=0.9, label_share=0.4
+            ),
+            Stage(
+                6_000_000,
+                384,
+                12,
+                (50, 240),
+                two_hop_share=0.03,
+                records_share=0.1,
+                max_records=12,
+                focused_share=0.5,
+                name_share=0.6,
+                label_share=0.15,
+            ),
+            Stage(5_000_000, 768, 6, (60, 520), two_hop_share=0.08, focused_share=0.2, label_share=0.05, spread=True),
+            Stage(3_000_000, 1536, 3, (100, 1100), two_hop_share=0.1, focused_share=0.1, spread=True),
+            Stage(1_500_000, 3072, 2, (200, 2600), two_hop_share=0.1, focused_share=0.1, spread=True),
         ),
     ),
     "mamba": Recipe(
         config=_MAMBA,
         vocab_size=VOCAB_SIZE,
-        learning_rate=3e-3,
-        matrix_learning_rate=4e-3,
-        spread=False,
+        learning_rate=2e-3,
+        matrix_learning_rate=3e-3,
         exam_lengths=(125, 250, 500, 1000),
         stages=(
             Stage(4_000_000, 96, 40, repeats=True),
-            Stage(6_000_000, 256, 20, (40, 130), focused_share=0.5),
-            Stage(9_000_000, 384, 14, (40, 240), two_hop_share=0.05, focused_share=0.3),
-            Stage(14_000_000, 768, 8, (60, 520), two_hop_share=0.08, focused_share=0.1),
-            Stage(3_000_000, 1536, 4, (100, 1000), two_hop_share=0.08, focused_share=0.1),
+            Stage(5_000_000, 224, 18, (40, 110), focused_share=0.5, name_share=0.9, label_share=0.35),
+            Stage(
+                6_000_000,
+                384,
+                12,
+                (50, 240),
+                two_hop_share=0.03,
+                focused_share=0.4,
+                name_share=0.6,
+                label_share=0.15,
+            ),
+            Stage(6_000_000, 768, 6, (60, 520), two_hop_share=0.06, focused_share=0.2, label_share=0.05),
+            Stage(1_000_000, 1536, 3, (100, 1000), two_hop_share=0.08, focused_share=0.1),
         ),
     ),
 }

@@ -28,7 +28,7 @@ from models.families import read_config
 from models.load import load_decoder
 from models.ssm import Mamba2
 from scripts.embedded_checkpoint import save_checkpoint
-from scripts.embedded_episodes import Episode, EpisodeMaker, repeated_span
+from scripts.embedded_episodes import PAD, Episode, EpisodeMaker, random_records, repeated_span
 from scripts.embedded_exams import examine
 from scripts.embedded_recipes import RECIPES, Recipe, Stage
 from scripts.embedded_tokenizer import save_tokenizer, train_tokenizer
@@ -39,13 +39,14 @@ SAVE_EVERY_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """token_ids, positions: (b, l) int64. targets: (r,) int64, the tokens at `rows` (r,) of the flattened batch;
-    the hidden state that predicts each is the one before it."""
+    """token_ids, positions: (b, l) int64. rows: (r,) int64, the answer tokens in the flattened batch; the hidden
+    state that predicts each is the one before it. context_rows: (c,) int64, all other tokens that can be predicted.
+    """
 
     token_ids: Tensor
     positions: Tensor
     rows: Tensor
-    targets: Tensor
+    context_rows: Tensor
 
 
 def spread_positions(rng: random.Random, episode: Episode) -> list[int]:
@@ -71,34 +72,47 @@ def collate(episodes: list[Episode], rng: random.Random, *, spread: bool, device
     mask = torch.tensor([episode.loss for episode in episodes])
     mask[:, 0] = False
     positions = [spread_positions(rng, e) if spread else list(range(len(e.token_ids))) for e in episodes]
-    rows = mask.flatten().nonzero().squeeze(-1)
-    targets = token_ids.flatten()[rows]
-    return Batch(token_ids.to(device), torch.tensor(positions).to(device), rows.to(device), targets.to(device))
+    context = ~mask & (token_ids != PAD)
+    context[:, 0] = False
+    rows, context_rows = (chosen.flatten().nonzero().squeeze(-1).to(device) for chosen in (mask, context))
+    return Batch(token_ids.to(device), torch.tensor(positions).to(device), rows, context_rows)
 
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 
 
-def loss_of(decoder: Decoder, forward: Forward, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Cross-entropy over the answer tokens, and how many of them were the likeliest."""
+def losses_of(decoder: Decoder, forward: Forward, batch: Batch, context_loss: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What is minimised; of it the cross-entropy of the answer tokens, and how many of them were the likeliest."""
     hidden = forward(batch.token_ids, batch.positions).flatten(0, 1)
-    logits = decoder.logits(hidden[batch.rows - 1])
-    return F.cross_entropy(logits, batch.targets), (logits.argmax(-1) == batch.targets).float().mean()
+    tokens = batch.token_ids.flatten()
+    logits, targets = decoder.logits(hidden[batch.rows - 1]), tokens[batch.rows]
+    answers = F.cross_entropy(logits, targets)
+    accuracy = (logits.argmax(-1) == targets).float().mean()
+    if not context_loss:
+        return answers, answers, accuracy
+    context = F.cross_entropy(decoder.logits(hidden[batch.context_rows - 1]), tokens[batch.context_rows])
+    return answers + context_loss * context, answers, accuracy
 
 
 def initialise(decoder: Decoder, seed: int) -> None:
-    """Normal weights, scaled down where a layer writes to the residual; Mamba-2's own initial time steps."""
+    """Normal weights, scaled down where a layer writes to the residual; Mamba-2's own initial time steps.
+
+    Embeddings are as large as what all layers add to them: were they small, no later layer could tell whether two
+    tokens are the same, which is what finding a name in a document comes down to. The last norm's weight keeps the
+    first logits small nonetheless, for the embedding is the head too.
+    """
     generator = torch.Generator().manual_seed(seed)
     depth = len(decoder.layers)
     for name, parameter in decoder.named_parameters():
         if parameter.dim() >= 2:
             nn.init.normal_(
                 parameter,
-                std=0.02 if "embedding" in name else parameter[0].numel() ** -0.5 * 0.8,
+                std=1.0 if "embedding" in name else parameter[0].numel() ** -0.5 * 0.8,
                 generator=generator,
             )
             if name.endswith(("o_proj.weight", "down_proj.weight", "out_proj.weight")):
                 parameter.data /= math.sqrt(2 * depth)
+    nn.init.constant_(decoder.norm.weight, decoder.config.hidden_size**-0.5)
     for layer in decoder.layers:
         mixer = layer.mixer
         if isinstance(mixer, Mamba2):
@@ -118,7 +132,7 @@ def optimizers(decoder: Decoder, recipe: Recipe) -> list[torch.optim.Optimizer]:
     muon = torch.optim.Muon(
         matrices,
         lr=recipe.matrix_learning_rate,
-        weight_decay=0.01,
+        weight_decay=0.1,
         momentum=0.95,
         adjust_lr_fn="match_rms_adamw",
     )
@@ -141,11 +155,22 @@ def episodes_of(stage: Stage, maker: EpisodeMaker, rng: random.Random, vocab_siz
         return [repeated_span(rng, vocab_size, stage.length) for _ in range(stage.batch)]
     episodes = []
     for _ in range(stage.batch):
+        if rng.random() < stage.records_share:
+            episodes.append(random_records(rng, vocab_size, stage.length, stage.max_records))
+            continue
         # Drawn evenly on a logarithmic scale, so that short contexts are not forgotten; a few have none at all.
         low, high = stage.document_tokens
         tokens = round(math.exp(rng.uniform(math.log(low), math.log(high)))) if rng.random() > 0.04 else 0
-        focused = rng.random() < stage.focused_share
-        episodes.append(maker.episode(stage.length, tokens, stage.two_hop_share, focused=focused))
+        episodes.append(
+            maker.episode(
+                stage.length,
+                tokens,
+                stage.two_hop_share,
+                focused=rng.random() < stage.focused_share,
+                name_share=stage.name_share,
+                label_share=stage.label_share,
+            )
+        )
     return episodes
 
 
@@ -213,13 +238,19 @@ class Curve:
 
 
 def train_step(
-    decoder: Decoder, forward: Forward, optims: list[torch.optim.Optimizer], batch: Batch, rate: float
+    decoder: Decoder,
+    forward: Forward,
+    optims: list[torch.optim.Optimizer],
+    batch: Batch,
+    *,
+    rate: float,
+    context_loss: float,
 ) -> tuple[float, float]:
-    """One update; `rate` is the factor on every learning rate. Returns loss and accuracy."""
+    """One update; `rate` is the factor on every learning rate. Returns loss and accuracy on the answers."""
     # Matrix products in bfloat16, weights and optimizer state in float32.
     with torch.autocast(batch.token_ids.device.type, dtype=torch.bfloat16):
-        loss, accuracy = loss_of(decoder, forward, batch)
-    loss.backward()
+        total, loss, accuracy = losses_of(decoder, forward, batch, context_loss)
+    total.backward()
     nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
     for optim in optims:
         for group in optim.param_groups:
@@ -256,8 +287,9 @@ def train(
         end_s = progress.elapsed + seconds_left_for(recipe.stages[number:], max_seconds - progress.elapsed)
         while progress.tokens < end and progress.elapsed < end_s and not (stage.repeats and curve.copies):
             episodes = episodes_of(stage, maker, rng, decoder.config.vocab_size)
-            batch = collate(episodes, rng, spread=recipe.spread, device=device)
-            loss, accuracy = train_step(decoder, forward, optims, batch, schedule(progress.fraction))
+            batch = collate(episodes, rng, spread=stage.spread, device=device)
+            rate = stage.rate * schedule(progress.fraction)
+            loss, accuracy = train_step(decoder, forward, optims, batch, rate=rate, context_loss=stage.context_loss)
             progress.tokens += batch.token_ids.numel()
             curve.add(loss, accuracy, number, progress)
             if time.perf_counter() - saved_s > SAVE_EVERY_S:

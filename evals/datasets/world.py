@@ -195,8 +195,11 @@ def popular_entities() -> list[Entity]:
     return [replace(entity, popular=True) for entity in drawn]
 
 
-def write_pages(rng: random.Random, entity: Entity) -> list[Page]:
-    """Two short documents about one entity, each with its introduction and a part of the stated facts."""
+def write_pages(rng: random.Random, entity: Entity, *, name_share: float = 0.4) -> list[Page]:
+    """Two short documents about one entity, each with its introduction and a part of the stated facts.
+
+    `name_share` of the sentences name their subject; the others have a pronoun.
+    """
     kind = words.KINDS[entity.kind]
     stated = [attribute for attribute in entity.facts if attribute != entity.withheld]
     rng.shuffle(stated)
@@ -207,7 +210,7 @@ def write_pages(rng: random.Random, entity: Entity) -> list[Page]:
         intro = rng.choice(kind.intro)
         sentences = [intro.format(n=entity.name, l=entity.label, al=f"{article} {entity.label}")]
         for attribute in attributes:
-            subject = entity.name if rng.random() < 0.4 else entity.pronoun
+            subject = entity.name if rng.random() < name_share else entity.pronoun
             statement = rng.choice(kind.attributes[attribute].statements)
             sentence = statement.format(s=subject, v=entity.facts[attribute])
             # A pronoun in mid-sentence ("the mayor of It") reads wrongly: the name stands there instead.

@@ -30,7 +30,7 @@ from server.request import EngineRequest, EngineStats, TokenOutput
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 120.0
-GONE_WITHIN_S = 10.0
+GONE_WITHIN_S = 60.0  # importing torch on a busy machine takes its time
 CONFIG = EngineConfig(
     device="cpu", threads=1, cache_bytes=8 << 20, max_running=20, max_queue=10, step_tokens=64, prefill_chunk=16
 )
@@ -286,12 +286,13 @@ async def test_an_engine_that_keeps_dying_at_its_start_is_tried_again_and_says_w
 @pytest.mark.parametrize("after_s", [None, 0.0, 0.3])
 async def test_stopping_before_it_serves(directories, after_s):
     """At once, while the process is being made, and while it loads: it ends soon and is not started again."""
+    others = set(psutil.Process().children())
     client = EngineClient("tiny", directories["mamba"], CONFIG)
     await client.start()
     waiting = asyncio.create_task(client.wait_ready(START_TIMEOUT_S))
     if after_s is not None:
         await asyncio.sleep(after_s)
-    children = psutil.Process().children()
+    children = set(psutil.Process().children()) - others
     started = time.monotonic()
     await client.stop()
     assert time.monotonic() - started < 3
