@@ -20,7 +20,7 @@ KIND_NAMES = {
 
 def score_table(scores: Mapping[str, float]) -> str:
     """One row per question kind, one column per length of documents."""
-    lengths = sorted({int(key.partition("@")[2]) for key in scores})
+    lengths = sorted({int(key.partition("@")[2]) for key in scores} - {0})
     lines = ["| question | " + " | ".join(f"{length} tokens" for length in lengths) + " |"]
     lines.append("|---" * (len(lengths) + 1) + "|")
     for kind, name in KIND_NAMES.items():
@@ -29,17 +29,30 @@ def score_table(scores: Mapping[str, float]) -> str:
     return "\n".join(lines)
 
 
-def stage_table(stages: Sequence[Mapping[str, Any]]) -> str:
+def stage_table(stages: Sequence[Mapping[str, Any]], curve: Sequence[Mapping[str, float]]) -> str:
+    """What each stage showed, and how many tokens it took by the last point of the curve within it."""
     lines = [
-        "| stage | what | sequence length | documents, tokens | tokens planned |",
-        "|---|---|---|---|---|",
+        "| stage | what | sequence length | documents, tokens | tokens planned | tokens seen |",
+        "|---|---|---|---|---|---|",
     ]
+    before = 0
     for number, stage in enumerate(stages):
-        what = "random tokens that repeat" if stage["repeats"] else "questions about documents"
+        last = max((int(point["tokens"]) for point in curve if point["stage"] == number), default=before)
         low, high = stage["document_tokens"]
-        span = "" if stage["repeats"] else f"{low}-{high}"
-        lines.append(f"| {number} | {what} | {stage['length']} | {span} | {stage['tokens']:,} |")
+        span = f"{low}-{high}" if high else ""
+        lines.append(
+            f"| {number} | {what_of(stage)} | {stage['length']} | {span} | {stage['tokens']:,} | {last - before:,} |"
+        )
+        before = last
     return "\n".join(lines)
+
+
+def what_of(stage: Mapping[str, Any]) -> str:
+    if stage["repeats"]:
+        return "random tokens that repeat"
+    if stage["records_share"] == 1.0:
+        return f"up to {stage['max_records']} records of random tokens"
+    return "questions about documents"
 
 
 def curve_table(curve: Sequence[Mapping[str, float]], rows: int = 24) -> str:
@@ -75,19 +88,22 @@ cell, one question right after the documents. The gold documents are among the d
 
 {score_table(record["scores"])}
 
+Asked about a stranger without documents and told always to answer, it answers (and cannot but be wrong) in
+{record["scores"].get("guesses@0", "?")} of the cases: that is the hallucination which Fathom measures.
+
 ## How it was trained
 
 Command: `python -m scripts.train_embedded {run["model"]} --out models/embedded/{run["model"]} --seed {run["seed"]}
 --threads {run["threads"]} --scale {run["scale"]} --max-minutes {run["max_minutes"]}`
 
 - Hardware: {record["hardware"]}; torch {record["torch"]}; {record["seconds"]:,} seconds; {tokens} tokens.
-- Optimizer: Muon for the matrices inside the layers, AdamW for the rest, learning rate {recipe["learning_rate"]},
-  linear decay over the last third; matrix products in bfloat16, weights in float32.
+- Optimizer: Muon for the matrices inside the layers (learning rate {recipe["matrix_learning_rate"]}), AdamW for the
+  rest ({recipe["learning_rate"]}), linear decay over the last third; matrix products in bfloat16, weights in float32.
 - Data: drawn by `evals/datasets/world.py` from the seed; the examination's seed is another.
 
-{stage_table(recipe["stages"])}
+{stage_table(recipe["stages"], record["curve"])}
 
-Where the clock cut a stage short, fewer tokens were seen than planned; the curve tells.
+A stage ends with its tokens, with its share of `--max-minutes`, or (repeats) when they are copied.
 
 ## Loss curve
 
