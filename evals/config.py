@@ -20,7 +20,8 @@ class RunConfig:
     """One model on one dataset.
 
     budgets: most tokens of documents, ascending; 0 asks without documents. num_questions: how many of the dataset's
-    questions, from its first. max_attempts: how often a request that the server could not take is sent.
+    questions, from its first. max_attempts: how often a request that the server could not take is sent; eight take
+    half a minute, in which an engine that died is back.
     api_key is sent and never stored.
     """
 
@@ -33,7 +34,7 @@ class RunConfig:
     max_tokens: int = 32
     concurrency: int = 4
     timeout_s: float = 300.0
-    max_attempts: int = 5
+    max_attempts: int = 8
     api_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:

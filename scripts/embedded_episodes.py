@@ -68,7 +68,7 @@ def repeated_span(rng: random.Random, vocab_size: int, length: int) -> Episode:
     return Episode(ids, [i >= half for i in range(length)], [])
 
 
-def random_records(rng: random.Random, vocab_size: int, length: int, max_records: int) -> Episode:
+def random_records(rng: random.Random, vocab_size: int, length: int, max_records: int, max_fields: int = 3) -> Episode:
     """Records of random tokens (a name, then fields with values), then questions for single fields of single records.
 
     Reading documents without language: a question in words costs twenty tokens, one of these six.
@@ -83,7 +83,7 @@ def random_records(rng: random.Random, vocab_size: int, length: int, max_records
         names.add(tuple(rng.choices(name_tokens, k=rng.randint(1, 3))))
     for name in rng.sample(sorted(names), count):
         ids += [SYSTEM, *name]
-        for field_token in rng.sample(fields, rng.randint(1, 3)):
+        for field_token in rng.sample(fields, rng.randint(1, max_fields)):
             value = rng.choices(values, k=rng.randint(1, 2))
             ids += [field_token, *value]
             facts.append((name, field_token, value))

@@ -28,6 +28,7 @@ class Stage:
     repeats: bool = False
     records_share: float = 0.0
     max_records: int = 4
+    max_fields: int = 3
     spread: bool = False
 
 
@@ -113,23 +114,29 @@ RECIPES: dict[str, Recipe] = {
         stages=(
             Stage(5_000_000, 128, 32, records_share=1.0),
             Stage(
-                5_000_000, 224, 18, (55, 110), records_share=0.35, focused_share=0.8, name_share=0.9, label_share=0.4
+                8_000_000,
+                200,
+                20,
+                (25, 110),
+                records_share=0.2,
+                max_records=6,
+                focused_share=0.5,
+                name_share=0.7,
+                label_share=0.2,
             ),
             Stage(
-                6_000_000,
-                384,
-                12,
-                (50, 240),
-                two_hop_share=0.03,
-                records_share=0.1,
+                8_000_000,
+                288,
+                14,
+                (25, 200),
+                two_hop_share=0.04,
+                records_share=0.05,
                 max_records=12,
-                focused_share=0.5,
-                name_share=0.6,
-                label_share=0.15,
+                focused_share=0.35,
+                label_share=0.05,
             ),
-            Stage(5_000_000, 768, 6, (60, 520), two_hop_share=0.08, focused_share=0.2, label_share=0.05, spread=True),
-            Stage(3_000_000, 1536, 3, (100, 1100), two_hop_share=0.1, focused_share=0.1, spread=True),
-            Stage(1_500_000, 3072, 2, (200, 2600), two_hop_share=0.1, focused_share=0.1, spread=True),
+            Stage(1_500_000, 768, 6, (40, 520), two_hop_share=0.08, focused_share=0.2, spread=True),
+            Stage(500_000, 1536, 3, (60, 1100), two_hop_share=0.1, focused_share=0.1, spread=True),
         ),
     ),
     "mamba": Recipe(

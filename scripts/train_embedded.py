@@ -156,7 +156,7 @@ def episodes_of(stage: Stage, maker: EpisodeMaker, rng: random.Random, vocab_siz
     episodes = []
     for _ in range(stage.batch):
         if rng.random() < stage.records_share:
-            episodes.append(random_records(rng, vocab_size, stage.length, stage.max_records))
+            episodes.append(random_records(rng, vocab_size, stage.length, stage.max_records, stage.max_fields))
             continue
         # Drawn evenly on a logarithmic scale, so that short contexts are not forgotten; a few have none at all.
         low, high = stage.document_tokens
