@@ -68,31 +68,36 @@ def repeated_span(rng: random.Random, vocab_size: int, length: int) -> Episode:
     return Episode(ids, [i >= half for i in range(length)], [])
 
 
-def random_records(rng: random.Random, vocab_size: int, length: int, max_records: int, max_fields: int = 3) -> Episode:
+def random_records(rng: random.Random, vocab_size: int, length: int, max_records: int) -> Episode:
     """Records of random tokens (a name, then fields with values), then questions for single fields of single records.
 
-    Reading documents without language: a question in words costs twenty tokens, one of these six.
+    Reading documents without language: a question in words costs twenty tokens, one of these six. All degrees of
+    difficulty are mixed, for each makes the next one learnable: a value right behind a name of one token; behind a
+    field that all records share, so that the name alone tells; behind names of several tokens; among other fields.
     """
     first = len(SPECIAL_TOKENS)
     tokens = rng.sample(range(first, vocab_size), 60)
-    name_tokens, fields, values = tokens[:24], tokens[24:32], range(first, vocab_size)
+    name_tokens, fields = tokens[:24], tokens[24:32]
     count = round(math.exp(rng.uniform(math.log(2), math.log(max_records))))
-    ids, facts = [USER], []
+    name_length, num_fields = rng.randint(1, 3), rng.choice((0, 1, 1, 2, 3))
+    shared = rng.sample(fields, num_fields)
     names: set[tuple[int, ...]] = set()
     while len(names) < count:
-        names.add(tuple(rng.choices(name_tokens, k=rng.randint(1, 3))))
+        names.add(tuple(rng.choices(name_tokens, k=name_length)))
+    ids, facts = [USER], []
     for name in rng.sample(sorted(names), count):
         ids += [SYSTEM, *name]
-        for field_token in rng.sample(fields, rng.randint(1, max_fields)):
-            value = rng.choices(values, k=rng.randint(1, 2))
-            ids += [field_token, *value]
-            facts.append((name, field_token, value))
+        for field in rng.sample(shared, num_fields) if shared else [None]:
+            value = rng.choices(range(first, vocab_size), k=rng.randint(1, 2))
+            key = [] if field is None else [field]
+            ids += [*key, *value]
+            facts.append((name, key, value))
     loss = [False] * len(ids)
     # Asked again and again in a new order: what was answered may be read off the earlier answer too.
     while len(ids) < length:
-        for name, field_token, value in rng.sample(facts, len(facts)):
-            ids += [USER, field_token, *name, ASSISTANT, *value, END]
-            loss += [False] * (len(name) + 3) + [True] * (len(value) + 1)
+        for name, key, value in rng.sample(facts, len(facts)):
+            ids += [USER, *key, *name, ASSISTANT, *value, END]
+            loss += [False] * (len(key) + len(name) + 2) + [True] * (len(value) + 1)
     return Episode(ids[:length], loss[:length], [])
 
 

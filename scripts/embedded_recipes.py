@@ -28,7 +28,6 @@ class Stage:
     repeats: bool = False
     records_share: float = 0.0
     max_records: int = 4
-    max_fields: int = 3
     spread: bool = False
 
 
@@ -66,7 +65,7 @@ _TRANSFORMER = {
     "head_dim": 32,
     "hidden_act": "silu",
     "rms_norm_eps": 1e-5,
-    "rope_theta": 1000000.0,
+    "rope_theta": 100000.0,
     "max_position_embeddings": 32768,
     "vocab_size": VOCAB_SIZE,
     "tie_word_embeddings": True,
@@ -110,33 +109,34 @@ RECIPES: dict[str, Recipe] = {
         vocab_size=VOCAB_SIZE,
         learning_rate=1.5e-3,
         matrix_learning_rate=2e-3,
-        exam_lengths=(250, 1000, 4000),
+        exam_lengths=(125, 250, 500, 1000),
+        exam_questions=40,
         stages=(
-            Stage(5_000_000, 128, 32, records_share=1.0),
+            Stage(3_000_000, 128, 32, records_share=1.0, max_records=6),
             Stage(
-                8_000_000,
-                200,
-                20,
-                (25, 110),
-                records_share=0.2,
-                max_records=6,
-                focused_share=0.5,
-                name_share=0.7,
-                label_share=0.2,
+                9_000_000,
+                224,
+                18,
+                (25, 120),
+                records_share=0.15,
+                max_records=8,
+                focused_share=0.4,
+                name_share=0.6,
+                label_share=0.15,
             ),
             Stage(
-                8_000_000,
-                288,
-                14,
-                (25, 200),
-                two_hop_share=0.04,
+                12_000_000,
+                384,
+                12,
+                (40, 260),
+                two_hop_share=0.05,
                 records_share=0.05,
                 max_records=12,
-                focused_share=0.35,
-                label_share=0.05,
+                focused_share=0.25,
+                label_share=0.03,
             ),
-            Stage(1_500_000, 768, 6, (40, 520), two_hop_share=0.08, focused_share=0.2, spread=True),
-            Stage(500_000, 1536, 3, (60, 1100), two_hop_share=0.1, focused_share=0.1, spread=True),
+            Stage(6_000_000, 768, 6, (60, 520), two_hop_share=0.08, focused_share=0.15, spread=True),
+            Stage(2_000_000, 1536, 3, (100, 1100), two_hop_share=0.1, focused_share=0.1, spread=True),
         ),
     ),
     "mamba": Recipe(
