@@ -51,7 +51,7 @@ def what_of(stage: Mapping[str, Any]) -> str:
     if stage["repeats"]:
         return "random tokens that repeat"
     if stage["records_share"] == 1.0:
-        return f"up to {stage['max_records']} records of random tokens"
+        return "records of random tokens"
     return "questions about documents"
 
 
@@ -103,7 +103,7 @@ Command: `python -m scripts.train_embedded {run["model"]} --out models/embedded/
 
 {stage_table(recipe["stages"], record["curve"])}
 
-A stage ends with its tokens, with its share of `--max-minutes`, or (repeats) when they are copied.
+A stage ends with its tokens, with its share of `--max-minutes`, or when it is answered well enough.
 
 ## Loss curve
 

@@ -38,6 +38,15 @@ class Episode:
     jumps: list[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Records:
+    """How hard records of random tokens are: at most so many, with so long names and so many fields."""
+
+    most: int
+    name_tokens: int
+    fields: int
+
+
 def encode_following(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of texts that stand after a blank line, where no space is put before them."""
     before = "a\n\n"
@@ -68,36 +77,35 @@ def repeated_span(rng: random.Random, vocab_size: int, length: int) -> Episode:
     return Episode(ids, [i >= half for i in range(length)], [])
 
 
-def random_records(rng: random.Random, vocab_size: int, length: int, max_records: int) -> Episode:
+def random_records(rng: random.Random, vocab_size: int, length: int, records: Records) -> Episode:
     """Records of random tokens (a name, then fields with values), then questions for single fields of single records.
 
-    Reading documents without language: a question in words costs twenty tokens, one of these six. All degrees of
-    difficulty are mixed, for each makes the next one learnable: a value right behind a name of one token; behind a
-    field that all records share, so that the name alone tells; behind names of several tokens; among other fields.
+    Reading documents without language: a question in words costs twenty tokens, one of these four to seven. All
+    records of a sequence have the same fields, so that only the name tells them apart.
     """
     first = len(SPECIAL_TOKENS)
     tokens = rng.sample(range(first, vocab_size), 60)
     name_tokens, fields = tokens[:24], tokens[24:32]
-    count = round(math.exp(rng.uniform(math.log(2), math.log(max_records))))
-    name_length, num_fields = rng.randint(1, 3), rng.choice((0, 1, 1, 2, 3))
-    shared = rng.sample(fields, num_fields)
+    count = round(math.exp(rng.uniform(math.log(2), math.log(records.most))))
+    name_length = rng.randint(1, records.name_tokens)
+    shared = rng.sample(fields, rng.randint(0, records.fields))
     names: set[tuple[int, ...]] = set()
     while len(names) < count:
         names.add(tuple(rng.choices(name_tokens, k=name_length)))
     ids, facts = [USER], []
     for name in rng.sample(sorted(names), count):
         ids += [SYSTEM, *name]
-        for field in rng.sample(shared, num_fields) if shared else [None]:
-            value = rng.choices(range(first, vocab_size), k=rng.randint(1, 2))
-            key = [] if field is None else [field]
-            ids += [*key, *value]
+        # Without fields, the value stands right behind the name.
+        for key in [[field] for field in rng.sample(shared, len(shared))] or [[]]:
+            value = rng.randrange(first, vocab_size)
+            ids += [*key, value]
             facts.append((name, key, value))
     loss = [False] * len(ids)
     # Asked again and again in a new order: what was answered may be read off the earlier answer too.
     while len(ids) < length:
         for name, key, value in rng.sample(facts, len(facts)):
-            ids += [USER, *key, *name, ASSISTANT, *value, END]
-            loss += [False] * (len(key) + len(name) + 2) + [True] * (len(value) + 1)
+            ids += [USER, *key, *name, ASSISTANT, value, END]
+            loss += [*[False] * (len(key) + len(name) + 2), True, False]
     return Episode(ids[:length], loss[:length], [])
 
 

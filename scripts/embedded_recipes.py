@@ -3,6 +3,10 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from scripts.embedded_episodes import Records
+
+HARD_RECORDS = Records(12, 3, 3)
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -10,7 +14,8 @@ class Stage:
 
     focused_share: of the sequences, those about entities of one kind that only their names tell apart.
     name_share: of the sentences, those that name their subject. label_share: of the questions, those about what
-    stands beside a name. records_share: of the sequences, those of random records, up to `max_records` of them.
+    stands beside a name. records_share: of the sequences, those of random records.
+    until: the accuracy on answers with which the stage ends, if its tokens have not come first.
     spread: positions jump between documents. rate: factor on the learning rates.
     context_loss: weight of the loss on documents and questions, beside that on answers, which has weight one.
     """
@@ -27,7 +32,8 @@ class Stage:
     rate: float = 1.0
     repeats: bool = False
     records_share: float = 0.0
-    max_records: int = 4
+    records: Records = HARD_RECORDS
+    until: float | None = None
     spread: bool = False
 
 
@@ -112,14 +118,16 @@ RECIPES: dict[str, Recipe] = {
         exam_lengths=(125, 250, 500, 1000),
         exam_questions=40,
         stages=(
-            Stage(3_000_000, 128, 32, records_share=1.0, max_records=6),
+            *(
+                Stage(2_000_000, 192, 22, records_share=1.0, records=records, until=0.85)
+                for records in (Records(4, 1, 0), Records(6, 2, 0), Records(6, 2, 1), Records(8, 3, 2), HARD_RECORDS)
+            ),
             Stage(
                 9_000_000,
                 224,
                 18,
                 (25, 120),
                 records_share=0.15,
-                max_records=8,
                 focused_share=0.4,
                 name_share=0.6,
                 label_share=0.15,
@@ -131,7 +139,6 @@ RECIPES: dict[str, Recipe] = {
                 (40, 260),
                 two_hop_share=0.05,
                 records_share=0.05,
-                max_records=12,
                 focused_share=0.25,
                 label_share=0.03,
             ),
@@ -146,7 +153,7 @@ RECIPES: dict[str, Recipe] = {
         matrix_learning_rate=3e-3,
         exam_lengths=(125, 250, 500, 1000),
         stages=(
-            Stage(4_000_000, 96, 40, repeats=True),
+            Stage(4_000_000, 96, 40, repeats=True, until=0.85),
             Stage(5_000_000, 224, 18, (40, 110), focused_share=0.5, name_share=0.9, label_share=0.35),
             Stage(
                 6_000_000,

@@ -209,7 +209,7 @@ def episodes_of(stage: Stage, maker: EpisodeMaker, rng: random.Random, vocab_siz
     episodes = []
     for _ in range(stage.batch):
         if rng.random() < stage.records_share:
-            episodes.append(random_records(rng, vocab_size, stage.length, stage.max_records))
+            episodes.append(random_records(rng, vocab_size, stage.length, stage.records))
             continue
         # Drawn evenly on a logarithmic scale, so that short contexts are not forgotten; a few have none at all.
         low, high = stage.document_tokens
@@ -284,10 +284,12 @@ class Curve:
         self.points.append(point)
         print(json.dumps(point), flush=True)
 
-    @property
-    def copies(self) -> bool:
-        """Whether repeats are repeated by now."""
-        return len(self._recent) == 10 and sum(self._recent) / 10 > 0.85
+    def reaches(self, accuracy: float | None) -> bool:
+        """Whether the last ten steps' answers were as good as that."""
+        return accuracy is not None and len(self._recent) == 10 and sum(self._recent) / 10 > accuracy
+
+    def begin_stage(self) -> None:
+        self._recent.clear()
 
 
 def train_step(
@@ -335,10 +337,11 @@ def train(
     curve = Curve(recipe.log_seconds)
     saved_s = time.perf_counter()
     for number, stage in enumerate(recipe.stages):
+        curve.begin_stage()
         end = progress.tokens + round(stage.tokens * scale)
         # A stage ends with its tokens, or with its share of the time if the machine is slower than the recipe.
         end_s = progress.elapsed + seconds_left_for(recipe.stages[number:], max_seconds - progress.elapsed)
-        while progress.tokens < end and progress.elapsed < end_s and not (stage.repeats and curve.copies):
+        while progress.tokens < end and progress.elapsed < end_s and not curve.reaches(stage.until):
             episodes = episodes_of(stage, maker, rng, decoder.config.vocab_size)
             batch = collate(episodes, rng, spread=stage.spread, device=device)
             rate = stage.rate * schedule(progress.fraction)

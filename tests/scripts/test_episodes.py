@@ -7,7 +7,17 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from evals.prompts import ABSTENTION, build_messages, render_document, render_question
 from evals.records import Document
-from scripts.embedded_episodes import ASSISTANT, END, PAD, EpisodeMaker, encode_following, repeated_span
+from scripts.embedded_episodes import (
+    ASSISTANT,
+    END,
+    PAD,
+    SYSTEM,
+    EpisodeMaker,
+    Records,
+    encode_following,
+    random_records,
+    repeated_span,
+)
 from scripts.embedded_tokenizer import CHAT_TEMPLATE, train_tokenizer
 
 
@@ -26,6 +36,30 @@ def test_repeats_carry_loss_only_where_they_can_be_known():
     half = episode.loss.index(True)
     assert len(episode.token_ids) == 64
     assert all(episode.token_ids[i] == episode.token_ids[i - half] for i in range(half, 64))
+
+
+def test_records_are_answered_by_what_they_say():
+    rng = random.Random(1)
+    for records in (Records(4, 1, 0), Records(8, 3, 2)):
+        episode = random_records(rng, 600, 224, records)
+        ids = episode.token_ids
+        told = ids[1 : ids.index(2, 1)]
+        assert 2 <= told.count(SYSTEM) <= records.most
+        answers = [i for i, loss in enumerate(episode.loss) if loss]
+        assert len(answers) > 5
+        assert all(ids[i - 1] == ASSISTANT and ids[i] in told for i in answers)
+
+
+def test_focused_documents_all_state_what_is_asked(maker):
+    """One kind, one attribute: as many values of the same kind as documents, so that only the name tells."""
+    maker.writer.write(200, focused=True)
+    kinds = {maker.writer.entities[entity_id].kind for entity_id, _ in maker.writer.stated}
+    assert len(kinds) == 1
+    asked = [maker.writer.turn("must_answer", 0.0) for _ in range(60)]
+    attributes = [turn.fact[1] for turn in asked if turn.kind == "fact"]
+    assert max(map(attributes.count, attributes)) > len(attributes) / 2
+    label = maker.writer.label_turn()
+    assert label.target == maker.writer.entities[label.fact[0]].label
 
 
 def test_loss_is_on_answers_alone(maker):
