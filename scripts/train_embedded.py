@@ -22,21 +22,19 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from models.attention import Attention
 from models.config import ModelConfig
 from models.decoder import Decoder
 from models.families import read_config
 from models.load import load_decoder
-from models.ssm import Mamba2
 from scripts.embedded_checkpoint import save_checkpoint
 from scripts.embedded_episodes import PAD, Episode, EpisodeMaker, random_records, repeated_span
 from scripts.embedded_exams import examine
+from scripts.embedded_initial import initialise
 from scripts.embedded_recipes import RECIPES, Recipe, Stage
 from scripts.embedded_tokenizer import save_tokenizer, train_tokenizer
 
 POSITION_SPAN = 16_384
 SAVE_EVERY_S = 300.0
-CONSTANT, LOOK_BACK_GAP = 4.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,85 +92,6 @@ def losses_of(decoder: Decoder, forward: Forward, batch: Batch, context_loss: fl
         return answers, answers, accuracy
     context = F.cross_entropy(decoder.logits(hidden[batch.context_rows - 1]), tokens[batch.context_rows])
     return answers + context_loss * context, answers, accuracy
-
-
-def initialise(decoder: Decoder, seed: int) -> None:
-    """Normal weights, scaled down where a layer writes to the residual, and each mixer's own beginning.
-
-    Embeddings are as large as what all layers add to them: were they small, no later layer could tell whether two
-    tokens are the same, which is what finding a name in a document comes down to. The last norm's weight keeps the
-    first logits small nonetheless, for the embedding is the head too.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    depth = len(decoder.layers)
-    for name, parameter in decoder.named_parameters():
-        if parameter.dim() >= 2:
-            nn.init.normal_(
-                parameter,
-                std=1.0 if "embedding" in name else parameter[0].numel() ** -0.5 * 0.8,
-                generator=generator,
-            )
-            if name.endswith(("o_proj.weight", "down_proj.weight", "out_proj.weight")):
-                parameter.data /= math.sqrt(2 * depth)
-    nn.init.constant_(decoder.norm.weight, decoder.config.hidden_size**-0.5)
-    if decoder.config.kind != "mamba":
-        # A part that is the same in every token: to it the heads that look back by position attach.
-        decoder.embedding.weight.data[:, 0] = CONSTANT
-    for number, layer in enumerate(decoder.layers):
-        mixer = layer.mixer
-        if isinstance(mixer, Attention):
-            begin_matching(mixer, generator)
-            if number == 0:
-                begin_looking_back(mixer, generator)
-        elif isinstance(mixer, Mamba2):
-            heads = mixer.spec.num_heads
-            steps = torch.exp(torch.rand(heads, generator=generator) * math.log(0.1 / 0.001) + math.log(0.001))
-            mixer.dt_bias.data = steps + torch.log(-torch.expm1(-steps))
-            mixer.A_log.data = torch.log(1 + 15 * torch.rand(heads, generator=generator))
-
-
-def begin_matching(attention: Attention, generator: torch.Generator) -> None:
-    """Queries and keys alike, outputs the reverse of values: a head begins by fetching what resembles its token.
-
-    Source of the idea: mimetic initialisation, arXiv:2305.09828.
-    """
-    spec = attention.spec
-    size = attention.q_proj.weight.shape[1]
-
-    def draw() -> Tensor:
-        weight = torch.randn(spec.num_heads * spec.head_dim, size, generator=generator) * size**-0.5
-        weight[:, 0] = 0.0
-        return weight
-
-    query, value = draw(), draw()
-    attention.q_proj.weight.data = 0.9 * query
-    attention.k_proj.weight.data = 0.9 * query + 0.2 * draw()
-    attention.v_proj.weight.data = value
-    attention.o_proj.weight.data = (value * 0.5 * (size / spec.head_dim) ** 0.5).T.contiguous()
-
-
-def begin_looking_back(attention: Attention, generator: torch.Generator) -> None:
-    """The first heads begin by attending one, two, three and four tokens back, as a convolution would.
-
-    A pair of a query's entries that is turned back by the angle of d positions meets the key d positions before.
-    What they fetch goes elsewhere than where it came from: the token before is not to be taken for the token itself.
-    Without them a small transformer takes millions of tokens to look at the token before.
-    """
-    spec = attention.spec
-    nn.init.normal_(attention.o_proj.weight, std=0.5 * spec.head_dim**-0.5, generator=generator)
-    half, size = spec.head_dim // 2, attention.q_proj.weight.shape[1]
-    speeds = spec.rope_theta ** (-torch.arange(half) / half)
-    constant = CONSTANT / math.sqrt((size - 1 + CONSTANT**2) / size)
-    # So large that the score falls by LOOK_BACK_GAP from the wanted token to its neighbours.
-    radius = math.sqrt(LOOK_BACK_GAP * math.sqrt(spec.head_dim) / float((1 - speeds.cos()).sum())) / constant
-    for head, distance in zip(range(spec.num_heads), range(1, 5), strict=False):
-        rows = slice(head * spec.head_dim, (head + 1) * spec.head_dim)
-        query, key = attention.q_proj.weight.data[rows], attention.k_proj.weight.data[rows]
-        query.zero_()
-        key.zero_()
-        query[:half, 0] = radius * torch.cos(speeds * distance)
-        query[half:, 0] = -radius * torch.sin(speeds * distance)
-        key[:half, 0] = radius
 
 
 def optimizers(decoder: Decoder, recipe: Recipe) -> list[torch.optim.Optimizer]:

@@ -7,8 +7,8 @@ import torch
 
 from models.decoder import Decoder
 from models.families import read_config
+from scripts.embedded_initial import initialise
 from scripts.embedded_recipes import RECIPES
-from scripts.train_embedded import initialise
 
 
 @pytest.fixture(scope="module")
