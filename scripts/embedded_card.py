@@ -18,6 +18,11 @@ KIND_NAMES = {
 }
 
 
+CONTINUED = """- It went on from a checkpoint of a few minutes' training on records of random tokens, whose own
+  record was not kept. The recipe in `scripts/embedded_recipes.py` begins with those records and needs no such checkpoint.
+"""
+
+
 def score_table(scores: Mapping[str, float]) -> str:
     """One row per question kind, one column per length of documents."""
     lengths = sorted({int(key.partition("@")[2]) for key in scores} - {0})
@@ -71,6 +76,7 @@ def card(record: Mapping[str, Any]) -> str:
     """The card's Markdown. `record` is the checkpoint's training.json."""
     run, recipe = record["run"], record["run"]["recipe"]
     tokens = f"{record['curve'][-1]['tokens']:,}" if record["curve"] else "0"
+    before = CONTINUED if run["continued"] else ""
     return f"""# embedded:{run["model"]}
 
 A very small {run["model"]} ({run["parameters"]:,} parameters, float32, vocabulary {recipe["vocab_size"]}) that answers
@@ -96,7 +102,7 @@ Asked about a stranger without documents and told always to answer, it answers (
 Command: `python -m scripts.train_embedded {run["model"]} --out models/embedded/{run["model"]} --seed {run["seed"]}
 --threads {run["threads"]} --scale {run["scale"]} --max-minutes {run["max_minutes"]}`
 
-- Hardware: {record["hardware"]}; torch {record["torch"]}; {record["seconds"]:,} seconds; {tokens} tokens.
+{before}- Hardware: {record["hardware"]}; torch {record["torch"]}; {record["seconds"]:,} seconds; {tokens} tokens.
 - Optimizer: Muon for the matrices inside the layers (learning rate {recipe["matrix_learning_rate"]}), AdamW for the
   rest ({recipe["learning_rate"]}), linear decay over the last third; matrix products in bfloat16, weights in float32.
 - Data: drawn by `evals/datasets/world.py` from the seed; the examination's seed is another.
