@@ -19,7 +19,7 @@ KIND_NAMES = {
 
 
 CONTINUED = """- It went on from a checkpoint of a few minutes' training on records of random tokens, whose own
-  record was not kept. The recipe in `scripts/embedded_recipes.py` begins with those records and needs no such checkpoint.
+  record was not kept. The recipe in `scripts/embedded_recipes.py` begins with those records itself.
 """
 
 
