@@ -6,6 +6,7 @@ The table is the one that the demo prints; the picture is a screenshot of its re
 """
 
 import argparse
+import io
 import json
 import re
 import shutil
@@ -27,9 +28,9 @@ WIDTH, HEIGHT = 1240, 1180
 def table_of(directory: Path) -> str:
     """The demo's table as it stands in an 80 column terminal."""
     summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-    console = Console(width=80, record=True, quiet=True, color_system=None)
-    console.print(summary_table(summary))
-    lines = (line.rstrip() for line in console.export_text().splitlines())
+    text = io.StringIO()
+    Console(width=80, file=text, color_system=None).print(summary_table(summary))
+    lines = (line.rstrip() for line in text.getvalue().splitlines())
     return "\n".join(lines).strip("\n")
 
 

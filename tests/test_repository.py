@@ -184,6 +184,7 @@ def test_the_readme_has_both_commands_and_its_picture():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make demo" in text
     assert "make test" in text
+    assert "embedded:transformer, must_answer, dataset world" in text
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
     assert pictures
     assert all((ROOT / picture).is_file() for picture in pictures)
