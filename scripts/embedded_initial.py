@@ -1,4 +1,4 @@
-"""The weights with which the embedded models begin: they decide whether reading is learnt in minutes or never."""
+"""The weights with which the embedded models begin."""
 
 import math
 
@@ -15,9 +15,10 @@ CONSTANT, LOOK_BACK_GAP = 4.0, 5.0
 def initialise(decoder: Decoder, seed: int) -> None:
     """Normal weights, scaled down where a layer writes to the residual, and each mixer's own beginning.
 
-    Embeddings are as large as what all layers add to them: were they small, no later layer could tell whether two
-    tokens are the same, which is what finding a name in a document comes down to. The last norm's weight keeps the
-    first logits small nonetheless, for the embedding is the head too.
+    Embeddings are as large as what all layers add to them, so that later layers can still tell whether two tokens
+    are the same: finding a name in a document comes down to that.
+    (Not measured apart from the rest.) The last norm's weight keeps the first logits small nonetheless, for the
+    embedding is the head too.
     """
     generator = torch.Generator().manual_seed(seed)
     depth = len(decoder.layers)
@@ -72,7 +73,6 @@ def begin_looking_back(attention: Attention, generator: torch.Generator) -> None
 
     A pair of a query's entries that is turned back by the angle of d positions meets the key d positions before.
     What they fetch goes elsewhere than where it came from: the token before is not to be taken for the token itself.
-    Without them a small transformer takes millions of tokens to look at the token before.
     """
     spec = attention.spec
     nn.init.normal_(attention.o_proj.weight, std=0.5 * spec.head_dim**-0.5, generator=generator)

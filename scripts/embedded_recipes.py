@@ -16,8 +16,7 @@ class Stage:
     name_share: of the sentences, those that name their subject. label_share: of the questions, those about what
     stands beside a name. records_share: of the sequences, those of random records.
     until: the accuracy on answers with which the stage ends, if its tokens have not come first.
-    spread: positions jump between documents. rate: factor on the learning rates.
-    context_loss: weight of the loss on documents and questions, beside that on answers, which has weight one.
+    spread: positions jump between documents.
     """
 
     tokens: int
@@ -28,8 +27,6 @@ class Stage:
     focused_share: float = 0.0
     name_share: float = 0.4
     label_share: float = 0.0
-    context_loss: float = 0.0
-    rate: float = 1.0
     repeats: bool = False
     records_share: float = 0.0
     records: Records = HARD_RECORDS

@@ -27,7 +27,7 @@ from models.decoder import Decoder
 from models.families import read_config
 from models.load import load_decoder
 from scripts.embedded_checkpoint import save_checkpoint
-from scripts.embedded_episodes import PAD, Episode, EpisodeMaker, random_records, repeated_span
+from scripts.embedded_episodes import Episode, EpisodeMaker, random_records, repeated_span
 from scripts.embedded_exams import examine
 from scripts.embedded_initial import initialise
 from scripts.embedded_recipes import RECIPES, Recipe, Stage
@@ -40,13 +40,12 @@ SAVE_EVERY_S = 300.0
 @dataclass(frozen=True, slots=True)
 class Batch:
     """token_ids, positions: (b, l) int64. rows: (r,) int64, the answer tokens in the flattened batch; the hidden
-    state that predicts each is the one before it. context_rows: (c,) int64, all other tokens that can be predicted.
+    state that predicts each is the one before it.
     """
 
     token_ids: Tensor
     positions: Tensor
     rows: Tensor
-    context_rows: Tensor
 
 
 def spread_positions(rng: random.Random, episode: Episode) -> list[int]:
@@ -72,26 +71,18 @@ def collate(episodes: list[Episode], rng: random.Random, *, spread: bool, device
     mask = torch.tensor([episode.loss for episode in episodes])
     mask[:, 0] = False
     positions = [spread_positions(rng, e) if spread else list(range(len(e.token_ids))) for e in episodes]
-    context = ~mask & (token_ids != PAD)
-    context[:, 0] = False
-    rows, context_rows = (chosen.flatten().nonzero().squeeze(-1).to(device) for chosen in (mask, context))
-    return Batch(token_ids.to(device), torch.tensor(positions).to(device), rows, context_rows)
+    rows = mask.flatten().nonzero().squeeze(-1)
+    return Batch(token_ids.to(device), torch.tensor(positions).to(device), rows.to(device))
 
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 
 
-def losses_of(decoder: Decoder, forward: Forward, batch: Batch, context_loss: float) -> tuple[Tensor, Tensor, Tensor]:
-    """What is minimised; of it the cross-entropy of the answer tokens, and how many of them were the likeliest."""
+def loss_of(decoder: Decoder, forward: Forward, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Cross-entropy over the answer tokens, and how many of them were the likeliest."""
     hidden = forward(batch.token_ids, batch.positions).flatten(0, 1)
-    tokens = batch.token_ids.flatten()
-    logits, targets = decoder.logits(hidden[batch.rows - 1]), tokens[batch.rows]
-    answers = F.cross_entropy(logits, targets)
-    accuracy = (logits.argmax(-1) == targets).float().mean()
-    if not context_loss:
-        return answers, answers, accuracy
-    context = F.cross_entropy(decoder.logits(hidden[batch.context_rows - 1]), tokens[batch.context_rows])
-    return answers + context_loss * context, answers, accuracy
+    logits, targets = decoder.logits(hidden[batch.rows - 1]), batch.token_ids.flatten()[batch.rows]
+    return F.cross_entropy(logits, targets), (logits.argmax(-1) == targets).float().mean()
 
 
 def optimizers(decoder: Decoder, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -218,13 +209,12 @@ def train_step(
     batch: Batch,
     *,
     rate: float,
-    context_loss: float,
 ) -> tuple[float, float]:
     """One update; `rate` is the factor on every learning rate. Returns loss and accuracy on the answers."""
     # Matrix products in bfloat16, weights and optimizer state in float32.
     with torch.autocast(batch.token_ids.device.type, dtype=torch.bfloat16):
-        total, loss, accuracy = losses_of(decoder, forward, batch, context_loss)
-    total.backward()
+        loss, accuracy = loss_of(decoder, forward, batch)
+    loss.backward()
     nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
     for optim in optims:
         for group in optim.param_groups:
@@ -263,8 +253,7 @@ def train(
         while progress.tokens < end and progress.elapsed < end_s and not curve.reaches(stage.until):
             episodes = episodes_of(stage, maker, rng, decoder.config.vocab_size)
             batch = collate(episodes, rng, spread=stage.spread, device=device)
-            rate = stage.rate * schedule(progress.fraction)
-            loss, accuracy = train_step(decoder, forward, optims, batch, rate=rate, context_loss=stage.context_loss)
+            loss, accuracy = train_step(decoder, forward, optims, batch, rate=schedule(progress.fraction))
             progress.tokens += batch.token_ids.numel()
             curve.add(loss, accuracy, number, progress)
             if time.perf_counter() - saved_s > SAVE_EVERY_S:
