@@ -15,6 +15,7 @@ from loadtest.wire import StreamOutcome, Usage, error_message, read_stream
 
 READ_BUFFER = 16 << 20  # one line of a stream must fit into it
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.25, 20.0
+LOADING, READY_POLL_S = frozenset({"starting", "restarting"}), 0.25
 COME_AGAIN = frozenset({408, 429, 502, 503, 504})
 
 
@@ -57,11 +58,29 @@ def open_session(config: RunConfig) -> aiohttp.ClientSession:
 
 
 async def fetch_model(session: aiohttp.ClientSession, config: RunConfig) -> ServedModel:
-    """Look the model up in /v1/models.
+    """Look the model up in /v1/models, and wait while the endpoint says that it is loading it.
 
     Raises:
-        ConfigError: nothing answers, or the model is not served.
+        ConfigError: nothing answers, the model is not served, or it does not become ready.
     """
+    deadline_s = time.monotonic() + config.timeout_s
+    while True:
+        entry = await _find_model(session, config)
+        extra = entry.get("fathom")
+        extra = extra if isinstance(extra, dict) else {}
+        state = extra.get("state", "ready")
+        if state not in LOADING:
+            break
+        if time.monotonic() > deadline_s:
+            raise ConfigError(f"--model {config.model!r} is still {state} after --timeout {config.timeout_s:g}")
+        await asyncio.sleep(READY_POLL_S)
+    if state != "ready":
+        raise ConfigError(f"--model {config.model!r} is {state}; the server's log says why")
+    limit = extra.get("max_context_tokens", entry.get("max_model_len"))
+    return ServedModel(str(extra.get("kind") or "unknown"), limit if isinstance(limit, int) else None)
+
+
+async def _find_model(session: aiohttp.ClientSession, config: RunConfig) -> dict[str, Any]:
     url = f"{config.api_url}/models"
     try:
         async with session.get(url) as answer:
@@ -72,12 +91,10 @@ async def fetch_model(session: aiohttp.ClientSession, config: RunConfig) -> Serv
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise ConfigError(f"--endpoint: {url} gives no list of models: {type(error).__name__}: {error}") from error
     entries = content.get("data") if isinstance(content, dict) else None
-    models = {entry.get("id"): entry for entry in entries or [] if isinstance(entry, dict)}
+    models = {str(entry.get("id")): entry for entry in entries or [] if isinstance(entry, dict)}
     if config.model not in models:
-        raise ConfigError(f"--model {config.model!r} is not served there; there are: {', '.join(map(str, models))}")
-    extra = models[config.model].get("fathom") or {}
-    limit = extra.get("max_context_tokens", models[config.model].get("max_model_len"))
-    return ServedModel(str(extra.get("kind") or "unknown"), limit if isinstance(limit, int) else None)
+        raise ConfigError(f"--model {config.model!r} is not served there; there are: {', '.join(models)}")
+    return models[config.model]
 
 
 async def ask(session: aiohttp.ClientSession, config: RunConfig, messages: Sequence[dict[str, str]]) -> Answer:

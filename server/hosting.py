@@ -4,8 +4,10 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.config import ModelConfig
 from models.embedded import PREFIX, embedded_directory
 from models.errors import ModelError
+from models.families import read_config
 from server.config import ConfigError, EngineConfig
 from server.process import EngineClient
 from server.request import EngineRequest, FinishReason, SequenceUsage
@@ -15,7 +17,9 @@ from server.tokenizer import IncrementalDetokenizer, ModelTokenizer
 
 @dataclass(frozen=True, slots=True)
 class TextOutput:
-    """New text of one completion. `num_tokens` counts all tokens so far; the last one carries reason and usage."""
+    """What a token adds to one completion. `text` is empty where nothing is to be shown yet: half a character, the
+    begin of a stop string, a special token. `num_tokens` counts all so far; the last output has reason and usage.
+    """
 
     text: str
     num_tokens: int
@@ -25,9 +29,10 @@ class TextOutput:
 
 @dataclass(frozen=True, slots=True)
 class HostedModel:
-    """One model as the API sees it."""
+    """One model as the API sees it. `config` is known before the engine has loaded the weights."""
 
     name: str
+    config: ModelConfig
     tokenizer: ModelTokenizer
     engine: EngineClient
     created_s: int
@@ -55,8 +60,7 @@ class HostedModel:
                 if checker.stopped and not ended:
                     await self.engine.abort(request.request_id)
                 reason: FinishReason | None = "stop" if checker.stopped and ended else output.finish_reason
-                if text or ended:
-                    yield TextOutput(text, num_tokens, reason, output.usage)
+                yield TextOutput(text, num_tokens, reason, output.usage)
         finally:
             await outputs.aclose()
 
@@ -90,7 +94,7 @@ def host_models(arguments: Sequence[str], config: EngineConfig, *, created_s: in
     """What the arguments name, by served name; the engines are not started yet.
 
     Raises:
-        ConfigError: a model is not there or its tokenizer cannot be read, or two would bear the same name.
+        ConfigError: a model is not there, its tokenizer or config cannot be read, or two would bear the same name.
     """
     hosted: dict[str, HostedModel] = {}
     for argument in arguments:
@@ -98,8 +102,8 @@ def host_models(arguments: Sequence[str], config: EngineConfig, *, created_s: in
         if name in hosted:
             raise ConfigError(f"MODEL {argument!r}: {name!r} is served already; tell them apart with NAME=DIRECTORY")
         try:
-            tokenizer = ModelTokenizer(directory)
+            model_config, tokenizer = read_config(directory), ModelTokenizer(directory)
         except ModelError as error:
             raise ConfigError(f"MODEL {argument!r}: {error}") from error
-        hosted[name] = HostedModel(name, tokenizer, EngineClient(name, directory, config), created_s)
+        hosted[name] = HostedModel(name, model_config, tokenizer, EngineClient(name, directory, config), created_s)
     return hosted

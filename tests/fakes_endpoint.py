@@ -32,13 +32,15 @@ class Planted:
     """What the endpoint does.
 
     answer: the last user message -> the answer's text. refusals: statuses for the first requests, one each.
-    broken: cut the first so many streams after one chunk. tokenizes, reports_memory: whether it can.
+    broken: cut the first so many streams after one chunk. states: of the model, one for each time that the list is
+    asked for, the last for ever. tokenizes, reports_memory: whether it can.
     """
 
     answer: Callable[[str], str] = answer_wrongly
     refusals: list[int] = field(default_factory=list)
     retry_after: str | None = None
     broken: int = 0
+    states: list[str] = field(default_factory=list)
     tokenizes: bool = True
     reports_memory: bool = True
     max_context: int | None = None
@@ -59,6 +61,8 @@ class Planted:
         entry = {"id": MODEL, "object": "model"}
         if self.reports_memory:
             entry["fathom"] = {"kind": "mamba", "max_context_tokens": self.max_context}
+        if self.states:
+            entry["fathom"]["state"] = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         return web.json_response({"object": "list", "data": [entry]})
 
     async def _tokenize(self, request: web.Request) -> web.Response:

@@ -73,8 +73,8 @@ async def prompt_tokens(hosted: HostedModel, body: CompletionRequest) -> list[in
     prompt = body.single_prompt
     if isinstance(prompt, str):
         return await asyncio.to_thread(hosted.tokenizer.encode, prompt, add_special_tokens=True)
-    vocab_size = hosted.engine.info.vocab_size if hosted.engine.info else 0
-    if vocab_size and max(prompt) >= vocab_size:
+    vocab_size = hosted.config.vocab_size
+    if max(prompt, default=0) >= vocab_size:
         raise bad_request(
             f"prompt: token id {max(prompt)} is outside the vocabulary of {vocab_size} tokens", param="prompt"
         )

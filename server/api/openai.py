@@ -30,6 +30,9 @@ from server.request import EngineRequest
 
 SSE = "text/event-stream"
 DONE = "data: [DONE]\n\n"
+# A comment of server-sent events, which clients skip: tokens come, though none with text.
+SILENT_TOKEN = ": a token without text\n\n"
+SILENT_EVERY_S = 1.0
 CLIENT_CLOSED_REQUEST = 499  # nginx's word for it; nobody reads the answer, only the access log
 
 router = APIRouter(prefix="/v1")
@@ -108,7 +111,7 @@ def model_body(hosted: HostedModel) -> dict[str, Any]:
         "created": hosted.created_s,
         "owned_by": "fathom",
         "fathom": {
-            "kind": info.kind if info else None,
+            "kind": hosted.config.kind,
             "max_context_tokens": info.max_context_tokens if info else None,
             "state": hosted.engine.state,
             "dtype": info.dtype if info else None,
@@ -141,8 +144,8 @@ async def _answer(
     except ClientGoneError:
         await outputs.aclose()
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    events = _events(first, outputs, shape, include_usage=body.include_usage)
-    return StreamingResponse(events, media_type=SSE, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+    stream = events(first, outputs, shape, include_usage=body.include_usage)
+    return StreamingResponse(stream, media_type=SSE, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
 
 async def _whole(request: Request, job: Job, shape: Shape) -> Response:
@@ -165,19 +168,26 @@ async def _collect(job: Job) -> tuple[str, TextOutput]:
     return "".join(parts), last
 
 
-async def _events(
+async def events(
     first: TextOutput, outputs: AsyncGenerator[TextOutput, None], shape: Shape, *, include_usage: bool
 ) -> AsyncGenerator[str, None]:
     """Server-sent events. Whoever stops reading closes `outputs`, which aborts the request."""
     try:
         if shape.chat:
             yield _event(shape.chunk("", None, first=True))
-        output = first
+        output, spoken_s = first, time.monotonic()
         while True:
-            for chunk in _chunks(output, shape, include_usage=include_usage):
+            chunks = _chunks(output, shape, include_usage=include_usage)
+            for chunk in chunks:
                 yield _event(chunk)
             if output.finish_reason is not None:
                 break
+            if chunks:
+                spoken_s = time.monotonic()
+            elif time.monotonic() - spoken_s > SILENT_EVERY_S:
+                # A longer silence looks like a dead server to the client and to every proxy between.
+                spoken_s = time.monotonic()
+                yield SILENT_TOKEN
             output = await anext(outputs)
         yield DONE
     except ApiError as error:

@@ -92,6 +92,24 @@ async def test_kinds_and_limits_come_from_the_list_of_models(tmp_path):
                 await fetch_model(session, config)
 
 
+async def test_a_model_that_still_loads_is_waited_for(tmp_path):
+    planted = Planted(states=["starting", "restarting", "ready"])
+    async with serving(planted) as url, open_session(config := config_for(url, tmp_path)) as session:
+        assert (await fetch_model(session, config)).kind == "mamba"
+        assert planted.states == ["ready"]
+
+
+@pytest.mark.parametrize(
+    ("state", "words"), [("failed", "'planted' is failed"), ("starting", "still starting after --timeout 1")]
+)
+async def test_a_model_that_never_gets_ready_is_an_error(tmp_path, state, words):
+    async with serving(Planted(states=[state])) as url:
+        config = config_for(url, tmp_path, timeout_s=1)
+        async with open_session(config) as session:
+            with pytest.raises(ConfigError, match=words):
+                await fetch_model(session, config)
+
+
 @pytest.mark.parametrize(("tokenizes", "source", "expected"), [(True, SERVED, 8), (False, ESTIMATED, 13)])
 async def test_documents_are_counted_as_they_stand_in_a_prompt(tmp_path, tokenizes, source, expected):
     """Six words and two line ends; the two tokens that begin any text are not counted for each document."""

@@ -133,13 +133,12 @@ def test_stop_strings_cut_the_text_and_free_the_sequence(client, server, stream)
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_frees_everything(server, stream):
-    # Hot enough that it does not fall silent: a model that only ends again and again says nothing to stream.
-    body = {"model": MODELS[1], "prompt": "The", "max_tokens": 500_000, "ignore_eos": True, "temperature": 2}
-    body["stream"] = stream
+    body = {"model": MODELS[1], "prompt": "The", "max_tokens": 500_000, "ignore_eos": True, "stream": stream}
     with httpx.Client(base_url=server.url) as http:
         if stream:
             with http.stream("POST", "/v1/completions", json=body) as answer:
-                assert next(answer.iter_lines()).startswith("data: ")
+                # A comment where this model says nothing that can be shown.
+                assert next(answer.iter_lines()).startswith(("data: ", ": "))
         else:
             with pytest.raises(httpx.ReadTimeout):
                 http.post("/v1/completions", json=body, timeout=httpx.Timeout(5, read=0.5))

@@ -1,0 +1,31 @@
+"""A stream's events, beside what the `openai` client sees of them."""
+
+import json
+
+import pytest
+
+from server.api import openai as api
+from server.hosting import TextOutput
+from server.request import SequenceUsage
+
+USAGE = SequenceUsage(3, 0, 4, 0.0, 0.0, 0.0, 0, 0, 0)
+
+
+async def outputs(texts):
+    for number, text in enumerate(texts, 1):
+        last = number == len(texts)
+        yield TextOutput(text, number, "length" if last else None, USAGE if last else None)
+
+
+@pytest.mark.parametrize(("wait_s", "comments"), [(-1.0, 2), (60.0, 0)])
+async def test_tokens_without_text_send_comments_in_between(monkeypatch, wait_s, comments):
+    monkeypatch.setattr(api, "SILENT_EVERY_S", wait_s)
+    source = outputs(["", "a", "", "b"])
+    shape = api.Shape(chat=True, answer_id="x", model="m", created_s=0)
+    events = [e async for e in api.events(await anext(source), source, shape, include_usage=True)]
+    assert all(event.endswith("\n\n") for event in events)
+    assert sum(event.startswith(": ") for event in events) == comments
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events[:-1] if event.startswith("data: {")]
+    texts = [c["choices"][0]["delta"].get("content") for c in chunks if c["choices"]]
+    assert texts == ["", "a", "b", None]
+    assert chunks[-1]["usage"]["completion_tokens"] == 4
