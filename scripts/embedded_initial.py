@@ -42,10 +42,34 @@ def initialise(decoder: Decoder, seed: int) -> None:
             if number == 0:
                 begin_looking_back(mixer, generator)
         elif isinstance(mixer, Mamba2):
-            heads = mixer.spec.num_heads
-            steps = torch.exp(torch.rand(heads, generator=generator) * math.log(0.1 / 0.001) + math.log(0.001))
-            mixer.dt_bias.data = steps + torch.log(-torch.expm1(-steps))
-            mixer.A_log.data = torch.log(1 + 15 * torch.rand(heads, generator=generator))
+            begin_recalling(mixer, generator, following=number == 0)
+
+
+def begin_recalling(mixer: Mamba2, generator: torch.Generator, *, following: bool) -> None:
+    """What is read from the state begins as what was stored under a resembling token, over a long memory.
+
+    C begins as B does, outputs as the reverse of inputs, and most heads forget slowly. Where `following`, what is
+    stored stands under the one, two or three tokens before it and is looked up by the last ones: copying.
+    Source of the idea: mimetic initialisation of state space models, arXiv:2410.11135.
+    """
+    spec = mixer.spec
+    bc_size = spec.num_groups * spec.state_size
+    _, x, B, C, dt = mixer.in_proj.weight.data.split(
+        [spec.inner_size, spec.inner_size, bc_size, bc_size, spec.num_heads]
+    )
+    C.copy_(0.9 * B + 0.2 * C)
+    mixer.out_proj.weight.data = x.T.contiguous() * 0.5
+    dt *= 0.1
+    steps = 0.3 + 0.7 * torch.rand(spec.num_heads, generator=generator)
+    mixer.dt_bias.data = steps + torch.log(-torch.expm1(-steps))
+    mixer.A_log.data = torch.linspace(math.log(1 / 2000), math.log(1.0), spec.num_heads)
+    taps = mixer.conv_weight.data
+    taps *= 0.25
+    taps[: spec.inner_size, :, -1] += 1.0
+    for row in range(bc_size):
+        back = row % 3 if following else 0
+        taps[spec.inner_size + row, :, -1 - back - following] += 1.0
+        taps[spec.inner_size + bc_size + row, :, -1 - back] += 1.0
 
 
 def begin_matching(attention: Attention, generator: torch.Generator) -> None:

@@ -106,6 +106,12 @@ _MAMBA = {
     "torch_dtype": "float32",
 }
 
+# Both begin with records of random tokens that grow harder as they are answered.
+RECORD_STAGES = tuple(
+    Stage(2_000_000, 192, 22, records_share=1.0, records=records, until=0.85)
+    for records in (Records(4, 1, 0), Records(6, 2, 0), Records(6, 2, 1), Records(8, 3, 2), HARD_RECORDS)
+)
+
 RECIPES: dict[str, Recipe] = {
     "transformer": Recipe(
         config=_TRANSFORMER,
@@ -115,19 +121,16 @@ RECIPES: dict[str, Recipe] = {
         exam_lengths=(125, 250, 500, 1000),
         exam_questions=40,
         stages=(
-            *(
-                Stage(2_000_000, 192, 22, records_share=1.0, records=records, until=0.85)
-                for records in (Records(4, 1, 0), Records(6, 2, 0), Records(6, 2, 1), Records(8, 3, 2), HARD_RECORDS)
-            ),
+            *RECORD_STAGES,
             Stage(
-                9_000_000,
+                8_000_000,
                 224,
                 18,
                 (25, 120),
-                records_share=0.15,
+                records_share=0.12,
                 focused_share=0.4,
                 name_share=0.6,
-                label_share=0.15,
+                label_share=0.12,
             ),
             Stage(
                 12_000_000,
@@ -135,12 +138,13 @@ RECIPES: dict[str, Recipe] = {
                 12,
                 (40, 260),
                 two_hop_share=0.05,
-                records_share=0.05,
-                focused_share=0.25,
-                label_share=0.03,
+                records_share=0.04,
+                focused_share=0.3,
+                label_share=0.02,
             ),
-            Stage(6_000_000, 768, 6, (60, 520), two_hop_share=0.08, focused_share=0.15, spread=True),
-            Stage(2_000_000, 1536, 3, (100, 1100), two_hop_share=0.1, focused_share=0.1, spread=True),
+            Stage(9_000_000, 768, 6, (60, 560), two_hop_share=0.08, focused_share=0.2, spread=True),
+            Stage(5_000_000, 1536, 3, (100, 1200), two_hop_share=0.08, focused_share=0.15, spread=True),
+            Stage(1_200_000, 3072, 2, (200, 2600), two_hop_share=0.08, focused_share=0.1, spread=True),
         ),
     ),
     "mamba": Recipe(
@@ -150,20 +154,29 @@ RECIPES: dict[str, Recipe] = {
         matrix_learning_rate=3e-3,
         exam_lengths=(125, 250, 500, 1000),
         stages=(
-            Stage(4_000_000, 96, 40, repeats=True, until=0.85),
-            Stage(5_000_000, 224, 18, (40, 110), focused_share=0.5, name_share=0.9, label_share=0.35),
+            *RECORD_STAGES,
             Stage(
                 6_000_000,
-                384,
-                12,
-                (50, 240),
-                two_hop_share=0.03,
+                224,
+                18,
+                (25, 120),
+                records_share=0.12,
                 focused_share=0.4,
                 name_share=0.6,
-                label_share=0.15,
+                label_share=0.12,
             ),
-            Stage(6_000_000, 768, 6, (60, 520), two_hop_share=0.06, focused_share=0.2, label_share=0.05),
-            Stage(1_000_000, 1536, 3, (100, 1000), two_hop_share=0.08, focused_share=0.1),
+            Stage(
+                10_000_000,
+                384,
+                12,
+                (40, 260),
+                two_hop_share=0.03,
+                records_share=0.04,
+                focused_share=0.3,
+                label_share=0.02,
+            ),
+            Stage(12_000_000, 768, 6, (60, 560), two_hop_share=0.05, focused_share=0.2),
+            Stage(2_000_000, 1536, 3, (100, 1100), two_hop_share=0.05, focused_share=0.1),
         ),
     ),
 }

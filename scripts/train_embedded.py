@@ -312,6 +312,8 @@ def main() -> None:
 
     def checkpoint(curve: list[dict[str, float]], *, final: bool = False) -> None:
         seconds = time.perf_counter() - started
+        if final:
+            save_checkpoint(decoder, arguments.out, run=run, curve=curve, scores={}, seconds=seconds)
         # On the way only a glance: the whole examination costs minutes on a CPU.
         lengths = recipe.exam_lengths if final else recipe.exam_lengths[:1]
         scores = examine(decoder, tokenizer, lengths, num_questions=recipe.exam_questions if final else 20)
