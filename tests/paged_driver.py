@@ -14,6 +14,7 @@ class PagedDriver:
 
     def __init__(self, decoder: Decoder, num_sequences: int, max_tokens: int) -> None:
         self.decoder = decoder
+        self.device = decoder.embedding.weight.device
         per_sequence = -(-max_tokens // BLOCK_SIZE)
         self.caches = allocate_caches(
             decoder.config,
@@ -21,7 +22,7 @@ class PagedDriver:
             block_size=BLOCK_SIZE,
             num_state_slots=num_sequences + 2,
             dtype=torch.float32,
-            device=torch.device("cpu"),
+            device=self.device,
         )
         for cache in self.caches:
             for field in cache.__slots__:
@@ -44,17 +45,17 @@ class PagedDriver:
             starts.append(len(rows))
         order = list(work)
         batch = ForwardBatch(
-            token_ids=torch.tensor(rows),
-            positions=torch.tensor(positions),
+            token_ids=torch.tensor(rows, device=self.device),
+            positions=torch.tensor(positions, device=self.device),
             query_start=torch.tensor(starts),
             context_lens=torch.tensor([self.lengths[sequence] for sequence in order]),
-            block_tables=self.tables[order],
-            slot_mapping=torch.tensor(mapping),
-            state_slots=self.slots[order],
-            logit_rows=torch.arange(len(rows)),
+            block_tables=self.tables[order].to(self.device),
+            slot_mapping=torch.tensor(mapping, device=self.device),
+            state_slots=self.slots[order].to(self.device),
+            logit_rows=torch.arange(len(rows), device=self.device),
         )
         with torch.inference_mode():
-            logits = self.decoder(batch, self.caches)
+            logits = self.decoder(batch, self.caches).cpu()
         for sequence, tokens in work.items():
             self.lengths[sequence] += len(tokens)
         return {sequence: logits[starts[i] : starts[i + 1]] for i, sequence in enumerate(order)}

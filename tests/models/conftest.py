@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from devices import DEVICES
 from transformers import LlamaConfig, LlamaForCausalLM, Mamba2Config, Mamba2ForCausalLM, PreTrainedModel
 
 from models.decoder import Decoder
@@ -70,8 +71,14 @@ BUILDERS = {
 }
 
 
+@pytest.fixture(scope="session", params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Where our model computes; the reference always computes on the CPU."""
+    return torch.device(request.param)
+
+
 @pytest.fixture(scope="session", params=sorted(BUILDERS))
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, device: torch.device) -> Pair:
     torch.manual_seed(sorted(BUILDERS).index(request.param))
     reference = BUILDERS[request.param]().eval()
     for name, parameter in reference.named_parameters():
@@ -81,5 +88,5 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             parameter.data += 0.1 * torch.randn_like(parameter)
     directory = tmp_path_factory.mktemp(request.param)
     reference.save_pretrained(directory, max_shard_size="100KB")
-    ours = load_decoder(directory, dtype=torch.float32, device=torch.device("cpu"))
+    ours = load_decoder(directory, dtype=torch.float32, device=device)
     return Pair(directory, ours, reference)

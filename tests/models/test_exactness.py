@@ -17,10 +17,10 @@ def deviation(ours: torch.Tensor, reference: torch.Tensor) -> float:
     return float((ours - reference).abs().max())
 
 
-def test_dense_forward(pair):
+def test_dense_forward(pair, device):
     ids = tokens(1, 67)
     with torch.inference_mode():
-        ours = pair.ours.logits(pair.ours.forward_dense(torch.tensor([ids])))[0]
+        ours = pair.ours.logits(pair.ours.forward_dense(torch.tensor([ids], device=device)))[0].cpu()
     assert deviation(ours, pair.reference_logits(ids)) < TOLERANCE
 
 

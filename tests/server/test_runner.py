@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from devices import DEVICES
 from fakes import drain, make_request, tokens_of
 from tiny_models import KINDS, VOCAB_SIZE, write_tiny_model
 
@@ -17,11 +18,16 @@ from server.scheduler import SchedulerLimits
 MAX_CONTEXT = 80
 
 
+@pytest.fixture(scope="module", params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.param)
+
+
 @pytest.fixture(scope="module", params=KINDS)
-def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runner:
+def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, device: torch.device) -> Runner:
     torch.set_num_threads(1)
     directory = write_tiny_model(request.param, tmp_path_factory.mktemp(request.param))
-    return Runner(directory, dtype=torch.float32, device=torch.device("cpu"))
+    return Runner(directory, dtype=torch.float32, device=device)
 
 
 def start(runner: Runner, *, num_blocks: int = 200, slots: int = 8, step: int = 512, chunk: int = 512) -> Engine:
@@ -71,8 +77,8 @@ def test_ragged_batches_and_odd_chunks_are_as_if_alone(runner, prompts, step, ch
     assert len({tuple(tokens[:3]) for tokens in together.values()}) > len(prompts) // 2
 
 
-def test_a_preempted_sequence_is_as_if_alone(tmp_path):
-    runner = Runner(write_tiny_model("transformer", tmp_path), dtype=torch.float32, device=torch.device("cpu"))
+def test_a_preempted_sequence_is_as_if_alone(tmp_path, device):
+    runner = Runner(write_tiny_model("transformer", tmp_path), dtype=torch.float32, device=device)
     rng = random.Random(2)
     requests = [
         make_request(f"r{i}", [rng.randrange(VOCAB_SIZE) for _ in range(5 + 4 * i)], MAX_CONTEXT - 40) for i in range(6)
