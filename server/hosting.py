@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.config import ModelConfig
+from models.digest import checkpoint_digest
 from models.embedded import PREFIX, embedded_directory
 from models.errors import ModelError
 from models.families import read_config
@@ -29,10 +30,11 @@ class TextOutput:
 
 @dataclass(frozen=True, slots=True)
 class HostedModel:
-    """One model as the API sees it. `config` is known before the engine has loaded the weights."""
+    """One model as the API sees it. `config` and `digest` are known before the engine has loaded the weights."""
 
     name: str
     config: ModelConfig
+    digest: str
     tokenizer: ModelTokenizer
     engine: EngineClient
     created_s: int
@@ -103,7 +105,10 @@ def host_models(arguments: Sequence[str], config: EngineConfig, *, created_s: in
             raise ConfigError(f"MODEL {argument!r}: {name!r} is served already; tell them apart with NAME=DIRECTORY")
         try:
             model_config, tokenizer = read_config(directory), ModelTokenizer(directory)
-        except ModelError as error:
+            digest = checkpoint_digest(directory)
+        except (ModelError, OSError) as error:
             raise ConfigError(f"MODEL {argument!r}: {error}") from error
-        hosted[name] = HostedModel(name, model_config, tokenizer, EngineClient(name, directory, config), created_s)
+        hosted[name] = HostedModel(
+            name, model_config, digest, tokenizer, EngineClient(name, directory, config), created_s
+        )
     return hosted

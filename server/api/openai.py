@@ -112,6 +112,7 @@ def model_body(hosted: HostedModel) -> dict[str, Any]:
         "owned_by": "fathom",
         "fathom": {
             "kind": hosted.config.kind,
+            "weights_digest": hosted.digest,
             "max_context_tokens": info.max_context_tokens if info else None,
             "state": hosted.engine.state,
             "dtype": info.dtype if info else None,
