@@ -27,6 +27,7 @@ class Question:
     `answers` are the accepted targets; none of them means that no document of the corpus supports
     any answer. `gold_ids` are the documents that together support the answer. `cluster` groups
     questions whose errors are not independent (same entity, same article): intervals are clustered on it.
+    `pair` is shared by an unanswerable question and its answerable twin: the same wording about another entity.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Question:
     gold_ids: tuple[str, ...]
     kind: str
     cluster: str
+    pair: str | None = None
 
     @property
     def answerable(self) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from evals.datasets import world, world_words
+from evals.datasets import world, world_questions, world_words
 from evals.prompts import ABSTENTION, SYSTEM_PROMPTS, render_document, render_question
 from evals.records import PERMISSIONS, Permission
 
@@ -194,7 +194,7 @@ class ContextWriter:
 
     def _ask(self, entity: world.Entity, attribute: str) -> str:
         labelled = entity.id in self.ambiguous or self._rng.random() < 0.2
-        return world.ask(self._rng, entity, attribute, labelled=labelled)
+        return world_questions.ask(self._rng, entity, attribute, labelled=labelled)
 
     def _stranger(self) -> tuple[world.Entity, str]:
         """A fresh entity that no document mentions."""
@@ -225,7 +225,7 @@ class ContextWriter:
             if known:
                 attribute = rng.choice(known)
                 labelled = entity.id in self.ambiguous
-                text = world.ask_two_hop(rng, entity, link, target, attribute, labelled=labelled)
+                text = world_questions.ask_two_hop(rng, entity, link, target, attribute, labelled=labelled)
                 return Turn(text, target.facts[attribute], "two_hop", (entity_id, link, attribute))
         return None
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from scripts.embedded_episodes import Records
 
-HARD_RECORDS = Records(12, 3, 3)
+HARD_RECORDS = Records(8, 3, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +108,8 @@ _MAMBA = {
 
 # Both begin with records of random tokens that grow harder as they are answered.
 RECORD_STAGES = tuple(
-    Stage(2_000_000, 192, 22, records_share=1.0, records=records, until=0.85)
-    for records in (Records(4, 1, 0), Records(6, 2, 0), Records(6, 2, 1), Records(8, 3, 2), HARD_RECORDS)
+    Stage(2_000_000, 192, 22, records_share=1.0, records=records, until=0.8)
+    for records in (Records(4, 1, 0), Records(6, 2, 0), Records(6, 2, 1), HARD_RECORDS)
 )
 
 RECIPES: dict[str, Recipe] = {
@@ -123,44 +123,44 @@ RECIPES: dict[str, Recipe] = {
         stages=(
             *RECORD_STAGES,
             Stage(
-                8_000_000,
+                5_000_000,
                 224,
                 18,
                 (25, 120),
-                records_share=0.12,
+                records_share=0.06,
                 focused_share=0.4,
                 name_share=0.6,
                 label_share=0.12,
             ),
             Stage(
-                12_000_000,
+                11_000_000,
                 384,
                 12,
                 (40, 260),
                 two_hop_share=0.05,
-                records_share=0.04,
+                records_share=0.02,
                 focused_share=0.3,
                 label_share=0.02,
             ),
-            Stage(9_000_000, 768, 6, (60, 560), two_hop_share=0.08, focused_share=0.2, spread=True),
-            Stage(5_000_000, 1536, 3, (100, 1200), two_hop_share=0.08, focused_share=0.15, spread=True),
-            Stage(1_200_000, 3072, 2, (200, 2600), two_hop_share=0.08, focused_share=0.1, spread=True),
+            Stage(8_000_000, 768, 6, (60, 560), two_hop_share=0.08, focused_share=0.2, spread=True),
+            Stage(4_500_000, 1536, 3, (100, 1200), two_hop_share=0.08, focused_share=0.15, spread=True),
+            Stage(1_000_000, 3072, 2, (200, 2600), two_hop_share=0.08, focused_share=0.1, spread=True),
         ),
     ),
     "mamba": Recipe(
         config=_MAMBA,
         vocab_size=VOCAB_SIZE,
         learning_rate=2e-3,
-        matrix_learning_rate=3e-3,
+        matrix_learning_rate=2.5e-3,
         exam_lengths=(125, 250, 500, 1000),
         stages=(
             *RECORD_STAGES,
             Stage(
-                6_000_000,
+                5_000_000,
                 224,
                 18,
                 (25, 120),
-                records_share=0.12,
+                records_share=0.06,
                 focused_share=0.4,
                 name_share=0.6,
                 label_share=0.12,
@@ -171,7 +171,7 @@ RECIPES: dict[str, Recipe] = {
                 12,
                 (40, 260),
                 two_hop_share=0.03,
-                records_share=0.04,
+                records_share=0.02,
                 focused_share=0.3,
                 label_share=0.02,
             ),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from evals.datasets import world
+from evals.datasets.world import WorldConfig
+from evals.datasets.world_questions import load_world
 from evals.prompts import ABSTENTION, SYSTEM_PROMPTS, render_document, render_question
 from scripts.embedded_episodes import SPECIAL_TOKENS
 
@@ -25,8 +26,8 @@ def corpus(seed: int, num_worlds: int) -> Iterator[str]:
     """Documents, questions and answers as they occur in prompts."""
     yield from [*SYSTEM_PROMPTS.values(), ABSTENTION] * 2000
     for number in range(num_worlds):
-        dataset = world.load_world(
-            world.WorldConfig(seed=seed + number, num_entities=400, num_questions=600, surnames=120)
+        dataset = load_world(
+            WorldConfig(seed=seed + number, num_entities=400, num_questions=600, surnames=120, near_duplicate_share=0.0)
         )
         for document in dataset.documents:
             yield render_document(document)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from evals.config import ConfigError
 from evals.datasets.nq import load_nq
-from evals.datasets.world import WorldConfig, load_world
+from evals.datasets.world import WorldConfig
+from evals.datasets.world_questions import load_world
 from evals.records import Dataset
 
 # More questions than a run asks: which ones a run gets does not depend on how many it wants.

@@ -4,14 +4,13 @@ Everything is drawn from a seed. Entities are fresh in every world, except the *
 the same in all worlds: a model that was trained on other worlds can know those, and must read all others.
 """
 
-import hashlib
-import json
+import copy
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evals.datasets import world_words as words
-from evals.records import Dataset, Document, Question
+from evals.records import Document
 
 POPULAR_SEED = 20_260_101
 POPULAR_PER_KIND = 60
@@ -31,6 +30,7 @@ class WorldConfig:
     popular_share: float = 0.05
     withheld_share: float = 0.35
     outside_share: float = 0.4
+    near_duplicate_share: float = 0.1
     events_per_entity: float = 0.4
     unanswerable_share: float = 0.15
     two_hop_share: float = 0.08
@@ -230,25 +230,31 @@ def write_event(rng: random.Random, people: Sequence[Entity], city: str, event_i
     return Page(Document(event_id, f"The {event} of {city}", text), event_id, ())
 
 
-def ask(rng: random.Random, entity: Entity, attribute: str, *, labelled: bool) -> str:
-    """One wording of the question for an entity's attribute; `labelled` tells it from its namesakes."""
-    kind = words.KINDS[entity.kind]
-    name = kind.labelled.format(n=entity.name, l=entity.label) if labelled else entity.name
-    return rng.choice(kind.attributes[attribute].questions).format(e=name)
+def near_duplicate(rng: random.Random, pool: NamePool, entity: Entity, taken: Collection[str]) -> Entity:
+    """Another entity under the same label whose name differs in a part, and all of whose facts are others."""
+    name = entity.name
+    while name in taken:
+        name = _similar_name(rng, pool, entity)
+    facts = {}
+    for attribute, value in entity.facts.items():
+        facts[attribute] = value
+        while facts[attribute] == value:
+            link = _LINK_KINDS.get(attribute)
+            facts[attribute] = pool.draw(link) if link else _FREE_VALUES[attribute](rng)
+    return replace(entity, id=f"{entity.id}-near", name=name, facts=facts, links={}, popular=False)
 
 
-def ask_two_hop(
-    rng: random.Random, entity: Entity, link: str, target: Entity, attribute: str, *, labelled: bool
-) -> str:
-    """A question whose subject is not named but described through another entity."""
-    kind = words.KINDS[entity.kind]
-    name = kind.labelled.format(n=entity.name, l=entity.label) if labelled else entity.name
-    described = rng.choice(kind.relations[link][1]).format(e=name)
-    return rng.choice(words.KINDS[target.kind].attributes[attribute].questions).format(e=described)
+def _similar_name(rng: random.Random, pool: NamePool, entity: Entity) -> str:
+    if entity.kind == "city":
+        stem = next(stem for stem in words.CITY_STEMS if entity.name.startswith(stem))
+        return stem + rng.choice(words.CITY_ENDS)
+    parts, drawn = entity.name.split(" "), pool.draw(entity.kind).split(" ")
+    place = rng.randrange(len(parts) - 2, len(parts))
+    return " ".join([*parts[:place], drawn[place], *parts[place + 1 :]])
 
 
 def build_world(rng: random.Random, config: WorldConfig) -> World:
-    """Draw entities and write all their documents."""
+    """Draw entities and write all their documents; near-duplicates in the very words of their originals."""
     pool = NamePool(rng, config.given_names, config.surnames)
     entities = draw_entities(
         rng,
@@ -259,9 +265,22 @@ def build_world(rng: random.Random, config: WorldConfig) -> World:
         outside_share=config.outside_share,
         prefix="e",
     )
-    num_popular = round(config.popular_share * config.num_entities)
-    entities += rng.sample(popular_entities(), min(num_popular, POPULAR_PER_KIND * 4))
-    pages = [page for entity in entities for page in write_pages(rng, entity)]
+    described = {(entity.kind, entity.name, entity.label) for entity in entities}
+    # No question could tell apart two of one name and label.
+    popular = [e for e in popular_entities() if (e.kind, e.name, e.label) not in described]
+    entities += rng.sample(popular, min(round(config.popular_share * config.num_entities), len(popular)))
+    near_rng, taken = random.Random(config.seed), {entity.name for entity in entities}
+    near_pool = NamePool(near_rng, config.given_names, config.surnames)
+    pages: list[Page] = []
+    duplicates: list[Entity] = []
+    for entity in entities:
+        words_of_this = copy.copy(rng)
+        pages += write_pages(rng, entity)
+        if near_rng.random() < config.near_duplicate_share:
+            duplicates.append(near_duplicate(near_rng, near_pool, entity, taken))
+            taken.add(duplicates[-1].name)
+            pages += write_pages(words_of_this, duplicates[-1])
+    entities += duplicates
     people = [entity for entity in entities if entity.kind == "person"]
     cities = [entity.name for entity in entities if entity.kind == "city"]
     for number in range(round(config.events_per_entity * len(entities))):
@@ -276,86 +295,3 @@ def ambiguous_ids(entities: Sequence[Entity]) -> frozenset[str]:
     for entity in entities:
         counts[entity.name] = counts.get(entity.name, 0) + 1
     return frozenset(entity.id for entity in entities if counts[entity.name] > 1)
-
-
-def _gold(world: World) -> dict[tuple[str, str], str]:
-    return {(page.entity_id, attribute): page.document.id for page in world.pages for attribute in page.stated}
-
-
-def _single_hop(rng: random.Random, world: World, kind: str) -> tuple[Entity, str] | None:
-    """An entity and an attribute that fit a question kind, or None if this draw does not fit."""
-    entity = rng.choice(list(world.entities.values()))
-    if kind == "unanswerable":
-        return (entity, entity.withheld) if entity.withheld else None
-    if (kind == "namesake") != (entity.id in world.ambiguous):
-        return None
-    return entity, rng.choice([attribute for attribute in entity.facts if attribute != entity.withheld])
-
-
-def _two_hop(rng: random.Random, world: World) -> tuple[Entity, str, Entity, str] | None:
-    entity = rng.choice(list(world.entities.values()))
-    links = [link for link in words.KINDS[entity.kind].relations if link in entity.links and link != entity.withheld]
-    if not links:
-        return None
-    link = rng.choice(links)
-    target = world.entities.get(entity.links[link])
-    # A described entity with a namesake could not be told from it.
-    if target is None or target.id in world.ambiguous:
-        return None
-    return entity, link, target, rng.choice([name for name in target.facts if name != target.withheld])
-
-
-def draw_question(
-    rng: random.Random, world: World, gold: dict[tuple[str, str], str], kind: str, number: int
-) -> Question:
-    """Draw until a question of the wanted kind is found."""
-    while True:
-        if kind == "two_hop":
-            hop = _two_hop(rng, world)
-            if hop is None:
-                continue
-            entity, link, target, attribute = hop
-            text = ask_two_hop(rng, entity, link, target, attribute, labelled=entity.id in world.ambiguous)
-            gold_ids = (gold[(entity.id, link)], gold[(target.id, attribute)])
-            return Question(f"q{number}", text, (target.facts[attribute],), gold_ids, kind, entity.id)
-        single = _single_hop(rng, world, kind)
-        if single is None:
-            continue
-        entity, attribute = single
-        text = ask(rng, entity, attribute, labelled=entity.id in world.ambiguous)
-        if kind == "unanswerable":
-            return Question(f"q{number}", text, (), (), kind, entity.id)
-        return Question(
-            f"q{number}", text, (entity.facts[attribute],), (gold[(entity.id, attribute)],), kind, entity.id
-        )
-
-
-def question_kinds(config: WorldConfig) -> list[str]:
-    """How many questions of each kind, largest remainder to plain facts."""
-    shares = {
-        "unanswerable": config.unanswerable_share,
-        "two_hop": config.two_hop_share,
-        "namesake": config.namesake_question_share,
-    }
-    kinds = [kind for kind, share in shares.items() for _ in range(round(share * config.num_questions))]
-    return kinds + ["fact"] * (config.num_questions - len(kinds))
-
-
-def load_world(config: WorldConfig) -> Dataset:
-    """The dataset of one world: its documents and `num_questions` questions of mixed kinds."""
-    rng = random.Random(config.seed)
-    world = build_world(rng, config)
-    gold = _gold(world)
-    kinds = question_kinds(config)
-    rng.shuffle(kinds)
-    questions: list[Question] = []
-    seen: set[str] = set()
-    while len(questions) < config.num_questions:
-        question = draw_question(rng, world, gold, kinds[len(questions)], len(questions))
-        if question.text not in seen:
-            seen.add(question.text)
-            questions.append(question)
-    documents = tuple(page.document for page in world.pages)
-    texts = [[d.id, d.title, d.text] for d in documents] + [[q.id, q.text, *q.answers] for q in questions]
-    digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
-    return Dataset("world", documents, tuple(questions), digest, f"generated, seed {config.seed}")

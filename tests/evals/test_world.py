@@ -1,6 +1,7 @@
 """The fictional world: what its questions promise about its documents holds."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -8,9 +9,9 @@ from evals.datasets.world import (
     POPULAR_PER_KIND,
     WorldConfig,
     build_world,
-    load_world,
     popular_entities,
 )
+from evals.datasets.world_questions import load_world
 
 CONFIG = WorldConfig(seed=3, num_entities=500, num_questions=300)
 
@@ -78,6 +79,58 @@ def test_namesakes_are_told_apart(dataset):
         entity = world.entities[question.cluster]
         assert entity.id in world.ambiguous
         assert entity.label in question.text
+
+
+def test_a_name_and_a_label_mean_one_entity():
+    for seed in range(12):
+        entities = build_world(random.Random(seed), CONFIG).entities.values()
+        assert len({(e.kind, e.name, e.label) for e in entities}) == len(entities)
+
+
+def test_unanswerable_questions_have_answerable_twins(dataset):
+    world = build_world(random.Random(CONFIG.seed), CONFIG)
+    asked = {question.id: question for question in dataset.questions}
+    pairs = [(asked[q.pair], q) for q in dataset.questions if q.pair and q.pair != q.id]
+    unanswerable = [question for question in dataset.questions if question.kind == "unanswerable"]
+    # The last ones may come too late for theirs.
+    assert len(unanswerable) - 2 <= len(pairs) <= len(unanswerable)
+    for alone, twin in pairs:
+        assert (alone.kind, twin.kind) == ("unanswerable", "fact")
+        assert alone.pair == alone.id
+        entity, other = world.entities[alone.cluster], world.entities[twin.cluster]
+        assert entity.kind == other.kind
+        assert alone.text.replace(entity.name, "").split()[:2] == twin.text.replace(other.name, "").split()[:2]
+        assert entity.withheld != other.withheld
+        assert other.facts[entity.withheld] == twin.answers[0]
+
+
+def test_near_duplicates_say_the_same_of_another_with_other_values():
+    config = replace(CONFIG, near_duplicate_share=0.3)
+    world = build_world(random.Random(5), config)
+    pages = {page.document.id: page for page in world.pages}
+    duplicates = [page for page in world.pages if "-near" in page.entity_id]
+    assert 200 < len(duplicates) < 420
+    for page in duplicates:
+        original = pages[page.document.id.replace("-near", "")]
+        near, entity = world.entities[page.entity_id], world.entities[original.entity_id]
+        assert near.name != entity.name
+        assert near.label == entity.label
+        assert page.stated == original.stated
+        assert all(near.facts[attribute] != entity.facts[attribute] for attribute in page.stated)
+        assert blanked(page, near) == blanked(original, entity)
+
+
+def blanked(page, entity):
+    text = page.document.text.replace(entity.name, "NAME")
+    for attribute in page.stated:
+        text = text.replace(entity.facts[attribute], "VALUE")
+    return text
+
+
+def test_a_world_without_near_duplicates_is_otherwise_the_same():
+    config = replace(CONFIG, near_duplicate_share=0.0)
+    plain, full = build_world(random.Random(5), config), build_world(random.Random(5), CONFIG)
+    assert plain.entities.items() < full.entities.items()
 
 
 def test_popular_entities_are_the_same_in_every_world():

@@ -14,7 +14,8 @@ import pytest
 from server_checks import assert_idle
 from serving import ROOT, ServerProcess
 
-from evals.datasets.world import WorldConfig, load_world
+from evals.datasets.world import WorldConfig
+from evals.datasets.world_questions import load_world
 from evals.prompts import build_messages
 
 MODELS = ("embedded:transformer", "embedded:mamba")
