@@ -9,7 +9,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, NoReturn, Self
 
 import typer
 from rich.console import Console
@@ -119,6 +119,10 @@ def demo(
     console = Console()
     plan = QUICK if quick else FULL
     directory = out or Path("runs") / ("demo-quick" if quick else "demo")
+    # What ends a demo from outside (timeout, docker stop, a closed terminal) must stop its server too.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupt)
     try:
         failed = run_demo(console, plan, directory)
     except ConfigError as error:
@@ -132,6 +136,10 @@ def demo(
     if failed:
         console.print(f"[bold red]{failed} samples failed[/bold red]; the same command asks them again")
         raise typer.Exit(EXIT_FAILED_SAMPLES)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def run_demo(console: Console, plan: DemoPlan, directory: Path) -> int:

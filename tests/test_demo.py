@@ -1,6 +1,7 @@
 """`fathom demo --quick` as a user types it: whole, then again, and where it must not write."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -86,6 +87,23 @@ def test_an_interrupted_demo_goes_on(finished, tmp_path):
         for directory in (out, finished[0])
     ]
     assert figures[0] == figures[1]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("demo")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_whatever_ends_it_ends_its_server(tmp_path, number):
+    command = [sys.executable, "-m", "fathom", "demo", "--quick", "--out", str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment)
+    line = next(line for line in process.stdout if line.startswith("serving "))
+    url = line.split()[-1]
+    assert httpx.get(f"{url}/health").status_code == 200
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/health")
 
 
 def test_it_writes_over_nothing_of_others(tmp_path):

@@ -60,9 +60,13 @@ def headline(stories: Sequence[Story]) -> str:
 def _sentence(story: Story) -> str:
     best = whole_percent(story.best["hallucinated"]["rate"])
     whose = f"for {story.model} at {story.best['budget']:,} tokens"
-    if story.floor is None:
-        return f"to {best} {whose}"
-    return f"from {whole_percent(story.floor['hallucinated']['rate'])} to {best} {whose}"
+    text = f"to {best} {whose}"
+    if story.floor is not None:
+        text = f"from {whole_percent(story.floor['hallucinated']['rate'])} {text}"
+    if story.last is not story.best:
+        # The best budget alone would hide that more context makes it worse again.
+        text += f" ({whole_percent(story.last['hallucinated']['rate'])} at {story.last['budget']:,})"
+    return text
 
 
 def _join(parts: Sequence[str]) -> str:

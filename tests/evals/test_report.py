@@ -94,7 +94,7 @@ def test_the_headline_is_computed():
     best = [(hallucinated if i < 2 else sample)(budget=512, question_id=f"q{i}", cluster=f"c{i}") for i in range(8)]
     worse = [(hallucinated if i < 4 else sample)(budget=1024, question_id=f"q{i}", cluster=f"c{i}") for i in range(8)]
     page = page_of([*closed, *worse, *best])
-    assert "With documents, hallucination goes from 100% to 25% for m at 512 tokens." in page.text
+    assert "With documents, hallucination goes from 100% to 25% for m at 512 tokens (50% at 1,024)." in page.text
     assert "\N{MINUS SIGN}75.0 points [" in page.text
     assert "at 1,024 tokens 50.0% [21.5, 78.5]" in page.text
 
