@@ -1,10 +1,12 @@
 # Sets everything up in .venv and runs it from there. `make help` lists what there is.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do command -v $$name && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-RUN_READY := $(VENV)/.ready-run
-DEV_READY := $(VENV)/.ready-dev
+# The stamps bear the place of the checkout, so that one that was moved installs again.
+PLACE := $(shell echo "$(CURDIR)" | cksum | cut -d ' ' -f 1)
+RUN_READY := $(VENV)/.ready-run-$(PLACE)
+DEV_READY := $(VENV)/.ready-dev-$(PLACE)
 ARGS ?=
 TESTS ?= tests
 WORKERS ?= 2
@@ -54,10 +56,12 @@ $(DEV_READY): pyproject.toml constraints.txt
 
 .PHONY: install
 install:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "Python 3.11 or newer is needed; say which with: make PYTHON=/path/to/python3.11"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+# An environment knows its own place: after a move it is made anew.
+	@grep -qsF "$(abspath $(VENV))" $(BIN)/activate || rm -rf $(VENV)
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment (on Debian: apt install python3-venv)"; exit 1; }
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV); }
 	@echo "installing into $(VENV), some minutes the first time"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.$(EXTRA)'

@@ -25,6 +25,8 @@ MODELS = ("embedded:transformer", "embedded:mamba")
 STATE_FILE, LOG_FILE = "demo.json", "server.log"
 START_TIMEOUT_S, STOP_TIMEOUT_S = 180.0, 30.0
 SEED = 11
+# -P: a folder named like one of ours where the user stands must not be taken for it.
+FATHOM = (sys.executable, "-P", "-m", "fathom")
 
 
 class DemoError(Exception):
@@ -47,6 +49,11 @@ FULL = DemoPlan((0, 64, 128, 256, 512, 1024, 2048), 80, 4.0, 512, 16, 10.0)
 QUICK = DemoPlan((0, 128, 512), 8, 4.0, 128, 4, 2.0)
 
 
+def child_environment() -> dict[str, str]:
+    """Ours, without the key that the user keeps for other servers: this one is closed to the world anyway."""
+    return {name: value for name, value in os.environ.items() if name != "FATHOM_API_KEY"}
+
+
 class ServerProcess:
     """Owns `fathom serve` on a free port; its output goes to a log file. Leaving the context stops it."""
 
@@ -57,11 +64,11 @@ class ServerProcess:
         self._ready = threading.Event()
         self.url = ""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "fathom", "serve", *models, "--port", "0", *threads],
+            [*FATHOM, "serve", *models, "--port", "0", *threads],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            env=child_environment() | {"PYTHONUNBUFFERED": "1"},
             # Its own group: Ctrl-C reaches the demo, which then stops the server in order.
             start_new_session=True,
         )
@@ -212,9 +219,9 @@ def load_test(console: Console, plan: DemoPlan, url: str, model: str, directory:
         "--duration": str(plan.load_duration_s),
         "--out": str(out),
     }
-    command = [sys.executable, "-m", "fathom", "load", "run", *(part for pair in options.items() for part in pair)]
-    console.print(f"\nfathom {' '.join(command[3:])}", style="dim", highlight=False, soft_wrap=True)
-    subprocess.run(command, check=False)
+    words = ["load", "run", *(part for pair in options.items() for part in pair)]
+    console.print(f"\nfathom {' '.join(words)}", style="dim", highlight=False, soft_wrap=True)
+    subprocess.run([*FATHOM, *words], check=False, env=child_environment())
     if not summary.is_file():
         raise DemoError(f"the load test of {model} left no summary in {out}")
     return summary

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -31,8 +32,8 @@ def git(*arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def tracked() -> list[Path]:
-    if not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout")
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a git checkout, or no git")
     return [ROOT / name for name in git("ls-files", "-z").split("\0") if name and (ROOT / name).is_file()]
 
 
@@ -158,11 +159,28 @@ def test_an_install_happens_only_when_something_changed(tmp_path):
     ).stdout
     assert "pip install" in plan
     assert "fathom demo" in plan
-    (tmp_path / ".ready-run").touch()
+    [stamp] = set(re.findall(r"touch (\S+)", plan))
+    Path(stamp).touch()
     plan = subprocess.run(
         ["make", "-n", "demo", f"VENV={tmp_path}"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     assert "pip install" not in plan
+
+
+def test_without_a_python_the_message_says_so(tmp_path):
+    command = ["make", "install", "PYTHON=", f"VENV={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "Python 3.11 or newer is needed" in done.stdout
+    assert "python3-venv" not in done.stdout
+
+
+def test_kernels_are_compiled_for_the_cuda_of_torch():
+    """The pinned torch is built for CUDA 13, as the requirements in its metadata say."""
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    assert re.search(r"^torch==2\.13\.", pins, re.MULTILINE), "another torch: does its wheel want another CUDA?"
+    images = re.findall(r"^FROM nvidia/cuda:(\d+)\.", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert images == ["13", "13"]
 
 
 def test_images_run_as_a_user_and_tell_their_health():
