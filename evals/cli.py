@@ -1,6 +1,7 @@
 """`fathom eval`: options in, progress and a table out."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,13 +9,21 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from evals.config import DEFAULT_BUDGETS, ConfigError, RunConfig
+from evals.config import DEFAULT_BUDGETS, ConfigError, RunConfig, RunStoppedError
 from evals.datasets import load_dataset
 from evals.output import SUMMARY_FILE, read_load, write_outputs
 from evals.records import PERMISSIONS, Dataset, Permission
-from evals.runner import RunResult, run_eval
+from evals.runner import RunResult, run_evals
 from evals.store import FILE_NAME
 from evals.summary import summary_table
 
@@ -87,14 +96,21 @@ def run(
         ]
         results = ask_all(console, configs, load_dataset(dataset, path=data, seed=seed))
         show(console, out)
+    except RunStoppedError as error:
+        # What was answered is worth its report; where that cannot be written, the first cause is the one to tell.
+        with contextlib.suppress(ConfigError):
+            show(console, out)
+        raise refused(console, error) from error
     except ConfigError as error:
         raise refused(console, error) from error
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on where this one stood")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    failed = sum(result.failed for result in results)
-    if failed:
-        console.print(f"[bold red]{failed} samples failed[/bold red]; the same command asks them again")
+    failures = [result for result in results if result.failed]
+    if failures:
+        console.print(f"[bold red]{sum(result.failed for result in failures)} samples failed[/bold red]", end="; ")
+        console.print("the same command asks them again")
+        console.print(f"the first error: {escape(failures[0].first_error or '')}", soft_wrap=True)
         raise typer.Exit(EXIT_FAILED_SAMPLES)
 
 
@@ -137,14 +153,19 @@ def progress_bar(console: Console) -> Progress:
 
 
 def ask_all(console: Console, configs: Sequence[RunConfig], dataset: Dataset) -> list[RunResult]:
-    """Run each configuration, one after the other, with a bar for each."""
+    """Check all configurations, then run one after the other, with a bar for each."""
     with progress_bar(console) as bar:
+        tasks: dict[str, TaskID] = {}
 
-        async def ask_one(config: RunConfig) -> RunResult:
-            task = bar.add_task(escape(config.model), total=None)
-            return await run_eval(config, dataset, lambda done, total: bar.update(task, completed=done, total=total))
+        def progress(model: str, done: int, total: int) -> None:
+            if model not in tasks:
+                tasks[model] = bar.add_task(escape(model), total=total)
+            bar.update(tasks[model], completed=done)
 
-        return [asyncio.run(ask_one(config)) for config in configs]
+        def say(text: str) -> None:
+            console.print(escape(text), soft_wrap=True)
+
+        return asyncio.run(run_evals(configs, dataset, progress, say))
 
 
 def show(console: Console, out: Path, load: Sequence[dict[str, Any]] = ()) -> None:

@@ -1,7 +1,6 @@
 """Asks an OpenAI-compatible endpoint one question, timed and streaming; knows nothing of datasets and verdicts."""
 
 import asyncio
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,18 +9,21 @@ from typing import Any
 import aiohttp
 
 from evals.config import ConfigError, RunConfig
+from evals.dialect import REFUSALS, Dialect
+from evals.retry import come_again_s, pause
 from loadtest.latency import StreamTimes
 from loadtest.wire import StreamOutcome, Usage, error_message, read_stream
 
 READ_BUFFER = 16 << 20  # one line of a stream must fit into it
-FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.25, 20.0
 LOADING, READY_POLL_S = frozenset({"starting", "restarting"}), 0.25
-COME_AGAIN = frozenset({408, 429, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back. `error` says why the answer is none, or not whole; `attempts` counts the requests sent."""
+    """What came back. `error` says why the answer is none, or not whole; `attempts` counts the requests sent.
+
+    refused_status: the status by which the last request was refused; None where it was not, or nobody answered.
+    """
 
     text: str
     finish_reason: str | None
@@ -29,14 +31,16 @@ class Answer:
     usage: Usage | None
     times: StreamTimes
     attempts: int
+    refused_status: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What the endpoint says of the model; `kind` is "unknown" and the context None where it says nothing."""
+    """What the endpoint says of the model; `kind` is "unknown" and the others None where it says nothing."""
 
     kind: str
     max_context_tokens: int | None
+    weights_digest: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class _Attempt:
     error: str | None
     again_after_s: float | None  # None: asking again would give the same
     times: StreamTimes
+    refused_status: int | None = None
+    refusal: bytes = b""
 
 
 def open_session(config: RunConfig) -> aiohttp.ClientSession:
@@ -77,44 +83,54 @@ async def fetch_model(session: aiohttp.ClientSession, config: RunConfig) -> Serv
     if state != "ready":
         raise ConfigError(f"--model {config.model!r} is {state}; the server's log says why")
     limit = extra.get("max_context_tokens", entry.get("max_model_len"))
-    return ServedModel(str(extra.get("kind") or "unknown"), limit if isinstance(limit, int) else None)
+    digest = extra.get("weights_digest")
+    return ServedModel(
+        kind=str(extra.get("kind") or "unknown"),
+        max_context_tokens=limit if isinstance(limit, int) else None,
+        weights_digest=digest if isinstance(digest, str) and digest else None,
+    )
 
 
 async def _find_model(session: aiohttp.ClientSession, config: RunConfig) -> dict[str, Any]:
+    """The model's entry; an empty one where the endpoint has no list of models."""
     url = f"{config.api_url}/models"
     try:
         async with session.get(url) as answer:
             raw = await answer.read()
+            if answer.status == 404:
+                return {}
             if answer.status != 200:
                 raise ConfigError(f"--endpoint: {url} answers {answer.status}: {error_message(raw)}")
             content = await answer.json(content_type=None)
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise ConfigError(f"--endpoint: {url} gives no list of models: {type(error).__name__}: {error}") from error
-    entries = content.get("data") if isinstance(content, dict) else None
-    models = {str(entry.get("id")): entry for entry in entries or [] if isinstance(entry, dict)}
+    # Some servers give the bare list.
+    entries = content.get("data") if isinstance(content, dict) else content
+    entries = entries if isinstance(entries, list) else []
+    models = {str(entry.get("id")): entry for entry in entries if isinstance(entry, dict)}
     if config.model not in models:
         raise ConfigError(f"--model {config.model!r} is not served there; there are: {', '.join(models)}")
     return models[config.model]
 
 
-async def ask(session: aiohttp.ClientSession, config: RunConfig, messages: Sequence[dict[str, str]]) -> Answer:
-    """Ask, and ask again while the server says to come later or cannot be reached."""
-    body = {
-        "model": config.model,
-        "messages": list(messages),
-        "temperature": 0,
-        "max_tokens": config.max_tokens,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    backoff_s = FIRST_BACKOFF_S
-    for number in range(1, config.max_attempts + 1):
+async def ask(
+    session: aiohttp.ClientSession, config: RunConfig, dialect: Dialect, messages: Sequence[dict[str, str]]
+) -> Answer:
+    """Ask, and ask again while the server says to come later or cannot be reached, or would take other fields."""
+    attempts, num_failures = 0, 0
+    while True:
+        body = dialect.body(config, messages)
         attempt = await _attempt(session, f"{config.api_url}/chat/completions", body)
-        if attempt.again_after_s is None or number == config.max_attempts:
+        attempts += 1
+        if attempt.refused_status in REFUSALS:
+            dialect.learn(attempt.refusal)
+            # Compared with what was sent: another request may have learned it meanwhile.
+            if dialect.body(config, messages) != body:
+                continue
+        num_failures += 1
+        if attempt.again_after_s is None or num_failures == config.max_attempts:
             break
-        # Spread out, so that clients that were refused together do not come again together.
-        await asyncio.sleep(max(attempt.again_after_s, backoff_s * random.uniform(0.5, 1.5)))
-        backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+        await pause(num_failures, attempt.again_after_s)
     outcome = attempt.outcome
     return Answer(
         text=outcome.text if outcome else "",
@@ -122,7 +138,8 @@ async def ask(session: aiohttp.ClientSession, config: RunConfig, messages: Seque
         error=attempt.error,
         usage=outcome.usage if outcome else None,
         times=attempt.times,
-        attempts=number,
+        attempts=attempts,
+        refused_status=attempt.refused_status,
     )
 
 
@@ -133,9 +150,9 @@ async def _attempt(session: aiohttp.ClientSession, url: str, body: dict[str, Any
         async with session.post(url, json=body) as answer:
             if answer.status != 200:
                 raw = await answer.read()
-                again = _retry_after(answer) if answer.status in COME_AGAIN else None
                 error = f"status {answer.status}: {error_message(raw)}"
-                return _Attempt(None, error, again, StreamTimes(None, sent_s, (), time.perf_counter()))
+                times = StreamTimes(None, sent_s, (), time.perf_counter())
+                return _Attempt(None, error, come_again_s(answer), times, answer.status, raw)
             async for line in answer.content:
                 # Stamped before anything else is done with it.
                 lines.append((time.perf_counter(), line))
@@ -146,10 +163,3 @@ async def _attempt(session: aiohttp.ClientSession, url: str, body: dict[str, Any
     outcome = read_stream(lines)
     times = StreamTimes(None, sent_s, outcome.token_times_s, time.perf_counter())
     return _Attempt(outcome, outcome.error, None if outcome.error is None else 0.0, times)
-
-
-def _retry_after(answer: aiohttp.ClientResponse) -> float:
-    try:
-        return max(0.0, float(answer.headers.get("Retry-After", "0")))
-    except ValueError:  # a date; the backoff decides
-        return 0.0

@@ -1,18 +1,19 @@
 """What one evaluation run is told. Frozen; an error names the option to change."""
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evals.prompts import SYSTEM_PROMPTS, build_messages
-from evals.records import PERMISSIONS, Document, Permission
+from evals.records import PERMISSIONS, Permission
 
 DEFAULT_BUDGETS = (0, 256, 512, 1024, 2048, 4096)
 
 
 class ConfigError(Exception):
     """An option has a value that cannot work, or does not fit what the output directory already holds."""
+
+
+class RunStoppedError(ConfigError):
+    """Asking began and cannot go on; what was answered until then is in the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +64,3 @@ class RunConfig:
     @property
     def api_url(self) -> str:
         return f"{self.root_url}/v1"
-
-    def fingerprint(self, dataset_digest: str, retriever: str, counting: str) -> dict[str, str]:
-        """What decides the samples beside their keys: two runs that agree in it may share a store."""
-        return {
-            "dataset": dataset_digest,
-            "prompts": prompts_digest(),
-            "retriever": retriever,
-            "token counts": counting,
-            "--max-tokens": str(self.max_tokens),
-        }
-
-
-def prompts_digest() -> str:
-    """Changes whenever the words around a question do."""
-    probe = build_messages("must_answer", [Document("id", "title", "text")] * 2, "question")
-    return hashlib.sha256(json.dumps([SYSTEM_PROMPTS, probe]).encode()).hexdigest()[:16]

@@ -187,9 +187,16 @@ def prepare(console: Console, directory: Path) -> None:
     """Make room: a finished demo is replaced, an unfinished one goes on, anything else is left alone.
 
     Raises:
-        ConfigError: the directory holds something that is not a demo's.
+        ConfigError: the directory holds something that is not a demo's, or cannot be written.
     """
     state = directory / STATE_FILE
+    try:
+        _make_room(console, directory, state)
+    except OSError as error:
+        raise ConfigError(f"--out {directory} cannot be written: {error}") from error
+
+
+def _make_room(console: Console, directory: Path, state: Path) -> None:
     if state.is_file() and json.loads(state.read_text(encoding="utf-8"))["finished"]:
         console.print(f"replacing the finished demo in {escape(str(directory))}")
         shutil.rmtree(directory)

@@ -33,18 +33,33 @@ def read_load(file: Path) -> dict[str, Any]:
 def write_outputs(directory: Path, load: Sequence[dict[str, Any]] = ()) -> tuple[dict[str, Any], Path]:
     """Summarise the directory's store; returns the summary and where the report is.
 
+    Args:
+        load: summaries of load tests, in place of those that the directory's summary has; none keeps them.
     Raises:
-        ConfigError: there is no store, or nothing in it.
+        ConfigError: there is no store, or nothing in it, or the files cannot be written.
     """
     if not (directory / FILE_NAME).is_file():
         raise ConfigError(f"{directory} has no {FILE_NAME}; it is not the --out of a run")
     with Store(directory) as store:
-        rows = list(store.rows())
+        rows, notes = list(store.rows()), store.run_notes()
     if not rows:
         raise ConfigError(f"{directory / FILE_NAME} holds no samples yet")
-    summary = summarise(rows, load)
+    summary = summarise(rows, load or _earlier_load(directory / SUMMARY_FILE), notes)
     # Replaced in one move: a reader never sees half a file.
     draft = directory / f".{SUMMARY_FILE}.tmp"
-    draft.write_text(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(draft, directory / SUMMARY_FILE)
-    return summary, write_report(directory, rows, summary)
+    try:
+        draft.write_text(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(draft, directory / SUMMARY_FILE)
+        return summary, write_report(directory, rows, summary)
+    except OSError as error:
+        raise ConfigError(f"--out {directory} cannot be written: {error}") from error
+
+
+def _earlier_load(file: Path) -> list[dict[str, Any]]:
+    """The load tests in a summary that is about to be replaced; none where there is no such summary."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    load = content.get("load") if isinstance(content, dict) else None
+    return [run for run in load if isinstance(run, dict)] if isinstance(load, list) else []

@@ -9,6 +9,8 @@ HallucinationKind = Literal["distractor", "fabricated"]
 
 PERMISSIONS: tuple[Permission, ...] = ("must_answer", "may_abstain")
 VERDICTS: tuple[Verdict, ...] = ("correct", "hallucinated", "abstained", "unscored")
+# Where the token counts of documents come from.
+SERVED, ESTIMATED = "served tokenizer", "estimate: bytes / 3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,18 @@ class Dataset:
     questions: tuple[Question, ...]
     digest: str
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunNote:
+    """What a reader must know of all samples of one model and dataset beside their figures.
+
+    counting: SERVED or ESTIMATED; None where it was not noted. request_changes: what the endpoint did not take, and
+    so was not sent as for others.
+    """
+
+    counting: str | None = None
+    request_changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,26 +1,27 @@
-"""The flow of one run: retrieve, pack, prompt, ask, grade, store. Resumable at any sample."""
+"""The flow of a run: check every model, then ask each. It can be stopped at any sample, and goes on there."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import aiohttp
-
-from evals.client import Answer, ServedModel, ask, fetch_model, open_session
-from evals.config import ConfigError, RunConfig
-from evals.packing import pack
-from evals.prompts import build_messages
-from evals.records import Dataset, Document, Permission, Question, SampleRow
+from evals.client import fetch_model, open_session
+from evals.config import ConfigError, RunConfig, RunStoppedError
+from evals.dialect import Dialect
+from evals.fingerprint import take_fingerprint
+from evals.prompts import SYSTEM_PROMPTS, build_messages
+from evals.records import ESTIMATED, Dataset, Permission, Question
 from evals.retrieval import Retriever
-from evals.scoring.grade import Grade, grade
-from evals.store import SampleKey, Store
+from evals.retry import COME_AGAIN
+from evals.sample import RunContext, Sampled, ask_sample, nested_contexts
+from evals.store import Store
 from evals.tokens import TokenCounter
-from loadtest.latency import e2e_s, tpot_s, ttft_s
 
-# Room in the context for the system message, the question and the chat template, beside documents and answer.
-PROMPT_FRAME_TOKENS = 256
+# So many samples, refused alike and nothing else before them, mean that the others would be too.
+MAX_FIRST_REFUSALS = 5
 
-Progress = Callable[[int, int], None]  # samples done, of how many
+Progress = Callable[[str, int, int], None]  # the model, samples done, of how many
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +31,38 @@ class RunResult:
     total: int
     asked: int
     failed: int
+    first_error: str | None
     kind: str
     counting: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Context:
-    """Everything that the samples of one run share."""
+@dataclass(slots=True)
+class _Tally:
+    """Counts one run's samples; `finished` has those that the store held already."""
 
-    config: RunConfig
-    dataset: Dataset
-    served: ServedModel
-    session: aiohttp.ClientSession
-    counter: TokenCounter
-    retriever: Retriever
+    total: int
+    finished: int = 0
+    asked: int = 0
+    failed: int = 0
+    first_error: str | None = None
+    first_refusals: list[int | None] = field(default_factory=list)
+
+    def add(self, sampled: Sampled) -> None:
+        self.finished += 1
+        self.asked += 1
+        if sampled.row.error is not None:
+            self.failed += 1
+            self.first_error = self.first_error or sampled.row.error
+        if len(self.first_refusals) < MAX_FIRST_REFUSALS:
+            self.first_refusals.append(sampled.refused_status)
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the first samples were all refused for the same reason of the client's."""
+        if len(self.first_refusals) < MAX_FIRST_REFUSALS or len(set(self.first_refusals)) > 1:
+            return False
+        status = self.first_refusals[0]
+        return status is not None and 400 <= status < 500 and status not in COME_AGAIN
 
 
 def plan(config: RunConfig, dataset: Dataset) -> list[tuple[Question, Permission]]:
@@ -60,158 +79,124 @@ def plan(config: RunConfig, dataset: Dataset) -> list[tuple[Question, Permission
     return [(question, permission) for permission in config.permissions for question in questions]
 
 
-async def run_eval(config: RunConfig, dataset: Dataset, progress: Progress = lambda *_: None) -> RunResult:
-    """Ask everything that the store does not hold yet.
+async def run_eval(config: RunConfig, dataset: Dataset) -> RunResult:
+    """`run_evals` for one model."""
+    [result] = await run_evals([config], dataset)
+    return result
+
+
+async def run_evals(
+    configs: Sequence[RunConfig],
+    dataset: Dataset,
+    progress: Progress = lambda *_: None,
+    say: Say = lambda _: None,
+) -> list[RunResult]:
+    """Ask each model in turn everything that the store does not hold yet; all have the same --out.
 
     Raises:
-        ConfigError: an option does not fit the endpoint, the dataset or the store.
+        ConfigError: an option does not fit an endpoint, the dataset or the store; nothing was asked.
+        RunStoppedError: asking cannot go on; what was answered is stored.
     """
-    series = plan(config, dataset)
-    total = len(series) * len(config.budgets)
-    with Store(config.out) as store:
-        async with open_session(config) as session:
+    for config in configs:
+        plan(config, dataset)
+    async with contextlib.AsyncExitStack() as stack:
+        store = stack.enter_context(Store(configs[0].out))
+        runs = []
+        for config in configs:
+            session = await stack.enter_async_context(open_session(config))
             served = await fetch_model(session, config)
-            _check_context(config, served)
             counter = TokenCounter(session, config)
             await counter.start()
-            fingerprint = config.fingerprint(dataset.digest, Retriever.name, counter.source)
-            store.check_run(config.model, dataset.name, fingerprint)
-            retriever = await asyncio.to_thread(Retriever, dataset.documents)
-            context = _Context(config, dataset, served, session, counter, retriever)
-            asked, failed = await _ask_all(context, store, series, progress)
-    return RunResult(total, asked, failed, served.kind, counter.source)
+            run = RunContext(config, dataset, served, session, counter, Dialect())
+            await _check_context(run)
+            runs.append(run)
+        for run in runs:
+            _check_store(run, store)
+            if run.counter.source == ESTIMATED:
+                say(f"{run.config.model}: the endpoint counts no tokens; documents are counted by an {ESTIMATED}")
+        retriever = await asyncio.to_thread(Retriever, dataset.documents)
+        return [await _ask_all(run, store, retriever, progress=progress, say=say) for run in runs]
 
 
-def _check_context(config: RunConfig, served: ServedModel) -> None:
-    needed = config.budgets[-1] + config.max_tokens + PROMPT_FRAME_TOKENS
-    if served.max_context_tokens is not None and needed > served.max_context_tokens:
+async def _check_context(run: RunContext) -> None:
+    """Raises:
+    ConfigError: the longest prompt and its answer do not fit into the model's context.
+    """
+    config, limit = run.config, run.served.max_context_tokens
+    if limit is None:
+        return
+    permission = max(config.permissions, key=lambda name: len(SYSTEM_PROMPTS[name]))
+    question = max((question.text for question, _ in plan(config, run.dataset)), key=len)
+    frame = await run.counter.count_chat(build_messages(permission, (), question))
+    needed = config.budgets[-1] + frame + config.max_tokens
+    if needed > limit:
+        option = "--max-tokens" if config.max_tokens > config.budgets[-1] else "--budgets"
         raise ConfigError(
-            f"--budgets: {config.budgets[-1]} tokens of documents, with question and answer about {needed} tokens, "
-            f"do not fit into the {served.max_context_tokens} tokens of {config.model}"
+            f"{option}: {config.budgets[-1]} tokens of documents, {frame} of instruction and question and "
+            f"{config.max_tokens} of answer are {needed}; "
+            f"they do not fit into the {limit} tokens of {config.model}"
         )
 
 
-async def _ask_all(
-    context: _Context, store: Store, series: Sequence[tuple[Question, Permission]], progress: Progress
-) -> tuple[int, int]:
-    """Several questions at once, the budgets of each one after the other; returns how many asked and failed."""
+def _check_store(run: RunContext, store: Store) -> None:
+    fingerprint = take_fingerprint(
+        run.config, run.dataset, run.served, retriever=Retriever.name, counting=run.counter.source
+    )
+    store.check_run(run.config.model, run.dataset.name, fingerprint)
+
+
+async def _ask_all(run: RunContext, store: Store, retriever: Retriever, *, progress: Progress, say: Say) -> RunResult:
+    """Several questions at once, the budgets of each one after the other."""
+    config = run.config
+    series = plan(config, run.dataset)
     done = store.done_keys()
-    total = len(series) * len(context.config.budgets)
     waiting = iter(series)
-    finished, asked, failed = 0, 0, 0
+    tally = _Tally(total=len(series) * len(config.budgets))
+    told: set[str] = set()
 
     async def worker() -> None:
-        nonlocal finished, asked, failed
         for question, permission in waiting:
-            missing = [
-                budget for budget in context.config.budgets if _key(context, permission, budget, question) not in done
-            ]
-            finished += len(context.config.budgets) - len(missing)
-            progress(finished, total)
-            contexts = await _nested_contexts(context, question, missing)
+            missing = [budget for budget in config.budgets if run.key(permission, budget, question) not in done]
+            tally.finished += len(config.budgets) - len(missing)
+            progress(config.model, tally.finished, tally.total)
+            contexts = await nested_contexts(run, retriever, question, missing)
             # Ascending, so that a server with a prefix cache finds the shorter context in it.
             for budget, documents in zip(missing, contexts, strict=True):
-                row = await _sample(context, question, permission, budget, documents)
-                store.put(row)
-                finished, asked, failed = finished + 1, asked + 1, failed + (row.error is not None)
-                progress(finished, total)
+                sampled = await ask_sample(run, question, permission, budget, documents)
+                # Before the row: no sample may lie in the store without what must be known of it.
+                _note_changes(run, store, told, say)
+                store.put(sampled.row)
+                tally.add(sampled)
+                progress(config.model, tally.finished, tally.total)
+                _check_refusals(run, tally)
 
-    async with asyncio.TaskGroup() as workers:
-        for _ in range(min(context.config.concurrency, len(series))):
-            workers.create_task(worker())
-    return asked, failed
-
-
-def _key(context: _Context, permission: Permission, budget: int, question: Question) -> SampleKey:
-    return SampleKey(context.config.model, context.dataset.name, permission, budget, question.id)
-
-
-async def _nested_contexts(context: _Context, question: Question, budgets: Sequence[int]) -> list[tuple[Document, ...]]:
-    """The packed documents for each budget. Only as many documents are counted as the largest can hold."""
-    if not budgets:
-        return []
-    ranked: list[Document] = []
-    counts: dict[str, int] = {}
-    room = budgets[-1]
-    for document in context.retriever.top(question.text, len(context.dataset.documents)):
-        if room <= 0:
-            break
-        counts[document.id] = await context.counter.count(document)
-        ranked.append(document)
-        room -= counts[document.id]
-    return [pack(ranked, counts, budget) for budget in budgets]
+    try:
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(min(config.concurrency, len(series))):
+                workers.create_task(worker())
+    except ExceptionGroup as group:
+        # Workers that fail together fail of one cause: the first says it.
+        stopping, others = group.split(ConfigError)
+        if stopping is None or others is not None:
+            raise
+        raise RunStoppedError(str(stopping.exceptions[0])) from stopping
+    return RunResult(tally.total, tally.asked, tally.failed, tally.first_error, run.served.kind, run.counter.source)
 
 
-async def _sample(
-    context: _Context, question: Question, permission: Permission, budget: int, documents: Sequence[Document]
-) -> SampleRow:
-    messages = build_messages(permission, documents, question.text)
-    answer = await ask(context.session, context.config, messages)
-    tokens = sum([await context.counter.count(document) for document in documents])
-    verdict = (
-        Grade("unscored", "unscored", None, None)
-        if answer.error is not None
-        else grade(question, answer.text, documents, permission=permission)
-    )
-    return _row(
-        context,
-        question,
-        answer,
-        verdict,
-        permission=permission,
-        budget=budget,
-        doc_ids=tuple(document.id for document in documents),
-        document_tokens=tokens,
-    )
+def _note_changes(run: RunContext, store: Store, told: set[str], say: Say) -> None:
+    for change in run.dialect.changes:
+        if change not in told:
+            told.add(change)
+            store.note_change(run.config.model, run.dataset.name, change)
+            say(f"{run.config.model}: {change}")
 
 
-def _row(
-    context: _Context,
-    question: Question,
-    answer: Answer,
-    verdict: Grade,
-    *,
-    permission: Permission,
-    budget: int,
-    doc_ids: tuple[str, ...],
-    document_tokens: int,
-) -> SampleRow:
-    usage = answer.usage
-    memory = (usage.fathom if usage else None) or {}
-    num_tokens = usage.completion_tokens if usage else None
-    return SampleRow(
-        model=context.config.model,
-        kind=context.served.kind,
-        dataset=context.dataset.name,
-        permission=permission,
-        budget=budget,
-        question_id=question.id,
-        question_kind=question.kind,
-        cluster=question.cluster,
-        question=question.text,
-        answers=question.answers,
-        gold_ids=question.gold_ids,
-        doc_ids=doc_ids,
-        gold_in_context=bool(question.gold_ids) and set(question.gold_ids) <= set(doc_ids),
-        answer=answer.text,
-        finish_reason=answer.finish_reason,
-        error=answer.error,
-        verdict=verdict.verdict,
-        first_line_verdict=verdict.first_line_verdict,
-        hallucination_kind=verdict.hallucination_kind,
-        matched=verdict.matched,
-        prompt_tokens=usage.prompt_tokens if usage else None,
-        document_tokens=document_tokens,
-        cached_tokens=usage.cached_tokens if usage else None,
-        completion_tokens=num_tokens,
-        sent_s=answer.times.sent_s,
-        token_times_s=answer.times.token_times_s,
-        end_s=answer.times.end_s,
-        ttft_s=ttft_s(answer.times),
-        tpot_s=tpot_s(answer.times, num_tokens),
-        e2e_s=e2e_s(answer.times),
-        kv_bytes=memory.get("kv_bytes"),
-        state_bytes=memory.get("state_bytes"),
-        peak_bytes=memory.get("peak_bytes"),
-        attempts=answer.attempts,
-    )
+def _check_refusals(run: RunContext, tally: _Tally) -> None:
+    """Raises:
+    ConfigError: the endpoint refuses all that it is asked.
+    """
+    if tally.is_refused:
+        raise ConfigError(
+            f"--endpoint {run.config.api_url}: the first {MAX_FIRST_REFUSALS} samples of {run.config.model} were all "
+            f"refused, so no more are asked: {tally.first_error}"
+        )

@@ -1,5 +1,6 @@
 """The only memory of a run: one SQLite file, one row per sample, written the moment the sample is there."""
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -8,10 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from evals.config import ConfigError
-from evals.records import SampleRow
+from evals.fingerprint import COUNTING, Fingerprint
+from evals.records import RunNote, SampleRow
 
 FILE_NAME = "samples.sqlite"
-VERSION = 1
+# 2 has the runs' changes, and fingerprints that say which server answered.
+VERSION = 2
 _COLUMNS = tuple(field.name for field in fields(SampleRow))
 _LISTS = frozenset(name for name in _COLUMNS if SampleRow.__annotations__[name] in (tuple[str, ...], tuple[float, ...]))
 _KEY = ("model", "dataset", "permission", "budget", "question_id")
@@ -31,15 +34,16 @@ class Store:
     """Owns the file. A row is safe once `put` returns, whatever happens to the process afterwards."""
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / FILE_NAME
-        self._database = sqlite3.connect(self.path)
         try:
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._check_version()
-        except sqlite3.DatabaseError as error:
-            self._database.close()
-            raise ConfigError(f"--out: {self.path} is not a store of samples: {error}") from error
+            directory.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(self.path)
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigError(f"--out {directory} cannot be written: {error}") from error
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(self._database.close)
+            self._prepare()
+            on_failure.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -47,57 +51,122 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self._database.close()
 
-    def _check_version(self) -> None:
-        [version] = self._database.execute("PRAGMA user_version").fetchone()
-        if version not in (0, VERSION):
-            raise ConfigError(f"--out: {self.path} was written by another version of Fathom (format {version})")
-        with self._database:
-            columns = ", ".join(_COLUMNS)
-            self._database.execute(f"CREATE TABLE IF NOT EXISTS samples ({columns}, PRIMARY KEY ({', '.join(_KEY)}))")
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS runs (model, dataset, fingerprint, PRIMARY KEY (model, dataset))"
-            )
-            self._database.execute(f"PRAGMA user_version = {VERSION}")
+    def _prepare(self) -> None:
+        try:
+            self._database.execute("PRAGMA journal_mode = WAL")
+            with self._database:
+                # In one transaction: a process that dies half way leaves the old format, whole.
+                self._database.execute("BEGIN IMMEDIATE")
+                self._create_tables()
+        except sqlite3.OperationalError as error:
+            raise ConfigError(f"--out: {self.path} cannot be written: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise ConfigError(f"--out: {self.path} is not a store of samples: {error}") from error
 
-    def check_run(self, model: str, dataset: str, fingerprint: dict[str, str]) -> None:
-        """Take note of what decides the samples of a run, or compare it with the note that is there.
+    def _create_tables(self) -> None:
+        [version] = self._database.execute("PRAGMA user_version").fetchone()
+        if version not in (0, 1, VERSION):
+            raise ConfigError(f"--out: {self.path} was written by another version of Fathom (format {version})")
+        if version == 1:
+            self._database.execute("ALTER TABLE runs ADD COLUMN changes NOT NULL DEFAULT '[]'")
+        columns = ", ".join(_COLUMNS)
+        self._database.execute(f"CREATE TABLE IF NOT EXISTS samples ({columns}, PRIMARY KEY ({', '.join(_KEY)}))")
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS runs"
+            " (model, dataset, fingerprint, changes NOT NULL DEFAULT '[]', PRIMARY KEY (model, dataset))"
+        )
+        self._database.execute(f"PRAGMA user_version = {VERSION}")
+
+    @contextlib.contextmanager
+    def _naming_the_option(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise ConfigError(f"--out: {self.path}: {error}") from error
+
+    def check_run(self, model: str, dataset: str, fingerprint: Fingerprint) -> None:
+        """Take note of what decides the samples of a run, or compare it with the notes that are there.
 
         Raises:
-            ConfigError: the store holds samples of this model and dataset that were asked otherwise.
+            ConfigError: the store holds answers on this dataset that were asked for otherwise.
         """
-        row = self._database.execute(
-            "SELECT fingerprint FROM runs WHERE model = ? AND dataset = ?", (model, dataset)
-        ).fetchone()
-        if row is None:
-            with self._database:
-                self._database.execute("INSERT INTO runs VALUES (?, ?, ?)", (model, dataset, json.dumps(fingerprint)))
-            return
-        noted: dict[str, str] = json.loads(row[0])
-        for name in noted.keys() | fingerprint.keys():
-            if noted.get(name) != fingerprint.get(name):
-                raise ConfigError(
-                    f"--out {self.path.parent} holds samples of {model} on {dataset} with another setting: "
-                    f"{name} was {noted.get(name)}, now it is {fingerprint.get(name)}. Use another directory."
-                )
+        with self._naming_the_option(), self._database:
+            rows = self._database.execute("SELECT model, fingerprint FROM runs WHERE dataset = ?", (dataset,))
+            noted: dict[str, dict[str, str]] = {name: json.loads(text) for name, text in rows}
+            answered = [name for name in noted if self._holds_answers(name, dataset)]
+            # The model's own run first: of its settings more can differ.
+            for name in sorted(answered, key=lambda name: name != model):
+                self._compare(f"{name} on {dataset}", noted[name], fingerprint, same_model=name == model)
+            if model in answered or noted.get(model) == fingerprint.whole:
+                return
+            # Nothing but failures: a run by other settings begins anew.
+            self._database.execute("DELETE FROM samples WHERE model = ? AND dataset = ?", (model, dataset))
+            self._database.execute(
+                "INSERT OR REPLACE INTO runs (model, dataset, fingerprint) VALUES (?, ?, ?)",
+                (model, dataset, json.dumps(fingerprint.whole)),
+            )
+
+    def _holds_answers(self, model: str, dataset: str) -> bool:
+        query = "SELECT EXISTS (SELECT 1 FROM samples WHERE model = ? AND dataset = ? AND error IS NULL)"
+        return bool(self._database.execute(query, (model, dataset)).fetchone()[0])
+
+    def _compare(self, whose: str, noted: dict[str, str], fingerprint: Fingerprint, *, same_model: bool) -> None:
+        holds = f"--out {self.path.parent} holds samples of {whose}"
+        if not noted.keys() >= fingerprint.shared.keys():
+            raise ConfigError(
+                f"{holds} by an earlier version of Fathom, which did not note which server answered: "
+                "they can be reported, but not added to. Use another directory."
+            )
+        now = fingerprint.whole if same_model else dict(fingerprint.shared)
+        differences = [
+            f"{name} was {noted.get(name, 'not given')}, now it is {now.get(name, 'not given')}"
+            for name in ({**now, **noted} if same_model else now)
+            if noted.get(name) != now.get(name)
+        ]
+        if differences:
+            raise ConfigError(f"{holds} with another setting: {'; '.join(differences)}. Use another directory.")
+
+    def note_change(self, model: str, dataset: str, change: str) -> None:
+        """Keep what the requests of a run were found to do without."""
+        known = self.run_notes()[model, dataset].request_changes
+        if change not in known:
+            query = "UPDATE runs SET changes = ? WHERE model = ? AND dataset = ?"
+            with self._naming_the_option(), self._database:
+                self._database.execute(query, (json.dumps([*known, change]), model, dataset))
+
+    def run_notes(self) -> dict[tuple[str, str], RunNote]:
+        """By model and dataset."""
+        with self._naming_the_option():
+            rows = self._database.execute("SELECT model, dataset, fingerprint, changes FROM runs").fetchall()
+        return {
+            (model, dataset): RunNote(json.loads(fingerprint).get(COUNTING), tuple(json.loads(changes)))
+            for model, dataset, fingerprint, changes in rows
+        }
 
     def put(self, row: SampleRow) -> None:
-        """Keep a sample, in place of one of the same key."""
+        """Keep a sample, in place of one of the same key.
+
+        Raises:
+            ConfigError: the file cannot be written: the disk is full, or somebody took it away.
+        """
         values = [
             json.dumps(value) if name in _LISTS else value for name, value in zip(_COLUMNS, _values(row), strict=True)
         ]
         marks = ", ".join("?" for _ in _COLUMNS)
-        with self._database:
+        with self._naming_the_option(), self._database:
             self._database.execute(f"INSERT OR REPLACE INTO samples VALUES ({marks})", values)
 
     def done_keys(self) -> set[SampleKey]:
         """Samples that need not be asked again; those that failed are not among them."""
         query = f"SELECT {', '.join(_KEY)} FROM samples WHERE error IS NULL"
-        return {SampleKey(*row) for row in self._database.execute(query)}
+        with self._naming_the_option():
+            return {SampleKey(*row) for row in self._database.execute(query)}
 
     def rows(self) -> Iterator[SampleRow]:
         """All samples, in the order of their keys."""
-        for values in self._database.execute(f"SELECT * FROM samples ORDER BY {', '.join(_KEY)}"):
-            yield _row(dict(zip(_COLUMNS, values, strict=True)))
+        with self._naming_the_option():
+            for values in self._database.execute(f"SELECT * FROM samples ORDER BY {', '.join(_KEY)}"):
+                yield _row(dict(zip(_COLUMNS, values, strict=True)))
 
 
 def _values(row: SampleRow) -> list[Any]:

@@ -1,6 +1,7 @@
 """summary.json and the same figures as a terminal table."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from rich import box
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from evals import stats
 from evals.points import describe_point
-from evals.records import PERMISSIONS, SampleRow
+from evals.records import ESTIMATED, PERMISSIONS, SERVED, RunNote, SampleRow
 from loadtest import latency
 
 SCHEMA = "fathom.summary/1"
@@ -34,13 +35,23 @@ DEFINITIONS: dict[str, str] = {
     "low, high": stats.FORMULAS["interval"],
     "prompt_tokens_mean": "mean of the server's usage.prompt_tokens",
     "cache_bytes": "the most cache that one sequence held, as the server reports it (else keys and values + state)",
+    "counting": "where the token counts of documents come from, by which they fill a budget: "
+    f"the {SERVED}, or an {ESTIMATED}",
+    "request_changes": "what the endpoint did not take, and so was left out of its requests or named otherwise",
     **{name: latency.FORMULAS[name] for name in ("ttft_s", "tpot_s", "e2e_s")},
 }
 
 
-def summarise(rows: Sequence[SampleRow], load: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """All samples as one JSON object. `load` are summaries of load tests, passed on as they are.
+def summarise(
+    rows: Sequence[SampleRow],
+    load: Sequence[Mapping[str, Any]] = (),
+    notes: Mapping[tuple[str, str], RunNote] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """All samples as one JSON object.
 
+    Args:
+        load: summaries of load tests, passed on as they are.
+        notes: what was noted of the runs, by model and dataset.
     Raises:
         ValueError: one question stands twice in a point; a share of such samples would count it twice.
     """
@@ -50,13 +61,13 @@ def summarise(rows: Sequence[SampleRow], load: Sequence[Mapping[str, Any]] = ())
     order = sorted(series, key=lambda key: (key[0], key[1], PERMISSIONS.index(series[key][0].permission)))
     return {
         "schema": SCHEMA,
-        "models": [_describe_series(series[key]) for key in order],
+        "models": [_describe_series(series[key], notes.get((key[1], key[0]), RunNote())) for key in order],
         "load": [dict(one) for one in load],
         "definitions": DEFINITIONS,
     }
 
 
-def _describe_series(rows: Sequence[SampleRow]) -> dict[str, Any]:
+def _describe_series(rows: Sequence[SampleRow], note: RunNote) -> dict[str, Any]:
     by_budget: dict[int, list[SampleRow]] = {}
     for row in rows:
         by_budget.setdefault(row.budget, []).append(row)
@@ -69,6 +80,8 @@ def _describe_series(rows: Sequence[SampleRow]) -> dict[str, Any]:
         "kind": rows[0].kind,
         "dataset": rows[0].dataset,
         "permission": rows[0].permission,
+        "counting": note.counting,
+        "request_changes": list(note.request_changes),
         "points": [describe_point(budget, by_budget[budget], closed_book) for budget in sorted(by_budget)],
     }
 
@@ -82,7 +95,19 @@ def summary_table(summary: Mapping[str, Any]) -> Group:
         *parts,
         Text("Shares in % of the scored samples, hallucinated with its 95 % interval; lost: no verdict."),
         Text("TTFT, TPOT: medians in ms. Cache: mean peak of one sequence."),
+        *map(Text, caveats(summary["models"])),
     )
+
+
+def caveats(series: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader of the figures must know of how they were asked for, a line each; most runs have none."""
+    lines: dict[str, None] = {}
+    for one in series:
+        if one.get("counting") == ESTIMATED:
+            lines[f"{one['model']}: documents are counted by an {ESTIMATED}."] = None
+        for change in one.get("request_changes", ()):
+            lines[f"{one['model']}: {change}."] = None
+    return list(lines)
 
 
 def _series_table(series: Mapping[str, Any]) -> Table:

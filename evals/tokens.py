@@ -1,17 +1,22 @@
 """How many tokens a document takes in a prompt, counted by the tokenizer of the model that is asked."""
 
+import contextlib
+import json
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import aiohttp
 
 from evals.config import ConfigError, RunConfig
 from evals.prompts import render_document
-from evals.records import Document
+from evals.records import ESTIMATED, SERVED, Document
+from evals.retry import come_again_s, pause
 from loadtest.wire import error_message
 
-SERVED, ESTIMATED = "served tokenizer", "estimate: bytes / 3"
 # Texts are counted behind a blank line, as they stand in a prompt: many tokenizers treat a text's begin differently.
 ANCHOR = "a\n\n"
+NOT_IMPLEMENTED = 501
 
 
 class TokenCounter:
@@ -23,6 +28,7 @@ class TokenCounter:
     def __init__(self, session: aiohttp.ClientSession, config: RunConfig) -> None:
         self._session = session
         self._config = config
+        self._url = f"{config.root_url}/tokenize"
         self._anchor = 0
         self._counts: dict[str, int] = {}
         self.source = SERVED
@@ -31,36 +37,71 @@ class TokenCounter:
         """Find out whether the endpoint counts.
 
         Raises:
-            ConfigError: it cannot be reached, or refuses.
+            ConfigError: it cannot be reached, or fails.
         """
-        count = await self._ask(ANCHOR)
+        count = await self._ask({"prompt": ANCHOR, "add_special_tokens": False})
         if count is None:
             self.source = ESTIMATED
         else:
             self._anchor = count
 
     async def count(self, document: Document) -> int:
-        """Tokens of the document's rendering, behind another one."""
+        """Tokens of the document's rendering, behind another one.
+
+        Raises:
+            ConfigError: the endpoint counted before and does no longer.
+        """
         if document.id not in self._counts:
-            text = render_document(document)
-            counted = None if self.source == ESTIMATED else await self._ask(ANCHOR + text)
-            self._counts[document.id] = (
-                math.ceil(len(text.encode()) / 3) if counted is None else max(1, counted - self._anchor)
-            )
+            self._counts[document.id] = await self._count_text(render_document(document))
         return self._counts[document.id]
 
-    async def _ask(self, text: str) -> int | None:
-        body = {"model": self._config.model, "prompt": text, "add_special_tokens": False}
-        url = f"{self._config.root_url}/tokenize"
-        try:
-            async with self._session.post(url, json=body) as answer:
-                if answer.status in (404, 405, 501):
+    async def count_chat(self, messages: Sequence[dict[str, str]]) -> int:
+        """Tokens of a whole chat: with the model's template where /tokenize takes chats, else of the texts alone."""
+        texts = await self._count_text("\n\n".join(message["content"] for message in messages))
+        if self.source == ESTIMATED:
+            return texts
+        chat = None
+        # A server that knows no chats may refuse them in any way, or overlook the field and count nothing.
+        with contextlib.suppress(ConfigError):
+            chat = await self._ask({"messages": list(messages)})
+        return max(texts, chat or 0)
+
+    async def _count_text(self, text: str) -> int:
+        if self.source == ESTIMATED:
+            return math.ceil(len(text.encode()) / 3)
+        counted = await self._ask({"prompt": ANCHOR + text, "add_special_tokens": False})
+        if counted is None:
+            # An estimate among counts would be a budget of two measures.
+            raise ConfigError(f"--endpoint {self._url} counts no longer: it did when the run began")
+        return max(1, counted - self._anchor)
+
+    async def _ask(self, what: dict[str, Any]) -> int | None:
+        """A count, or None where the endpoint gives none; asked again while it says to come later."""
+        num_failures = 0
+        while True:
+            again_after_s: float | None = 0.0
+            try:
+                async with self._session.post(self._url, json={"model": self._config.model, **what}) as answer:
+                    raw = await answer.read()
+            except (aiohttp.ClientError, TimeoutError) as error:
+                problem = f"{type(error).__name__}: {error}"
+            else:
+                if answer.status == 200:
+                    return _read_count(raw)
+                again_after_s = come_again_s(answer)
+                if again_after_s is None and (answer.status < 500 or answer.status == NOT_IMPLEMENTED):
                     return None
-                raw = await answer.read()
-                if answer.status != 200:
-                    raise ConfigError(f"--endpoint {url} answers {answer.status}: {error_message(raw)}")
-                content = await answer.json(content_type=None)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise ConfigError(f"--endpoint {url}: {type(error).__name__}: {error}") from error
-        count = content.get("count") if isinstance(content, dict) else None
-        return count if isinstance(count, int) else None
+                problem = f"answers {answer.status}: {error_message(raw)}"
+            num_failures += 1
+            if again_after_s is None or num_failures == self._config.max_attempts:
+                raise ConfigError(f"--endpoint {self._url} {problem}")
+            await pause(num_failures, again_after_s)
+
+
+def _read_count(raw: bytes) -> int | None:
+    try:
+        content = json.loads(raw)
+    except ValueError:
+        return None
+    count = content.get("count") if isinstance(content, dict) else None
+    return count if isinstance(count, int) else None

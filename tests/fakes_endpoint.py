@@ -23,6 +23,11 @@ def count_tokens(text: str) -> int:
     return 2 + len(text.split()) + text.count("\n")
 
 
+def count_chat(messages: list[dict[str, str]]) -> int:
+    """The texts, and three tokens of template around each."""
+    return sum(3 + count_tokens(message["content"]) for message in messages)
+
+
 def answer_wrongly(_: str) -> str:
     return "nothing of the kind"
 
@@ -32,18 +37,31 @@ class Planted:
     """What the endpoint does.
 
     answer: the last user message -> the answer's text. refusals: statuses for the first requests, one each.
-    broken: cut the first so many streams after one chunk. states: of the model, one for each time that the list is
-    asked for, the last for ever. tokenizes, reports_memory: whether it can.
+    unknown_fields: field of a request -> the status and message that refuse it. refused_models: model -> the status
+    that every question to it gets. broken: cut the first so many streams after one chunk. states: of the model, one
+    for each time that the list is asked for, the last for ever. models_status, bare_list: how it answers for the
+    list. tokenizes, tokenizes_chats, reports_memory: whether it can. tokenize_refusals: statuses for the first counts,
+    one each, 0 = cut the connection. sees: the most prompt tokens that it reads, the rest is dropped.
     """
 
     answer: Callable[[str], str] = answer_wrongly
+    models: tuple[str, ...] = (MODEL,)
     refusals: list[int] = field(default_factory=list)
+    unknown_fields: dict[str, tuple[int, str]] = field(default_factory=dict)
+    refused_models: dict[str, int] = field(default_factory=dict)
     retry_after: str | None = None
     broken: int = 0
     states: list[str] = field(default_factory=list)
+    models_status: int = 200
+    bare_list: bool = False
     tokenizes: bool = True
+    tokenizes_chats: bool = True
+    tokenize_refusals: list[int] = field(default_factory=list)
     reports_memory: bool = True
+    kind: str = "mamba"
+    weights_digest: str | None = None
     max_context: int | None = None
+    sees: int | None = None
     delay_s: float = 0.0
     log: Path | None = None
     asked: list[dict] = field(default_factory=list)
@@ -58,15 +76,32 @@ class Planted:
         return application
 
     async def _models(self, _: web.Request) -> web.Response:
-        entry = {"id": MODEL, "object": "model"}
+        if self.models_status != 200:
+            return web.json_response({"error": {"message": "planted refusal"}}, status=self.models_status)
+        entries = [self._entry(name) for name in self.models]
+        return web.json_response(entries if self.bare_list else {"object": "list", "data": entries})
+
+    def _entry(self, name: str) -> dict:
+        entry = {"id": name, "object": "model"}
         if self.reports_memory:
-            entry["fathom"] = {"kind": "mamba", "max_context_tokens": self.max_context}
+            entry["fathom"] = {"kind": self.kind, "max_context_tokens": self.max_context}
+        if self.weights_digest:
+            entry["fathom"]["weights_digest"] = self.weights_digest
         if self.states:
             entry["fathom"]["state"] = self.states.pop(0) if len(self.states) > 1 else self.states[0]
-        return web.json_response({"object": "list", "data": [entry]})
+        return entry
 
     async def _tokenize(self, request: web.Request) -> web.Response:
-        return web.json_response({"count": count_tokens((await request.json())["prompt"])})
+        body = await request.json()
+        if self.tokenize_refusals and (status := self.tokenize_refusals.pop(0)) != 200:
+            if status == 0:
+                request.transport.abort()
+            return web.json_response({"error": {"message": "planted refusal"}}, status=status or 500)
+        if "prompt" in body:
+            return web.json_response({"count": count_tokens(body["prompt"])})
+        if not self.tokenizes_chats:
+            return web.json_response({"error": {"message": "prompt is missing"}}, status=422)
+        return web.json_response({"count": count_chat(body["messages"])})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -78,11 +113,18 @@ class Planted:
             headers = {"Retry-After": self.retry_after} if self.retry_after else {}
             error = {"error": {"message": "planted refusal"}}
             return web.json_response(error, status=self.refusals.pop(0), headers=headers)
+        if refusal := self._refusal(body):
+            return web.json_response({"error": {"message": refusal[1]}}, status=refusal[0])
         await asyncio.sleep(self.delay_s)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         await self._stream(response, body)
         return response
+
+    def _refusal(self, body: dict) -> tuple[int, str] | None:
+        if body["model"] in self.refused_models:
+            return self.refused_models[body["model"]], "planted refusal"
+        return next((refusal for name, refusal in self.unknown_fields.items() if name in body), None)
 
     async def _stream(self, response: web.StreamResponse, body: dict) -> None:
         words = self.answer(body["messages"][-1]["content"]).split(" ")
@@ -94,10 +136,13 @@ class Planted:
                 await _send(response, {"error": {"message": "planted break"}})
                 return
         await _send(response, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-        prompt = sum(count_tokens(message["content"]) for message in body["messages"])
+        prompt = count_chat(body["messages"])
+        if self.sees is not None:
+            prompt = min(prompt, self.sees)
         usage = {"prompt_tokens": prompt, "completion_tokens": len(words), "total_tokens": prompt + len(words)}
         memory = {"fathom": {"kv_bytes": 0, "state_bytes": 64, "peak_bytes": 64}} if self.reports_memory else {}
-        await _send(response, {"choices": [], "usage": usage, **memory})
+        if body.get("stream_options", {}).get("include_usage"):
+            await _send(response, {"choices": [], "usage": usage, **memory})
         await response.write(b"data: [DONE]\n\n")
 
 

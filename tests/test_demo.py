@@ -111,3 +111,11 @@ def test_it_writes_over_nothing_of_others(tmp_path):
     done = demo(out=tmp_path)
     assert (done.returncode, "is not empty and not a demo's" in done.stdout) == (2, True)
     assert (tmp_path / "thesis.txt").read_text() == "dear"
+
+
+def test_a_file_is_no_directory(tmp_path):
+    (tmp_path / "file").write_text("dear")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        done = demo(out=out)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+        assert "--out" in done.stdout

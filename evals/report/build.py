@@ -20,7 +20,7 @@ from evals.report.headline import (
 )
 from evals.report.load import describe_load
 from evals.report.samples import MAX_DOCUMENTS, PointKey, by_point, groups
-from evals.summary import data_size, milliseconds, percent
+from evals.summary import caveats, data_size, milliseconds, percent
 
 FILE_NAME = "report.html"
 MAX_BYTES = 3_000_000
@@ -108,6 +108,7 @@ def _dataset(name: str, series: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "name": name,
         "series": own,
+        "caveats": caveats(own),
         "permission": permission,
         "prompt_tokens": charts.uses_prompt_tokens(own),
         "cached_share": _cached_share(headlined),

@@ -3,21 +3,25 @@
 An answer without a single word is unscored: a server that says nothing has neither been right nor made anything
 up. Where no document supports any answer (a question without accepted ones), every claim is a hallucination.
 
-Measured against the human verdicts of EVOUNA's Natural Questions (15,095 answers of five systems, closed book):
-98.6 % of the answers called correct are, 76.8 % of the right ones are called so, and 70 of 71 abstentions were no
-right answer. So a hallucination rate by these verdicts is an upper bound for systems that put answers in their own
-words.
+Measured against the human verdicts of EVOUNA's Natural Questions (15,093 answers of five systems, closed book, as
+under must_answer; without improper questions and empty answers): 98.6 % of the answers called correct are, 76.8 % of
+the right ones are called so, and 94 of 95 abstentions were no right answer. So a hallucination rate by these verdicts
+is an upper bound for systems that put answers in their own words. The phrases of abstention were widened with these
+answers at hand, so the last count is no test on unseen ones.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from evals.records import Document, HallucinationKind, Permission, Question, Verdict
 from evals.scoring.abstention import abstains, claim_of
-from evals.scoring.lexical import find_accepted, has_run
-from evals.scoring.normalize import bare_words, words
+from evals.scoring.lexical import find_accepted
+from evals.scoring.normalize import normalize, words
 
+# Three times the pool of Natural Questions: 5,410 documents of about 650 bytes.
+MAX_CACHED_DOCUMENTS = 16_384
 # What introduces an answer and is no part of it.
 _LEAD_IN = re.compile(
     r"^(?:but |however |perhaps |maybe |probably |possibly |likely |my |best |final )*"
@@ -74,13 +78,22 @@ def hallucination_kind(answer: str, context: Sequence[Document], permission: Per
     claim = claim_of(answer, permission) or answer
     first_line = next((line for line in claim.splitlines() if words(line)), "")
     needles = {needle for text in (claim, first_line) for needle in _readings(text)}
-    passages = [bare_words(text) for document in context for text in (document.title, document.text)]
-    read = any(has_run(needle, passage) for needle in needles for passage in passages)
+    passages = [passage for document in context for passage in _passages(document)]
+    read = any(needle in passage for needle in needles for passage in passages)
     return "distractor" if read else "fabricated"
 
 
-def _readings(text: str) -> list[tuple[str, ...]]:
-    """The normalised words of a claim, with and without its introduction; none of them empty."""
-    spoken = bare_words(text)
-    bare = tuple(_LEAD_IN.sub("", " ".join(spoken)).split())
-    return [reading for reading in (spoken, bare) if reading]
+def _readings(text: str) -> list[str]:
+    """The words of a claim as in `_passages`, with and without its introduction; none of them empty."""
+    spoken = normalize(text)
+    return [f" {reading} " for reading in (spoken, _LEAD_IN.sub("", spoken)) if reading.strip()]
+
+
+@lru_cache(maxsize=MAX_CACHED_DOCUMENTS)
+def _passages(document: Document) -> tuple[str, str]:
+    """A document's title and text as words between single spaces, so that a run of whole words is a part of either.
+
+    Kept, because answers are graded where other requests are timed: a context of 60,000 tokens takes a tenth of a
+    second to normalise, and every question of a run is asked over the same documents.
+    """
+    return f" {normalize(document.title)} ", f" {normalize(document.text)} "

@@ -11,6 +11,8 @@ which keeps two different answers apart or two spellings of one answer together:
   with a full stop, so that "A. Smith" keeps an initial;
 - a plus or sharp at the end of a word stays ("A+", "C#"), a raised digit stands apart (mostly a footnote's mark);
 - an ideograph or kana is a word of its own, for these scripts have no spaces.
+
+Where the case tells two words apart ("US" and "us"), it can be kept; dotted initials are then capitals.
 """
 
 import re
@@ -40,28 +42,35 @@ _WORD = re.compile(
 _RAISED = re.compile(r"(?<=\w)(?=[\u00b2\u00b3\u00b9\u2070\u2074-\u2079])")
 
 
-def fold(text: str) -> str:
+def fold(text: str, *, keep_case: bool = False) -> str:
     """Lower case, without accents, with one form for each quote, dash and compatibility character."""
-    apart = _RAISED.sub(" ", text)
-    composed = unicodedata.normalize("NFKC", apart.translate(_ONE_FORM)).translate(_ONE_FORM).casefold()
-    decomposed = unicodedata.normalize("NFKD", composed)
+    one_form = text.translate(_ONE_FORM)
+    if one_form.isascii():  # Most text: without accents, and what follows would change its case alone.
+        return one_form if keep_case else one_form.lower()
+    composed = unicodedata.normalize("NFKC", _RAISED.sub(" ", one_form)).translate(_ONE_FORM)
+    decomposed = unicodedata.normalize("NFKD", composed if keep_case else composed.casefold())
     # Only the accents of European scripts: elsewhere a combining mark is part of the letter.
     bare = "".join(char for char in decomposed if not "\u0300" <= char <= "\u036f")
     return unicodedata.normalize("NFC", bare)
 
 
-def words(text: str) -> tuple[str, ...]:
+def words(text: str, *, keep_case: bool = False) -> tuple[str, ...]:
     """The words of a text, articles included."""
-    folded = _POSSESSIVE.sub("", fold(text)).replace("'", "")
+    folded = _POSSESSIVE.sub("", fold(text, keep_case=keep_case)).replace("'", "")
     folded = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), folded)
-    folded = _INITIALS.sub(lambda run: re.sub(r"[.\s]", "", run[0]) + " ", folded)
+    folded = _INITIALS.sub(lambda run: _closed_up(run[0], capitals=keep_case), folded)
     folded = folded.replace("%", " percent ").replace("&", " and ")
     return tuple(_WORD.findall(folded))
 
 
-def bare_words(text: str) -> tuple[str, ...]:
+def _closed_up(initials: str, *, capitals: bool) -> str:
+    letters = re.sub(r"[.\s]", "", initials)
+    return (letters.upper() if capitals else letters) + " "
+
+
+def bare_words(text: str, *, keep_case: bool = False) -> tuple[str, ...]:
     """The words of a text, without the articles that stand before another word."""
-    return words(_ARTICLE.sub(" ", text))
+    return words(_ARTICLE.sub(" ", text), keep_case=keep_case)
 
 
 def normalize(text: str) -> str:

@@ -1,5 +1,6 @@
 """`fathom eval` as a user calls it: whole, wrong, interrupted and killed."""
 
+import asyncio
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fakes_endpoint import MODEL
+from fakes_endpoint import MODEL, Planted, serving
 
 from evals.records import PERMISSIONS
 from evals.store import Store
@@ -40,8 +41,9 @@ class Endpoint:
         return self.log.read_text().split() if self.log.exists() else []
 
 
-def command(url, out, *more):
-    options = ["--endpoint", url, "--model", MODEL, "--out", str(out), "--n", str(NUM_QUESTIONS), "--budgets", BUDGETS]
+def command(url, out, *more, models=(MODEL,)):
+    named = [part for model in models for part in ("--model", model)]
+    options = ["--endpoint", url, *named, "--out", str(out), "--n", str(NUM_QUESTIONS), "--budgets", BUDGETS]
     permissions = [part for name in PERMISSIONS for part in ("--permission", name)]
     return [sys.executable, "-m", "fathom", "eval", "run", *options, *permissions, *more]
 
@@ -49,6 +51,11 @@ def command(url, out, *more):
 def run(*arguments):
     environment = os.environ | {"COLUMNS": "140"}
     return subprocess.run(*arguments, capture_output=True, text=True, cwd=ROOT, timeout=120, env=environment)
+
+
+async def run_planted(planted, out, *more, models=(MODEL,)):
+    async with serving(planted) as url:
+        return await asyncio.to_thread(run, command(url, out, *more, models=models))
 
 
 def figures(out):
@@ -102,19 +109,23 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, number):
 
 
 def test_outputs_and_report_again(tmp_path):
+    out, load = tmp_path / "out", tmp_path / "load.json"
+    report = [sys.executable, "-m", "fathom", "eval", "report", str(out), "--load", str(load)]
     with Endpoint(tmp_path / "log", 0.0) as endpoint:
-        done = run(command(endpoint.url, tmp_path / "out"))
-        load = tmp_path / "load.json"
+        done = run(command(endpoint.url, out))
+        assert done.returncode == 0
+        assert "report.html" in done.stdout
+        assert "must_answer" in done.stdout
         load.write_text("{}")
-    assert done.returncode == 0
-    assert "report.html" in done.stdout
-    assert "must_answer" in done.stdout
-    (tmp_path / "out/report.html").unlink()
-    again = run([sys.executable, "-m", "fathom", "eval", "report", str(tmp_path / "out")])
-    assert again.returncode == 0
-    assert (tmp_path / "out/report.html").stat().st_size < 3_000_000
-    wrong = run([sys.executable, "-m", "fathom", "eval", "report", str(tmp_path / "out"), "--load", str(load)])
-    assert (wrong.returncode, "is not the summary.json of a load test" in wrong.stdout) == (2, True)
+        wrong = run(report)
+        assert (wrong.returncode, "is not the summary.json of a load test" in wrong.stdout) == (2, True)
+        load.write_text(json.dumps({"schema": "fathom.load/1", "model": MODEL}))
+        (out / "report.html").unlink()
+        assert run(report).returncode == 0
+        assert (out / "report.html").stat().st_size < 3_000_000
+        # Nothing is left to ask; the load test stays where it was.
+        assert run(command(endpoint.url, out)).returncode == 0
+    assert len(json.loads((out / "summary.json").read_text())["load"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -126,6 +137,7 @@ def test_outputs_and_report_again(tmp_path):
         (["--dataset", "nq"], "--data: nq needs"),
         (["--n", "5000"], "--n 5000 is more than the 2000 questions"),
         (["--endpoint", "http://127.0.0.1:9"], "gives no list of models"),
+        (["--out", str(ROOT / "README.md")], f"--out {ROOT / 'README.md'} cannot be written"),
         (["--colour", "red"], "No such option"),
     ],
 )
@@ -139,3 +151,47 @@ def test_wrong_options(tmp_path, more, words):
 def test_a_directory_that_is_no_run(tmp_path):
     done = run([sys.executable, "-m", "fathom", "eval", "report", str(tmp_path)])
     assert (done.returncode, "has no samples.sqlite" in done.stdout) == (2, True)
+
+
+async def test_a_run_says_that_it_counts_by_an_estimate(tmp_path):
+    done = await run_planted(Planted(tokenizes=False), tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    early, _, table = done.stdout.partition("TTFT, TPOT: medians")
+    assert "planted: the endpoint counts no tokens; documents are counted by an estimate: bytes / 3" in early
+    assert "planted: documents are counted by an estimate: bytes / 3." in table
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert {one["counting"] for one in summary["models"]} == {"estimate: bytes / 3"}
+    assert "planted: documents are counted by an estimate" in (tmp_path / "report.html").read_text()
+
+
+async def test_counts_that_end_stop_a_run_in_one_line(tmp_path):
+    done = await run_planted(Planted(tokenize_refusals=[200, 200] + [500] * 1000), tmp_path)
+    [error] = [line for line in done.stdout.splitlines() if "error" in line]
+    assert (done.returncode, "/tokenize answers 500: planted refusal" in error) == (2, True)
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "Group" not in done.stdout + done.stderr
+
+
+async def test_a_model_that_is_not_there_is_found_before_another_is_asked(tmp_path):
+    planted = Planted()
+    done = await run_planted(planted, tmp_path, models=(MODEL, "missing"))
+    assert (done.returncode, "'missing' is not served there" in done.stdout) == (2, True)
+    assert planted.asked == []
+    assert not (tmp_path / "report.html").exists()
+
+
+async def test_a_later_model_that_fails_does_not_cost_the_report(tmp_path):
+    planted = Planted(models=(MODEL, "second"), refused_models={"second": 404})
+    done = await run_planted(planted, tmp_path, models=(MODEL, "second"))
+    assert (done.returncode, "the first 5 samples of second were all refused" in done.stdout) == (2, True)
+    assert "planted, must_answer, dataset world" in done.stdout
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [point["n"] for point in summary["models"][0]["points"]] == [NUM_QUESTIONS] * 3
+    assert (tmp_path / "report.html").exists()
+
+
+async def test_failures_are_told_with_the_first_cause(tmp_path):
+    done = await run_planted(Planted(refusals=[500] * 3), tmp_path)
+    assert done.returncode == 3
+    assert "3 samples failed; the same command asks them again" in done.stdout
+    assert "the first error: status 500: planted refusal" in done.stdout

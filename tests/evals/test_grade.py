@@ -1,11 +1,15 @@
 """Verdicts against tables worked out by hand."""
 
+import time
+
 import pytest
 
 from evals.prompts import ABSTENTION
 from evals.records import Document, Question
+from evals.scoring import grade as grading
 from evals.scoring.abstention import abstains, claim_of
 from evals.scoring.grade import Grade, grade
+from evals.scoring.normalize import normalize
 
 BORN = Question("q1", "When was Ana Belorin born?", ("1985",), ("d1",), "fact", "ana")
 WITHHELD = Question("q2", "Which instrument does Ana Belorin play?", (), (), "unanswerable", "ana")
@@ -56,6 +60,56 @@ def verdict(question, answer, permission="may_abstain"):
         "I don't know when Dr. Belorin or J. K. Rowling was born.",
         "I don't know. Please give me more documents.",
         "I don't know.\nI can look elsewhere.",
+        "No documents were provided.",
+        "There are no documents.",
+        "There aren't any documents.",
+        "I don't see any documents.",
+        "Please provide the documents.",
+        "Could you please share the text of the articles?",
+        "If you provide the documents, I can help.",
+        "I need more context.",
+        "You haven't provided any documents.",
+        "I haven't been given any documents.",
+        "The answer is not in the documents.",
+        "I'm sorry, but the answer isn't in the documents.",
+        "Not in the documents.",
+        "It isn't in any of the provided documents.",
+        "The answer - as far as I can tell - is not in the documents.",
+        "The text says nothing about it.",
+        "The documents give no birth date for Ana.",
+        "The documents have no information on that.",
+        "There is nothing about this in the documents.",
+        "There's nothing about it.",
+        "Nothing is known about her birth.",
+        "It's unknown.",
+        "It\u2019s unknown",
+        "It's unclear.",
+        "It's not known.",
+        "That's uncertain.",
+        "It doesn't say.",
+        "Her birth year is unknown.",
+        "Ana's birth year isn't known.",
+        "Her birth year's not known.",
+        "Unfortunately, her birth year is unknown.",
+        "Based on the documents, the year remains unclear.",
+        "Answer: unknown",
+        "Nobody knows.",
+        "No one knows when.",
+        "Do not know.",
+        "Dont know",
+        "There is no answer.",
+        "There's no record of it.",
+        "There is no way to tell.",
+        "The answer is missing.",
+        "I don't have any specific information about that.",
+        "I do not have access to that information.",
+        "I have no access to documents.",
+        "While the documents mention Ana, they do not mention her birth.",
+        "Although Ana is mentioned, her birth year is not given.",
+        "Ana (the cellist) is not mentioned.",
+        "The documents do not mention her birth; they only describe Ivo.",
+        "I don't have access to the web. However, you can check other documents. It is best to ask her.",
+        "(I don't know)",
     ],
 )
 @pytest.mark.parametrize("permission", ["must_answer", "may_abstain"])
@@ -82,6 +136,31 @@ def test_abstentions(question, answer, permission):
         "Articles of War",
         "the powers not given to the federal government",
         "I Can't Help Falling in Love",
+        "Nobody",
+        "Nobody Knows the Trouble I've Seen",
+        "Don't Know Why",
+        "Don't Wanna Know",
+        "I Still Haven't Found What I'm Looking For",
+        "There is no answer key; it was 1985",
+        "There is nothing like a dame",
+        "There's Nothing Holdin' Me Back",
+        "No Country for Old Men",
+        "There is no river in Malta",
+        "Not in Kansas",
+        "It's Unknown Pleasures by Joy Division.",
+        "Please Please Me",
+        "It's Not Unusual",
+        "a soldier whose name is unknown",
+        "She was born in 1985 and her birthplace is unknown",
+        "She was born in 1985, her birthplace is unknown.",
+        "if you give false information to the police",
+        "Bolivia has no access to the sea",
+        "The documents say no.",
+        "Based on the text provided, no one else did.",
+        "According to the text, she did not marry.",
+        "The Articles of Confederation did not create a strong government",
+        "The Articles of Confederation gave Congress no power to tax",
+        "sodium (Na)",
     ],
 )
 def test_not_abstentions(answer):
@@ -106,7 +185,23 @@ def test_not_abstentions(answer):
         # What follows unmarked counts only where a guess was asked for.
         ("I don't know. 1985.", "correct", "abstained"),
         ("I don't know.\n1976", "hallucinated", "abstained"),
+        # So it does in the sentence that doubts, where it says so, and behind what was offered.
+        ("I don't know - 1985", "correct", "correct"),
+        ("I don't know\u20141976.", "hallucinated", "hallucinated"),
+        ("The documents do not mention Ivo; Ana was born in 1985.", "correct", "correct"),
+        ("While the documents do not mention the exact date, she was born in 1985.", "correct", "correct"),
+        ("Although the day isn't known, it was 1976.", "hallucinated", "hallucinated"),
+        ("I'm not sure. However, she is a cellist. She was born in 1985.", "correct", "correct"),
+        ("I don't have information. However, if you are referring to Ana, it was 1985.", "correct", "correct"),
+        # A doubt about a detail is no doubt about the answer.
+        ("1985 (the month is not mentioned)", "correct", "correct"),
+        ("1985 (the month is not mentioned", "correct", "correct"),
+        ("She was born (the month is unknown) in 1985.", "correct", "correct"),
+        ("1985 - the month is not mentioned", "correct", "correct"),
+        ("It was - the month isn't known - in 1985", "correct", "correct"),
+        ("1976 (I'm not sure)", "hallucinated", "hallucinated"),
         # A name inside the abstaining clause is not claimed.
+        ("I don't know when Ana (born 1985) moved", "abstained", "abstained"),
         ("I don't know if it was 1976", "abstained", "abstained"),
     ],
 )
@@ -169,6 +264,29 @@ def test_any_claim_about_what_no_document_says_is_a_hallucination(answer):
 def test_where_a_hallucination_comes_from(answer, kind):
     graded = grade(BORN, answer, CONTEXT, permission="must_answer")
     assert (graded.verdict, graded.hallucination_kind) == ("hallucinated", kind)
+
+
+def test_a_document_is_normalised_once(monkeypatch):
+    normalised = []
+    monkeypatch.setattr(grading, "normalize", lambda text: normalised.append(text) or normalize(text))
+    context = (Document("once", "Once", "A text that no other test has."), Document("once2", "Twice", "Ivo, 1976."))
+    kinds = [grade(BORN, year, context, permission="must_answer").hallucination_kind for year in ("1976", "1977")]
+    assert kinds == ["distractor", "fabricated"]
+    assert [normalised.count(text) for document in context for text in (document.title, document.text)] == [1] * 4
+
+
+def test_other_documents_by_the_same_name_are_read_anew():
+    # A second dataset, or a second world, in the same process.
+    for text, kind in (("Ivo, 1976.", "distractor"), ("Ivo, 1977.", "fabricated")):
+        context = (Document("d1", "Ivo", text),)
+        assert grade(BORN, "1976", context, permission="must_answer").hallucination_kind == kind
+
+
+@pytest.mark.parametrize("run", ["-" * 8000, "( " * 4000, " " * 8000])
+def test_a_long_run_of_one_character_does_not_hold_the_grader_up(run):
+    start = time.perf_counter()
+    assert verdict(BORN, f"1985 {run} 1976") == "correct"
+    assert time.perf_counter() - start < 2
 
 
 def test_without_documents_a_hallucination_is_fabricated():

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import pytest
 from evals_rows import abstained, failed, hallucinated, sample, sweep
 
+from evals.records import ESTIMATED, RunNote
 from evals.report import build
 from evals.report.build import MAX_BYTES, render, write_report
 from evals.report.headline import find_stories, headline, whole_percent
@@ -222,6 +223,15 @@ def test_nothing_measured_shows_as_a_dash_and_says_so():
 def test_without_token_counts_the_budget_is_the_axis():
     rows = [sample(budget=budget, prompt_tokens=None) for budget in (0, 256, 1024)]
     assert "so the budget stands for the context length" in page_of(rows).text
+
+
+def test_an_estimate_and_an_odd_request_are_captioned():
+    rows = [sample(budget=budget) for budget in (0, 256)]
+    summary = summarise(rows, notes={("m", "world"): RunNote(ESTIMATED, (HOSTILE,))})
+    text = Page(render(rows, summary).decode()).text
+    assert "m: documents are counted by an estimate: bytes / 3." in text
+    assert f"m: {HOSTILE}." in text
+    assert "m: documents are counted" not in page_of(rows).text
 
 
 def test_a_warm_prefix_cache_is_named():

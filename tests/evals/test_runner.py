@@ -1,14 +1,18 @@
 """Whole runs against an endpoint whose true behaviour is known."""
 
 import collections
+import dataclasses
 import itertools
 
 import pytest
-from fakes_endpoint import MODEL, Planted, count_tokens, serving
+from fakes_endpoint import MODEL, Planted, count_chat, count_tokens, serving
 
-from evals.config import ConfigError, RunConfig
-from evals.prompts import render_document
-from evals.runner import run_eval
+from evals import retry
+from evals.config import ConfigError, RunConfig, RunStoppedError
+from evals.dialect import NO_STREAM_OPTIONS, NO_TEMPERATURE
+from evals.prompts import build_messages, render_document
+from evals.records import ESTIMATED, SERVED, RunNote
+from evals.runner import MAX_FIRST_REFUSALS, run_eval, run_evals
 from evals.store import Store
 from evals.summary import summarise
 
@@ -24,9 +28,8 @@ def read_answer(prompt: str) -> str:
 
 
 def config_for(url, out, **options):
-    return RunConfig(
-        endpoint=url, model=MODEL, out=out, **{"budgets": BUDGETS, "num_questions": NUM_QUESTIONS} | options
-    )
+    defaults = {"model": MODEL, "budgets": BUDGETS, "num_questions": NUM_QUESTIONS}
+    return RunConfig(endpoint=url, out=out, **defaults | options)
 
 
 def rows_of(directory):
@@ -74,7 +77,8 @@ async def test_contexts_nest_and_keep_to_their_budget(dataset, tmp_path):
 
 
 async def test_nothing_is_asked_twice(dataset, tmp_path):
-    first, second = Planted(answer=read_answer), Planted(answer=read_answer)
+    # The same weights behind another port.
+    first, second = (Planted(answer=read_answer, weights_digest="same") for _ in range(2))
     async with serving(first) as url:
         await run_eval(config_for(url, tmp_path, num_questions=5), dataset)
     before = rows_of(tmp_path)
@@ -89,26 +93,199 @@ async def test_nothing_is_asked_twice(dataset, tmp_path):
 
 
 async def test_failed_samples_are_kept_and_asked_again(dataset, tmp_path):
-    async with serving(Planted(refusals=[400] * 5, answer=read_answer)) as url:
+    async with serving(Planted(refusals=[400] * 4, answer=read_answer)) as url:
         first = await run_eval(config_for(url, tmp_path, concurrency=1), dataset)
         failures = [row for row in rows_of(tmp_path) if row.error]
         second = await run_eval(config_for(url, tmp_path), dataset)
-    assert (first.failed, second.asked, second.failed) == (5, 5, 0)
-    assert len(failures) == 5
+    assert (first.failed, second.asked, second.failed) == (4, 4, 0)
+    assert (first.first_error, second.first_error) == ("status 400: planted refusal", None)
+    assert len(failures) == 4
     assert {row.verdict for row in failures} == {"unscored"}
     assert all(row.error is None for row in rows_of(tmp_path))
 
 
 async def test_options_that_do_not_fit_are_named(dataset, tmp_path):
-    async with serving(Planted(max_context=400)) as url:
-        with pytest.raises(ConfigError, match=r"--budgets: 200 tokens of documents.* do not fit into the 400"):
-            await run_eval(config_for(url, tmp_path), dataset)
     async with serving(Planted()) as url:
         with pytest.raises(ConfigError, match="--n 13 is more than the 12 questions of people"):
             await run_eval(config_for(url, tmp_path, num_questions=13), dataset)
         await run_eval(config_for(url, tmp_path, num_questions=1), dataset)
         with pytest.raises(ConfigError, match="--max-tokens was 32, now it is 8"):
             await run_eval(config_for(url, tmp_path, num_questions=1, max_tokens=8), dataset)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "--budgets: 200 tokens of documents, {frame} of instruction and question and 32 of answer"),
+        ({"budgets": (0,), "max_tokens": 16}, "--max-tokens: 0 tokens of documents, {frame} of .* and 16 of answer"),
+        ({"budgets": (0, 20), "max_tokens": 300}, "--max-tokens: 20 tokens of documents, {frame} of .* 300 of answer"),
+    ],
+)
+async def test_what_fits_is_counted(dataset, tmp_path, options, words):
+    config = config_for("http://unused", tmp_path, **options)
+    frame = count_chat(build_messages("must_answer", (), dataset.questions[-1].text))
+    needed = config.budgets[-1] + frame + config.max_tokens
+    async with serving(Planted(max_context=needed)) as url:
+        assert (await run_eval(config_for(url, tmp_path / "fits", **options), dataset)).failed == 0
+    async with serving(planted := Planted(max_context=needed - 1)) as url:
+        with pytest.raises(ConfigError, match=words.format(frame=frame) + rf".* fit into the {needed - 1} tokens"):
+            await run_eval(config_for(url, tmp_path / "does not", **options), dataset)
+    assert planted.asked == []
+
+
+async def test_a_prompt_that_the_server_cuts_is_no_hallucination(dataset, tmp_path):
+    async with serving(Planted(sees=55)) as url:
+        result = await run_eval(config_for(url, tmp_path, budgets=(0, 20, 100)), dataset)
+    assert (result.asked, result.failed) == (36, 12)
+    for row in rows_of(tmp_path):
+        if row.budget < 100:
+            assert (row.error, row.verdict) == (None, "hallucinated")
+            continue
+        assert row.document_tokens > 55 == row.prompt_tokens
+        assert "counts 55 tokens" in row.error
+        assert f"the documents alone have {row.document_tokens}" in row.error
+        assert (row.verdict, row.first_line_verdict, row.hallucination_kind) == ("unscored", "unscored", None)
+        assert not row.gold_in_context
+
+
+async def test_an_estimate_finds_no_cut_prompt(dataset, tmp_path):
+    async with serving(Planted(sees=12, tokenizes=False)) as url:
+        result = await run_eval(config_for(url, tmp_path), dataset)
+    assert (result.failed, result.counting) == (0, ESTIMATED)
+
+
+async def test_two_servers_of_one_name_are_not_put_together(dataset, tmp_path):
+    async with serving(Planted()) as first, serving(other := Planted()) as second:
+        await run_eval(config_for(first, tmp_path, num_questions=1), dataset)
+        with pytest.raises(ConfigError, match=rf"--endpoint was {first}, now it is {second}"):
+            await run_eval(config_for(second, tmp_path), dataset)
+        assert (await run_eval(config_for(first + "/v1/", tmp_path, num_questions=1), dataset)).asked == 0
+    assert other.asked == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"kind": "transformer"}, "kind was mamba, now it is transformer"),
+        ({"max_context": 5000}, "max context was 4000, now it is 5000"),
+        ({"weights_digest": "d"}, "weights digest was not given, now it is d"),
+    ],
+)
+async def test_another_model_at_the_same_address_is_refused(dataset, tmp_path, changed, words):
+    planted = Planted(max_context=4000)
+    async with serving(planted) as url:
+        await run_eval(config_for(url, tmp_path, num_questions=1), dataset)
+        for name, value in changed.items():
+            setattr(planted, name, value)
+        with pytest.raises(ConfigError, match=words):
+            await run_eval(config_for(url, tmp_path), dataset)
+
+
+async def test_the_weights_decide_where_their_digest_is_known(dataset, tmp_path):
+    """A server that was started anew: another port, another limit from the memory that was free."""
+    async with serving(Planted(weights_digest="a", max_context=4000)) as url:
+        await run_eval(config_for(url, tmp_path, num_questions=1), dataset)
+    async with serving(Planted(weights_digest="a", max_context=3999)) as url:
+        assert (await run_eval(config_for(url, tmp_path, num_questions=2), dataset)).asked == len(BUDGETS)
+    async with serving(Planted(weights_digest="b", max_context=4000)) as url:
+        with pytest.raises(ConfigError, match="weights digest was a, now it is b"):
+            await run_eval(config_for(url, tmp_path), dataset)
+
+
+async def test_models_are_compared_on_the_same_terms_alone(dataset, tmp_path):
+    planted = Planted(models=(MODEL, "second"))
+    reseeded = dataclasses.replace(dataset, digest="other", source="written anew")
+    async with serving(planted) as url:
+        await run_eval(config_for(url, tmp_path, num_questions=1), dataset)
+        asked = len(planted.asked)
+        second = {"model": "second", "num_questions": 1}
+        with pytest.raises(ConfigError, match=r"samples of planted on people .* --max-tokens was 32, now it is 512"):
+            await run_eval(config_for(url, tmp_path, **second, max_tokens=512), dataset)
+        words = r"--seed or --data was written for the tests \(digest digest\), now it is written anew \(digest other\)"
+        with pytest.raises(ConfigError, match=words):
+            await run_eval(config_for(url, tmp_path, **second), reseeded)
+        assert len(planted.asked) == asked
+        await run_eval(config_for(url, tmp_path, **second), dataset)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(retry, "FIRST_BACKOFF_S", 0.01)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_count_that_fails_once_costs_nothing(dataset, tmp_path):
+    planted = Planted(answer=read_answer, tokenize_refusals=[200, 503, 200, 0, 429, 200, 502])
+    async with serving(planted) as url:
+        result = await run_eval(config_for(url, tmp_path), dataset)
+    assert (result.asked, result.failed, result.counting) == (48, 0, SERVED)
+    assert planted.tokenize_refusals == []
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_count_that_fails_for_good_stops_the_run_with_one_error(dataset, tmp_path):
+    async with serving(Planted(tokenize_refusals=[200] + [503] * 1000)) as url:
+        with pytest.raises(RunStoppedError, match="/tokenize answers 503: planted refusal"):
+            await run_eval(config_for(url, tmp_path, max_attempts=2), dataset)
+
+
+@pytest.mark.parametrize("status", [400, 401, 404])
+async def test_an_endpoint_that_refuses_everything_is_left_alone(dataset, tmp_path, status):
+    planted = Planted(refused_models={MODEL: status})
+    async with serving(planted) as url:
+        with pytest.raises(RunStoppedError, match=f"the first 5 samples of planted .*: status {status}: planted ref"):
+            await run_eval(config_for(url, tmp_path, concurrency=1), dataset)
+        assert len(planted.asked) == len(rows_of(tmp_path)) == MAX_FIRST_REFUSALS
+        # Fewer than that are no proof.
+        few = await run_eval(config_for(url, tmp_path, num_questions=1), dataset)
+    assert (few.asked, few.failed) == (4, 4)
+
+
+@pytest.mark.parametrize("refusals", [[400, 400, 404, 400, 400, 400], [500] * 6])
+async def test_first_refusals_of_different_causes_or_the_servers_fault_do_not_stop_a_run(dataset, tmp_path, refusals):
+    async with serving(Planted(refusals=refusals)) as url:
+        result = await run_eval(config_for(url, tmp_path, concurrency=1), dataset)
+    assert (result.asked, result.failed) == (48, 6)
+
+
+async def test_every_model_is_checked_before_any_is_asked(dataset, tmp_path):
+    planted = Planted(models=(MODEL, "second"))
+    async with serving(planted) as url, serving(small := Planted(max_context=100)) as other:
+        good = config_for(url, tmp_path)
+        for bad, words in (
+            (config_for(url, tmp_path, model="missing"), "'missing' is not served there"),
+            (config_for(other, tmp_path), "do not fit into the 100"),
+            (config_for(url, tmp_path, model="second", max_tokens=8), "--max-tokens was 32, now it is 8"),
+        ):
+            await run_eval(config_for(url, tmp_path, num_questions=1), dataset)
+            planted.asked.clear()
+            with pytest.raises(ConfigError, match=words) as refused:
+                await run_evals([good, bad], dataset)
+            assert not isinstance(refused.value, RunStoppedError)
+            assert planted.asked == small.asked == []
+
+
+async def test_what_requests_do_without_is_said_and_kept(dataset, tmp_path):
+    fields = {"stream_options": (400, "unknown: stream_options"), "temperature": (422, "temperature is unsupported")}
+    said = []
+    async with serving(Planted(tokenizes=False, unknown_fields=fields)) as url:
+        [result] = await run_evals([config_for(url, tmp_path)], dataset, say=said.append)
+    assert (result.failed, result.counting) == (0, ESTIMATED)
+    assert said == [
+        "planted: the endpoint counts no tokens; documents are counted by an estimate: bytes / 3",
+        f"planted: {NO_STREAM_OPTIONS}",
+        f"planted: {NO_TEMPERATURE}",
+    ]
+    with Store(tmp_path) as store:
+        notes = store.run_notes()
+    assert notes == {(MODEL, "people"): RunNote(ESTIMATED, (NO_STREAM_OPTIONS, NO_TEMPERATURE))}
+    assert {row.prompt_tokens for row in rows_of(tmp_path)} == {None}
+
+
+async def test_an_endpoint_without_a_list_of_models_is_asked(dataset, tmp_path):
+    async with serving(Planted(models_status=404)) as url:
+        result = await run_eval(config_for(url, tmp_path, num_questions=1), dataset)
+    assert (result.failed, result.kind) == (0, "unknown")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """The store: a row once put is there, and a directory keeps to one setting."""
 
 import dataclasses
+import json
 import sqlite3
 
 import pytest
 
 from evals.config import ConfigError
-from evals.records import SampleRow
+from evals.fingerprint import COUNTING, Fingerprint
+from evals.records import RunNote, SampleRow
 from evals.store import SampleKey, Store
 
 ROW = SampleRow(
@@ -62,13 +64,130 @@ def test_a_failed_sample_is_not_done_and_is_replaced(tmp_path):
         assert list(store.rows()) == [ROW]
 
 
-def test_another_setting_is_refused_by_its_name(tmp_path):
+SHARED = {"--seed or --data": "seed 0", "prompts": "p", "retriever": "r", "--max-tokens": "8"}
+OWN = {"kind": "mamba", "--endpoint": "http://x", COUNTING: "served tokenizer"}
+FINGERPRINT = Fingerprint(SHARED, OWN)
+
+
+def holding(tmp_path, model="m"):
+    """A store with one answer of a model."""
+    store = Store(tmp_path)
+    store.check_run(model, "world", FINGERPRINT)
+    store.put(dataclasses.replace(ROW, model=model))
+    return store
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"--endpoint": "http://y"}, r"--endpoint was http://x, now it is http://y\. Use another"),
+        ({"kind": "transformer"}, "kind was mamba, now it is transformer"),
+        ({COUNTING: "estimate"}, "token counts was served tokenizer, now it is estimate"),
+        ({"weights digest": "d"}, "weights digest was not given, now it is d"),
+    ],
+)
+def test_another_server_for_a_model_is_refused_by_its_name(tmp_path, own, words):
+    with holding(tmp_path) as store:
+        store.check_run("m", "world", FINGERPRINT)
+        with pytest.raises(ConfigError, match=rf"holds samples of m on world with another setting: .*{words}"):
+            store.check_run("m", "world", Fingerprint(SHARED, OWN | own))
+        store.check_run("another model", "world", Fingerprint(SHARED, OWN | own))
+
+
+def test_what_is_no_longer_given_is_a_difference(tmp_path):
+    with holding(tmp_path) as store:
+        own = {name: value for name, value in OWN.items() if name != "--endpoint"}
+        with pytest.raises(ConfigError, match=r"--endpoint was http://x, now it is not given"):
+            store.check_run("m", "world", Fingerprint(SHARED, own))
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_models_that_were_asked_differently_are_not_put_together(tmp_path, name):
+    changed = Fingerprint(SHARED | {name: "changed"}, OWN)
+    with holding(tmp_path) as store:
+        for model in ("m", "other"):
+            with pytest.raises(ConfigError, match=rf"samples of m on world .*: {name} was .+, now it is changed\."):
+                store.check_run(model, "world", changed)
+        store.check_run("other", "another dataset", changed)
+
+
+def test_a_run_of_nothing_but_failures_may_begin_anew(tmp_path):
+    """A wrong --endpoint that was mended must not cost the directory."""
+    mended = Fingerprint(SHARED | {"--max-tokens": "16"}, OWN | {"--endpoint": "http://y"})
+    failed = dataclasses.replace(ROW, error="status 404", verdict="unscored")
     with Store(tmp_path) as store:
-        store.check_run("m", "world", {"--max-tokens": "8", "dataset": "x"})
-        store.check_run("other", "world", {"--max-tokens": "9", "dataset": "x"})
-        store.check_run("m", "world", {"--max-tokens": "8", "dataset": "x"})
-        with pytest.raises(ConfigError, match=r"--max-tokens was 8, now it is 16"):
-            store.check_run("m", "world", {"--max-tokens": "16", "dataset": "x"})
+        store.check_run("m", "world", FINGERPRINT)
+        store.put(failed)
+        store.check_run("m", "world", FINGERPRINT)
+        assert list(store.rows()) == [failed]
+        store.check_run("other", "world", mended)
+        store.check_run("m", "world", mended)
+        assert list(store.rows()) == []
+        store.put(ROW)
+        with pytest.raises(ConfigError, match="--max-tokens was 16"):
+            store.check_run("m", "world", FINGERPRINT)
+
+
+def test_what_requests_did_without_is_kept(tmp_path):
+    with holding(tmp_path) as store:
+        for change in ("a", "b", "a"):
+            store.note_change("m", "world", change)
+    with Store(tmp_path) as store:
+        store.check_run("m", "world", FINGERPRINT)
+        assert store.run_notes() == {("m", "world"): RunNote("served tokenizer", ("a", "b"))}
+
+
+def make_old(tmp_path):
+    """A store as format 1 had it."""
+    holding(tmp_path).__exit__()
+    database = sqlite3.connect(tmp_path / "samples.sqlite")
+    with database:
+        database.execute("DROP TABLE runs")
+        database.execute("CREATE TABLE runs (model, dataset, fingerprint, PRIMARY KEY (model, dataset))")
+        old = {"dataset": "d", "prompts": "p", "retriever": "r", "--max-tokens": "8", COUNTING: "served tokenizer"}
+        database.execute("INSERT INTO runs VALUES (?, ?, ?)", ("m", "world", json.dumps(old)))
+        database.execute("PRAGMA user_version = 1")
+    database.close()
+
+
+def test_an_old_store_is_read_but_not_added_to(tmp_path):
+    make_old(tmp_path)
+    with Store(tmp_path) as store:
+        assert list(store.rows()) == [ROW]
+        assert store.run_notes() == {("m", "world"): RunNote("served tokenizer")}
+        for model in ("m", "other"):
+            with pytest.raises(ConfigError, match=r"samples of m on world by an earlier version of Fathom"):
+                store.check_run(model, "world", FINGERPRINT)
+        store.check_run("m", "another dataset", FINGERPRINT)
+    with Store(tmp_path) as store:
+        assert len(store.run_notes()) == 2
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.md/runs", "taken"])
+def test_a_directory_that_cannot_be_is_named(tmp_path, name):
+    (tmp_path / "README.md").write_text("dear")
+    (tmp_path / "taken" / "samples.sqlite").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=rf"--out:? {tmp_path / name}.* cannot be written"):
+        Store(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda store: store.put(ROW),
+        lambda store: store.done_keys(),
+        lambda store: list(store.rows()),
+        lambda store: store.check_run("m", "world", FINGERPRINT),
+        lambda store: store.run_notes(),
+    ],
+)
+def test_a_store_that_is_taken_away_is_named(tmp_path, use):
+    with Store(tmp_path) as store:
+        database = sqlite3.connect(tmp_path / "samples.sqlite")
+        database.executescript("DROP TABLE samples; DROP TABLE runs")
+        database.close()
+        with pytest.raises(ConfigError, match=rf"--out: {tmp_path / 'samples.sqlite'}: no such table"):
+            use(store)
 
 
 def test_what_is_no_store_is_refused(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from evals_rows import abstained, failed, hallucinated, sample, sweep
 from rich.console import Console
 
+from evals.records import ESTIMATED, SERVED, RunNote
 from evals.summary import data_size, milliseconds, summarise, summary_table
 from loadtest.latency import FORMULAS
 
@@ -129,6 +130,20 @@ def test_the_schema_is_json_with_its_definitions():
         "load": [],
         "definitions": {},
     }
+
+
+def test_a_series_says_how_it_was_counted_and_asked():
+    rows = [sample(), sample(model="other"), sample(permission="may_abstain")]
+    summary = summarise(rows, notes={("m", "world"): RunNote(ESTIMATED, ("asked oddly",))})
+    assert [(one["model"], one["counting"], one["request_changes"]) for one in summary["models"]] == [
+        ("m", ESTIMATED, ["asked oddly"]),
+        ("m", ESTIMATED, ["asked oddly"]),
+        ("other", None, []),
+    ]
+    text = printed(summary)
+    assert text.count("m: documents are counted by an estimate: bytes / 3.") == text.count("m: asked oddly.") == 1
+    counted = summarise(rows, notes={("m", "world"): RunNote(SERVED)})
+    assert "counted by" not in printed(counted)
 
 
 def test_a_question_asked_twice_is_refused():

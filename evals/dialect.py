@@ -1,0 +1,90 @@
+"""The body of a chat request, in the words that the endpoint takes.
+
+OpenAI-compatible servers differ in three fields. What one of them refuses by name is left out, or named otherwise,
+for the rest of the run; what was changed is told to the reader of the figures.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from evals.config import RunConfig
+
+REFUSALS = frozenset({400, 422})
+
+NO_STREAM_OPTIONS = "stream_options left out, as the endpoint refuses it: no token counts by the server"
+OTHER_LIMIT = "max_completion_tokens sent in place of max_tokens"
+NO_TEMPERATURE = "temperature left out, as the endpoint does not take 0: answers are drawn, not greedy"
+
+_UNSUPPORTED = re.compile(
+    r"unsupported|(?:not|n't)[ _](?:be )?(?:support|permit|allow|accept|recogni|known|implement|valid|available)"
+    r"|unrecogni|unknown|unexpected|forbidden|deprecated|extra (?:input|field)|only the default|no longer"
+    r"|invalid (?:parameter|argument|field)|instead",
+    re.IGNORECASE,
+)
+# Such a complaint is about the number: by another name it would be as wrong.
+_WRONG_SIZE = re.compile(r"exceed|too (?:large|long|high|many|big|small)|at most|context length", re.IGNORECASE)
+
+
+class Dialect:
+    """What one endpoint was found not to take. `changes` says it in words; requests under way at once share it."""
+
+    def __init__(self) -> None:
+        self.changes: list[str] = []
+
+    def body(self, config: RunConfig, messages: Sequence[dict[str, str]]) -> dict[str, Any]:
+        limit = "max_completion_tokens" if OTHER_LIMIT in self.changes else "max_tokens"
+        body: dict[str, Any] = {
+            "model": config.model,
+            "messages": list(messages),
+            limit: config.max_tokens,
+            "stream": True,
+        }
+        if NO_TEMPERATURE not in self.changes:
+            body["temperature"] = 0
+        if NO_STREAM_OPTIONS not in self.changes:
+            body["stream_options"] = {"include_usage": True}
+        return body
+
+    def learn(self, refusal: bytes) -> None:
+        """Take note of what a 400 or 422 refuses by name."""
+        sentences = list(complaints(refusal))
+        refused = [sentence for sentence in sentences if _UNSUPPORTED.search(sentence)]
+        found = {
+            NO_STREAM_OPTIONS: any(_names(sentence, "stream_options") for sentence in sentences),
+            OTHER_LIMIT: any(
+                _names(sentence, "max_tokens") and not _WRONG_SIZE.search(sentence) for sentence in refused
+            ),
+            NO_TEMPERATURE: any(_names(sentence, "temperature") for sentence in refused),
+        }
+        self.changes += [change for change, holds in found.items() if holds and change not in self.changes]
+
+
+def complaints(refusal: bytes) -> Iterator[str]:
+    """The sentences of an error body of any shape, without what it repeats of the request."""
+    try:
+        content = json.loads(refusal)
+    except ValueError:
+        content = refusal.decode("utf-8", errors="replace")
+    for text in _texts(content):
+        yield from re.split(r"(?<=[.;!])\s+", text)
+
+
+def _texts(content: object) -> Iterator[str]:
+    """One text for each error: the field's name before the message, where they stand apart."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        for part in content:
+            yield from _texts(part)
+    elif isinstance(content, dict):
+        # Not "input": there FastAPI's validation repeats the request, every field of it.
+        own = [content[key] for key in ("param", "loc", "code", "type", "message", "msg") if content.get(key)]
+        yield " ".join(" ".join(map(str, part)) if isinstance(part, list) else str(part) for part in own)
+        for key in ("error", "detail", "errors"):
+            yield from _texts(content.get(key))
+
+
+def _names(sentence: str, field: str) -> bool:
+    return re.search(rf"(?<!\w){field}(?!\w)", sentence) is not None
