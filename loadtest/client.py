@@ -7,6 +7,7 @@ module knows neither gevent nor locust; under locust's monkey-patching the same 
 """
 
 import errno
+import functools
 import http.client
 import ssl
 import time
@@ -39,7 +40,7 @@ class Target:
         return cls(
             scheme=parts.scheme,
             host=parts.hostname or "",
-            port=parts.port or (443 if parts.scheme == "https" else 80),
+            port=parts.port if parts.port is not None else (443 if parts.scheme == "https" else 80),
             prefix=parts.path.rstrip("/").removesuffix("/v1"),
             api_key=api_key,
             timeout_s=timeout_s,
@@ -48,8 +49,7 @@ class Target:
     def connect(self) -> http.client.HTTPConnection:
         """A new connection, not yet opened."""
         if self.scheme == "https":
-            context = ssl.create_default_context()
-            return http.client.HTTPSConnection(self.host, self.port, timeout=self.timeout_s, context=context)
+            return http.client.HTTPSConnection(self.host, self.port, timeout=self.timeout_s, context=_tls_context())
         return http.client.HTTPConnection(self.host, self.port, timeout=self.timeout_s)
 
     def headers(self) -> dict[str, str]:
@@ -57,9 +57,15 @@ class Target:
         return headers if self.api_key is None else {**headers, "Authorization": f"Bearer {self.api_key}"}
 
 
+@functools.cache
+def _tls_context() -> ssl.SSLContext:
+    """One for all connections: reading the certificates takes tens of milliseconds, in which no stamp is taken."""
+    return ssl.create_default_context()
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """kind: connect | disconnected | client_limit | http_<status>."""
+    """kind: connect | disconnected | client_limit | client_error | http_<status>."""
 
     kind: str
     message: str
@@ -100,12 +106,12 @@ def stream_chat(target: Target, body: bytes, exchange: Exchange) -> None:
         if response.status == 200:
             _read_lines(response, exchange)
         else:
-            message = error_message(response.read(MAX_ERROR_BODY_BYTES))
-            exchange.failure = Failure(f"http_{response.status}", message)
+            _read_refusal(response, exchange)
     except http.client.IncompleteRead:
         pass  # an early end, announced or not: the lines that came tell whether anything is missing
     except (OSError, http.client.HTTPException) as error:
-        exchange.failure = _describe(error, sent=exchange.sent_s is not None)
+        if exchange.failure is None:  # a status that came tells more than the loss of its body
+            exchange.failure = _describe(error, sent=exchange.sent_s is not None)
     finally:
         connection.close()
     if exchange.end_s is None:
@@ -120,6 +126,17 @@ def _read_lines(response: http.client.HTTPResponse, exchange: Exchange) -> None:
         if line.startswith(b"data:") and line[5:].strip() == b"[DONE]":
             exchange.end_s = arrival_s
             return
+
+
+def _read_refusal(response: http.client.HTTPResponse, exchange: Exchange) -> None:
+    """Keep the status before the body is read, which may never come whole."""
+    kind = f"http_{response.status}"
+    exchange.failure = Failure(kind, response.reason)
+    try:
+        body = response.read(MAX_ERROR_BODY_BYTES)
+    except http.client.IncompleteRead as error:
+        body = error.partial
+    exchange.failure = Failure(kind, error_message(body) or response.reason)
 
 
 def _describe(error: Exception, *, sent: bool) -> Failure:

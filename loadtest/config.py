@@ -1,6 +1,7 @@
 """What one load run is asked to do: checked once, frozen, free of secrets when written down."""
 
 import math
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -100,13 +101,26 @@ class LoadConfig:
 
 
 def _check_url(endpoint: str) -> None:
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"--endpoint must look like http://host:port, got {endpoint!r}")
+    """Refuse what the client could not use, or would silently use otherwise."""
     try:
-        _ = parts.port
+        parts = urlsplit(endpoint)
+        host = parts.hostname or ""
+        host.encode("idna")
+    except ValueError as error:
+        raise ConfigError(f"--endpoint has a bad host ({error}): {endpoint!r}") from error
+    if parts.username is not None or parts.password is not None:
+        # Not repeated: it may hold a password.
+        raise ConfigError("--endpoint must not hold a user or a password; a key goes into --api-key")
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigError(f"--endpoint must look like http://host:port, got {endpoint!r}")
+    if parts.query or parts.fragment or re.search(r"[^!-~]", parts.path):
+        raise ConfigError(f"--endpoint must end in a host, a port or a plain path, got {endpoint!r}")
+    try:
+        port = parts.port
     except ValueError as error:
         raise ConfigError(f"--endpoint has a bad port: {endpoint!r}") from error
+    if port == 0:
+        raise ConfigError(f"--endpoint has a bad port, 0: {endpoint!r}")
 
 
 def _check_positive(flag: str, value: float) -> None:

@@ -55,7 +55,7 @@ def call(target: Target, method: str, path: str, payload: object = None) -> Repl
         connection.close()
     try:
         content = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     return Reply(response.status, content, error_message(raw))
 

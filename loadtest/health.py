@@ -24,8 +24,11 @@ class WorkerHealth:
         origin_s: the run's start on the machine's monotonic clock.
         cpu_mean, cpu_max: CPU seconds per second of this process; max over windows of CPU_WINDOW_S.
         loop_lag_s: how late a timer of TICK_S fired: an upper estimate of how late any stamp may be.
-        max_open: most requests open at once.
-        interrupted: stopped from outside before the schedule was over.
+        max_open: most requests at once for which a connection was open, or being opened.
+        max_queued: most requests at once that waited under --max-in-flight.
+        num_dispatched: how many of its requests it began to work on, in the order of the schedule.
+        ended_s: when it stopped, in seconds since the start of the run.
+        interrupted: stopped before the schedule was over, from outside or by an error.
     """
 
     worker: int
@@ -34,6 +37,9 @@ class WorkerHealth:
     cpu_max: float
     loop_lag_s: Summary
     max_open: int
+    max_queued: int
+    num_dispatched: int
+    ended_s: float
     interrupted: bool
 
 
@@ -47,21 +53,24 @@ class SelfWatch:
     windows: list[float] = field(default_factory=list)
     window_start: tuple[float, float] = (0.0, 0.0)
     max_open: int = 0
+    max_queued: int = 0
 
     def __post_init__(self) -> None:
         self.window_start = (self.started_s, self.started_cpu_s)
 
-    def tick(self, *, due_s: float, num_open: int) -> None:
+    def tick(self, *, due_s: float, num_open: int, num_queued: int) -> None:
         now_s, cpu_s = time.perf_counter(), time.process_time()
         self.lags_s.append(max(0.0, now_s - due_s))
         self.max_open = max(self.max_open, num_open)
+        self.max_queued = max(self.max_queued, num_queued)
         begun_s, begun_cpu_s = self.window_start
         if now_s - begun_s >= CPU_WINDOW_S:
             self.windows.append((cpu_s - begun_cpu_s) / (now_s - begun_s))
             self.window_start = (now_s, cpu_s)
 
-    def close(self, *, worker: int, origin_s: float, interrupted: bool) -> WorkerHealth:
-        mean = (time.process_time() - self.started_cpu_s) / (time.perf_counter() - self.started_s)
+    def close(self, *, worker: int, origin_s: float, num_dispatched: int, interrupted: bool) -> WorkerHealth:
+        now_s = time.perf_counter()
+        mean = (time.process_time() - self.started_cpu_s) / (now_s - self.started_s)
         return WorkerHealth(
             worker=worker,
             origin_s=origin_s,
@@ -69,6 +78,9 @@ class SelfWatch:
             cpu_max=max(self.windows, default=mean),
             loop_lag_s=summary(self.lags_s),
             max_open=self.max_open,
+            max_queued=self.max_queued,
+            num_dispatched=num_dispatched,
+            ended_s=now_s - origin_s,
             interrupted=interrupted,
         )
 

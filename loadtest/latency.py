@@ -18,8 +18,12 @@ FORMULAS: dict[str, str] = {
     " (vLLM: TPOT; guidellm and AIPerf: inter-token latency; guidellm's TPOT includes TTFT)",
     "e2e_s": "end of the stream - request sent (AIPerf: request latency)",
     "e2e_from_schedule_s": "end of the stream - scheduled arrival (MLPerf: latency)",
-    "goodput_rps": "completed requests that meet every stated SLO / measured seconds; failures are not good",
-    "good_fraction": "completed requests that meet every stated SLO / all requests, failures included",
+    "span_s": "first measured arrival to the end of the schedule or, if later, the last completion;"
+    " an interrupted schedule ends where it was stopped",
+    "completed_rps": "completed requests / span_s",
+    "goodput_rps": "completed requests that meet every stated SLO / span_s; failures are not good",
+    "good_fraction": "completed requests that meet every stated SLO / all requests that were to be sent,"
+    " failed, unfinished and lost ones included",
 }
 
 

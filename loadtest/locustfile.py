@@ -7,14 +7,16 @@ locust may.
 """
 
 import gc
+import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import gevent  # type: ignore[import-untyped]
+from gevent.event import Event  # type: ignore[import-untyped]
 from gevent.lock import BoundedSemaphore  # type: ignore[import-untyped]
 from gevent.pool import Group  # type: ignore[import-untyped]
 from locust import User, events, task
@@ -37,6 +39,7 @@ from loadtest.records import (
     Dispatch,
     PlannedRequest,
     RequestRecord,
+    broken_record,
     finished_record,
     read_plan,
     to_line,
@@ -46,6 +49,7 @@ from loadtest.records import (
 LEAD_S = 0.5  # from the moment at which all workers are ready to the start of the schedule
 LINES_PER_PAUSE = 32
 READY_MESSAGE, DONE_MESSAGE = "worker_ready", "worker_done"
+logger = logging.getLogger(__name__)
 
 
 class UnsuccessfulRequestError(Exception):
@@ -99,10 +103,13 @@ class Dispatcher(User):
         self.directory = Path(os.environ[PLAN_VARIABLE])
         self.plan = read_worker_plan(self.directory)
         self.target = Target.parse(self.plan.endpoint, api_key=os.environ.get(API_KEY_VARIABLE))
+        self.target.connect()  # opens nothing, but loads the certificates that the first request would wait for
         self.worker = int(getattr(self.environment.runner, "worker_index", 0))
         mine = arrivals.share(self.plan.num_requests, worker=self.worker, num_workers=self.plan.processes)
         self.requests = [one for one in read_plan(self.directory / REQUESTS_FILE) if one.index in mine]
         self.gate = self._gate()
+        self.started = False
+        self.num_dispatched = 0
         self.in_flight: dict[int, tuple[Dispatch, Exchange]] = {}
         self.greenlets = Group()
         self.out = (self.directory / f"{RECORDS_PREFIX}{self.worker}.jsonl").open("w", encoding="utf-8")
@@ -114,6 +121,15 @@ class Dispatcher(User):
 
     @task
     def run_schedule(self) -> None:
+        # locust repeats a task that returns or raises, and a repeated schedule would be sent in one burst.
+        if not self.started:
+            self.started = True
+            with _logged("the schedule"):
+                self._run_once()
+            self.environment.runner.send_message(DONE_MESSAGE, self.worker)
+        Event().wait()  # for the quit that the message brings about once every worker has sent it
+
+    def _run_once(self) -> None:
         ticker = gevent.spawn(self._tick)
         interrupted = True
         try:
@@ -124,20 +140,30 @@ class Dispatcher(User):
             interrupted = False
         finally:
             ticker.kill(block=False)
-            self._censor()
-            self.out.close()
-            health = self.watch.close(worker=self.worker, origin_s=self.origin_s, interrupted=interrupted)
+            with _logged("the unfinished requests"):
+                self._censor()
+            with _logged("closing the records"):
+                self.out.close()
+            health = self.watch.close(
+                worker=self.worker,
+                origin_s=self.origin_s,
+                num_dispatched=self.num_dispatched,
+                interrupted=interrupted,
+            )
             write_health(self.directory / f"{HEALTH_PREFIX}{self.worker}.json", health)
-        self.environment.runner.send_message(DONE_MESSAGE, self.worker)
-        gevent.sleep(60)  # the schedule runs once: wait here for the quit that the message brings about
 
     def _serve(self, planned: PlannedRequest) -> None:
         dispatch = Dispatch(planned, self.worker, self.origin_s, time.perf_counter())
         exchange = Exchange()
         self.in_flight[planned.index] = (dispatch, exchange)
-        with self.gate:
-            stream_chat(self.target, planned.body.encode(), exchange)
-        record = finished_record(dispatch, exchange, _with_pauses(exchange.lines))
+        self.num_dispatched += 1
+        try:
+            with self.gate:
+                stream_chat(self.target, planned.body.encode(), exchange)
+            record = finished_record(dispatch, exchange, _with_pauses(exchange.lines))
+        except Exception as error:
+            logger.exception("request %d", planned.index)
+            record = broken_record(dispatch, exchange, error, now_s=time.perf_counter())
         # Only now: a request is censored or finished, never both. No switch can happen from here on.
         del self.in_flight[planned.index]
         self._report(record, exchange)
@@ -147,10 +173,14 @@ class Dispatcher(User):
         now_s = time.perf_counter()
         self.greenlets.kill(block=False)
         for dispatch, exchange in self.in_flight.values():
-            if exchange.end_s is None:
-                self._report(unfinished_record(dispatch, exchange, now_s=now_s), exchange)
-            else:
-                self._report(finished_record(dispatch, exchange, exchange.lines), exchange)
+            try:
+                if exchange.end_s is None:
+                    record = unfinished_record(dispatch, exchange, now_s=now_s)
+                else:
+                    record = finished_record(dispatch, exchange, exchange.lines)
+            except Exception as error:
+                record = broken_record(dispatch, exchange, error, now_s=now_s)
+            self._report(record, exchange)
         self.in_flight.clear()
 
     def _report(self, record: RequestRecord, exchange: Exchange) -> None:
@@ -171,7 +201,10 @@ class Dispatcher(User):
         while True:
             due_s = time.perf_counter() + TICK_S
             gevent.sleep(TICK_S)
-            self.watch.tick(due_s=due_s, num_open=len(self.in_flight))
+            exchanges = [exchange for _, exchange in self.in_flight.values()]
+            num_queued = sum(one.connect_s is None for one in exchanges)
+            num_open = sum(one.connect_s is not None and one.end_s is None for one in exchanges)
+            self.watch.tick(due_s=due_s, num_open=num_open, num_queued=num_queued)
 
     def _gate(self) -> Any:
         """This worker's part of the cap. What waits here keeps its scheduled time."""
@@ -191,6 +224,15 @@ class Dispatcher(User):
         # A loop, since a timer may fire early; no sleep at all when late: the schedule is never moved.
         while (left_s := instant_s - time.perf_counter()) > 0:
             gevent.sleep(left_s)
+
+
+@contextmanager
+def _logged(what: str) -> Iterator[None]:
+    """Write an error into locust's log and go on: what is missing in the records then spoils the verdict."""
+    try:
+        yield
+    except Exception:
+        logger.exception(what)
 
 
 def _with_pauses(lines: list[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:

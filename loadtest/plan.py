@@ -20,6 +20,7 @@ TYPICAL_CHARS_PER_TOKEN = 4.0
 # How the run and its locust child hand things to each other: two variables, and files in the run's directory.
 PLAN_VARIABLE, API_KEY_VARIABLE = "FATHOM_LOAD_PLAN", "FATHOM_LOAD_API_KEY"
 WORKERS_FILE, REQUESTS_FILE, START_FILE = "workers.json", "plan.jsonl", "start.txt"
+REQUESTS_DRAFT = f"{REQUESTS_FILE}.part"
 RECORDS_PREFIX, HEALTH_PREFIX = "records-", "worker-"
 Progress = Callable[[str, int, int], None]
 
@@ -51,7 +52,7 @@ def make_plan(config: LoadConfig, progress: Progress) -> Plan:
     """Ask the endpoint what it can do, then write the plan into config.out.
 
     Raises:
-        ConfigError, EndpointError: nothing was written, or nothing that a run would take for a plan.
+        ConfigError, EndpointError: what was written until then is the caller's to remove.
     """
     scheduled_s = arrivals.schedule(config.arrivals, rate=config.rate, duration_s=config.schedule_s, seed=config.seed)
     if not any(at >= config.warmup_s for at in scheduled_s):
@@ -60,8 +61,11 @@ def make_plan(config: LoadConfig, progress: Progress) -> Plan:
     check_model(target, config.model)
     trial = workload.trial_prompt(seed=config.seed, salt=config.salt, target=config.context_tokens)
     options, usage = find_options(target, config.model, trial)
-    count, exact, counting = _choose_counter(config, target, trial, usage)
-    _write_requests(config, scheduled_s, options, count, progress)
+    counting = _choose_counting(config, target, trial, usage)
+    try:
+        _write_requests(config, scheduled_s, options, counting, progress)
+    except OSError as error:
+        raise ConfigError(f"--out {config.out}: the plan cannot be written: {error}") from error
     plan = WorkerPlan(
         endpoint=config.endpoint,
         name=f"chat {config.context_tokens} tokens",
@@ -71,28 +75,44 @@ def make_plan(config: LoadConfig, progress: Progress) -> Plan:
         stop_timeout_s=config.stop_timeout_s,
     )
     (config.out / WORKERS_FILE).write_text(json.dumps(asdict(plan)), encoding="utf-8")
-    notes = options.notes() if exact else [*options.notes(), f"prompt tokens were {counting}"]
-    return Plan(scheduled_s, options, exact, counting, tuple(notes))
+    notes = options.notes()
+    if not counting.exact:
+        notes.append(f"prompt tokens were {counting.source}")
+    return Plan(scheduled_s, options, counting.exact, counting.source, tuple(notes))
 
 
 def read_worker_plan(directory: Path) -> WorkerPlan:
     return WorkerPlan(**json.loads((directory / WORKERS_FILE).read_text(encoding="utf-8")))
 
 
-def _choose_counter(
-    config: LoadConfig, target: Target, trial: str, usage: Usage | None
-) -> tuple[workload.Counter, bool, str]:
+@dataclass(frozen=True, slots=True)
+class _Counting:
+    """How prompt tokens are found, and the longest prompt that leaves room for the output, where that is told."""
+
+    count: workload.Counter
+    exact: bool
+    source: str
+    max_tokens: int | None = None
+
+
+def _choose_counting(config: LoadConfig, target: Target, trial: str, usage: Usage | None) -> _Counting:
     counted = count_tokens(target, config.model, trial)
     if counted is not None:
-        _check_room(config, counted[1])
-        return _endpoint_counter(config, target), True, "counted by the endpoint's POST /tokenize"
+        limit = counted[1]
+        _check_room(config, limit)
+        return _Counting(
+            _endpoint_counter(config, target),
+            exact=True,
+            source="counted by the endpoint's POST /tokenize",
+            max_tokens=None if limit is None else limit - config.output_tokens,
+        )
     if usage is not None and usage.prompt_tokens > 0:
         ratio = len(trial) / usage.prompt_tokens
         source = f"estimated at {ratio:.2f} characters per token, as one measured prompt had"
     else:
         ratio = TYPICAL_CHARS_PER_TOKEN
         source = f"estimated at {ratio:.0f} characters per token, a typical figure: the endpoint counts nothing"
-    return workload.estimating_counter(chars_per_token=ratio), False, source
+    return _Counting(workload.estimating_counter(chars_per_token=ratio), exact=False, source=source)
 
 
 def _endpoint_counter(config: LoadConfig, target: Target) -> workload.Counter:
@@ -115,21 +135,16 @@ def _write_requests(
     config: LoadConfig,
     scheduled_s: tuple[float, ...],
     options: Options,
-    count: workload.Counter,
+    counting: _Counting,
     progress: Progress,
 ) -> None:
-    price = workload.tokens_per_word(count, seed=config.seed, salt=config.salt)
-    config.out.mkdir(parents=True, exist_ok=True)
-    with (config.out / REQUESTS_FILE).open("w", encoding="utf-8") as file:
+    price = workload.tokens_per_word(counting.count, seed=config.seed, salt=config.salt)
+    sizing = workload.Sizing(counting.count, config.context_tokens, price, counting.max_tokens)
+    draft = config.out / REQUESTS_DRAFT
+    with draft.open("w", encoding="utf-8") as file:
         for index, at in enumerate(scheduled_s):
-            prompt = workload.size_prompt(
-                count,
-                seed=config.seed,
-                salt=config.salt,
-                index=index,
-                target=config.context_tokens,
-                tokens_per_word=price,
-            )
+            prompt = workload.size_prompt(sizing, seed=config.seed, salt=config.salt, index=index)
             body = json.dumps(chat_body(config.model, prompt.text, config.output_tokens, options))
             file.write(to_line(PlannedRequest(index, at, prompt.num_tokens, body)))
             progress("prompts", index + 1, len(scheduled_s))
+    draft.replace(config.out / REQUESTS_FILE)

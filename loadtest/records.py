@@ -5,7 +5,7 @@ Instants are seconds since the start of the run, on one monotonic clock.
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from loadtest.latency import StreamTimes
 from loadtest.wire import StreamOutcome, read_stream
 
 Outcome = Literal["completed", "failed", "unfinished"]
+LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +32,23 @@ class RequestRecord:
     """What became of one arrival.
 
     Attributes:
-        dispatched_s: when the client began to work on it; minus scheduled_s it is the client's own lag.
+        dispatched_s: when the client began to work on it; minus scheduled_s it is the client's own lag. None =
+            unknown, of a lost request.
         connect_s: when it began to connect, after the wait under --max-in-flight; None = it still waited.
         sent_s: just before the request was written, on an open connection; None = never sent.
         headers_s: arrival of status and headers.
         token_times_s: arrival of each chunk with non-empty output.
-        end_s: end of the answer, or when it failed, or when the client stopped waiting (outcome unfinished).
-        error_kind: connect, disconnected, client_limit, http_<status>, stream_error, cut_off or unfinished.
+        end_s: end of the answer, or when it failed, or when the client stopped waiting (outcome unfinished);
+            of a lost request its scheduled time.
+        error_kind: connect, disconnected, client_limit, client_error, http_<status>, stream_error, cut_off,
+            unfinished or lost.
         prompt_tokens, completion_tokens, cached_tokens: the server's usage; None where it gave none.
     """
 
     index: int
     worker: int
     scheduled_s: float
-    dispatched_s: float
+    dispatched_s: float | None
     connect_s: float | None
     sent_s: float | None
     headers_s: float | None
@@ -110,6 +114,35 @@ def unfinished_record(dispatch: Dispatch, exchange: Exchange, *, now_s: float) -
     )
 
 
+def broken_record(dispatch: Dispatch, exchange: Exchange, error: Exception, *, now_s: float) -> RequestRecord:
+    """The record of a request that the client itself could not handle: a defect must not make it vanish."""
+    text = f"{type(error).__name__}: {error}".encode("utf-8", errors="replace").decode()
+    return _record(
+        dispatch,
+        exchange,
+        read_stream(()),
+        outcome="failed",
+        error_kind="client_error",
+        error=text,
+        end_s=now_s,
+    )
+
+
+def lost_record(planned: PlannedRequest, *, worker: int) -> RequestRecord:
+    """Stands for a request that was to be sent and of which no record exists."""
+    dispatch = Dispatch(planned, worker, origin_s=0.0, dispatched_s=planned.scheduled_s)
+    record = _record(
+        dispatch,
+        Exchange(),
+        read_stream(()),
+        outcome="failed",
+        error_kind=LOST,
+        error="the client left no record of this request",
+        end_s=planned.scheduled_s,
+    )
+    return replace(record, dispatched_s=None)
+
+
 def _record(
     dispatch: Dispatch,
     exchange: Exchange,
@@ -153,8 +186,8 @@ def _since(origin_s: float, instant_s: float | None) -> float | None:
 
 
 def to_line(item: PlannedRequest | RequestRecord) -> str:
-    """One line of JSON, with its line ending."""
-    return json.dumps(asdict(item), separators=(",", ":"), ensure_ascii=False) + "\n"
+    """One line of JSON, with its line ending; ASCII, since text from a server may hold what UTF-8 cannot."""
+    return json.dumps(asdict(item), separators=(",", ":")) + "\n"
 
 
 def read_plan(path: Path) -> Iterator[PlannedRequest]:

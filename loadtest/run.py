@@ -7,26 +7,30 @@ import contextlib
 import json
 import os
 import signal
+import site
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from loadtest.config import ConfigError, LoadConfig, LoadError
-from loadtest.health import read_health
+from loadtest.health import WorkerHealth, read_health
 from loadtest.plan import (
     API_KEY_VARIABLE,
     HEALTH_PREFIX,
     PLAN_VARIABLE,
     RECORDS_PREFIX,
+    REQUESTS_DRAFT,
+    REQUESTS_FILE,
     START_FILE,
     WORKERS_FILE,
     Progress,
     make_plan,
 )
-from loadtest.records import RequestRecord, read_records
+from loadtest.records import RequestRecord, lost_record, read_plan, read_records
 from loadtest.report.summary import summarise, write_summary
 from loadtest.selfcheck import RunFacts
 
@@ -49,9 +53,8 @@ def run_load(config: LoadConfig, progress: Progress = lambda *_: None) -> dict[s
     Raises:
         ConfigError, EndpointError: before any load. ChildError: locust recorded nothing.
     """
-    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
-        raise ConfigError(f"--out {config.out} is not an empty directory; a run never overwrites another")
-    plan = make_plan(config, progress)
+    with _claimed(config.out):
+        plan = make_plan(config, progress)
     started = time.time()
     interrupted = _run_child(config, len(plan.scheduled_s), progress)
     records = _collect(config.out)
@@ -59,10 +62,49 @@ def run_load(config: LoadConfig, progress: Progress = lambda *_: None) -> dict[s
     if not health and not records:
         raise ChildError(f"locust recorded nothing; see {config.out / LOG_FILE}")
     facts = RunFacts(started, interrupted=interrupted, locust_count=_locust_count(config.out))
+    records += _lost(config, records, health, interrupted=interrupted)
+    records.sort(key=lambda one: one.index)
     result = summarise(config, plan, records, health, facts)
     write_summary(config.out, result, records)
     _tidy(config.out)
     return result
+
+
+@contextlib.contextmanager
+def _claimed(out: Path) -> Iterator[None]:
+    """Make the run's directory before anything is asked, and take it back if no run comes of it.
+
+    Raises:
+        ConfigError: it cannot be made, cannot be written to, or is not empty.
+    """
+    missing: list[Path] = []
+    try:
+        missing += [path for path in (out, *out.parents) if not path.exists()]
+        out.mkdir(parents=True, exist_ok=True)
+        empty = not any(out.iterdir())
+    except FileExistsError:
+        empty = False
+    except OSError as error:
+        _remove(missing)
+        raise ConfigError(f"--out {out} cannot be made: {error}") from error
+    if not empty:
+        raise ConfigError(f"--out {out} is not an empty directory; a run never overwrites another")
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {out} cannot be written to")
+    try:
+        yield
+    except BaseException:  # Ctrl-C too
+        for name in (REQUESTS_DRAFT, REQUESTS_FILE, WORKERS_FILE):
+            (out / name).unlink(missing_ok=True)
+        _remove(missing)
+        raise
+
+
+def _remove(directories: Sequence[Path]) -> None:
+    """Inmost first; what is not there, or not empty, stays as it is."""
+    for path in directories:
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 def _run_child(config: LoadConfig, num_requests: int, progress: Progress) -> bool:
@@ -106,7 +148,8 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
 
 
 def _command(config: LoadConfig) -> list[str]:
-    command = [sys.executable, "-m", "locust", "--locustfile", str(PACKAGE / "locustfile.py"), "--headless"]
+    # -P: a module in the working directory must not pass for one of locust's or ours.
+    command = [sys.executable, "-P", "-m", "locust", "--locustfile", str(PACKAGE / "locustfile.py"), "--headless"]
     command += ["--users", str(config.processes), "--spawn-rate", str(config.processes)]
     command += ["--only-summary", "--json-file", LOCUST_FILE, "--exit-code-on-error", "0"]
     if config.processes > 1:
@@ -125,6 +168,9 @@ def _environment(config: LoadConfig) -> dict[str, str]:
     """The caller's environment without what would steer locust or turn gevent's warnings into errors."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
     kept.pop("PYTHONWARNINGS", None)
+    # ~/.locust.conf would steer it too. What pip installed for this user alone must still be found.
+    kept["PYTHONUSERBASE"] = site.getuserbase()
+    kept["HOME"] = str(config.out.resolve())
     search = [str(PACKAGE.parent), *kept.get("PYTHONPATH", "").split(os.pathsep)]
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, search))
     kept[PLAN_VARIABLE] = str(config.out.resolve())
@@ -145,8 +191,24 @@ def _num_recorded(directory: Path) -> int:
 
 
 def _collect(directory: Path) -> list[RequestRecord]:
-    paths = sorted(directory.glob(f"{RECORDS_PREFIX}*.jsonl"))
-    return sorted((one for path in paths for one in read_records(path)), key=lambda one: one.index)
+    return [one for path in directory.glob(f"{RECORDS_PREFIX}*.jsonl") for one in read_records(path)]
+
+
+def _lost(
+    config: LoadConfig, records: Sequence[RequestRecord], health: Sequence[WorkerHealth], *, interrupted: bool
+) -> list[RequestRecord]:
+    """A failed record for each planned request that has none, so that it stays in every denominator.
+
+    An interrupted run is excused for what its workers, by their own account, had not yet dispatched.
+    """
+    recorded = {record.index for record in records}
+    dispatched = {worker.worker: worker.num_dispatched for worker in health} if interrupted else {}
+    lost = []
+    for planned in read_plan(config.out / REQUESTS_FILE):
+        rank, worker = divmod(planned.index, config.processes)
+        if planned.index not in recorded and rank < dispatched.get(worker, rank + 1):
+            lost.append(lost_record(planned, worker=worker))
+    return lost
 
 
 def _locust_count(directory: Path) -> int | None:

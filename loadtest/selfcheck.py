@@ -4,6 +4,7 @@ A slow or failing server is a finding. A client that sent late, stamped late, lo
 makes the finding worthless, and the run says so.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from loadtest.config import LoadConfig
 from loadtest.health import WorkerHealth
 from loadtest.latency import Summary, summary, ttft_s
 from loadtest.plan import Plan
-from loadtest.records import RequestRecord
+from loadtest.records import LOST, RequestRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +73,18 @@ def self_check(
     *,
     limits: Limits = DEFAULT_LIMITS,
 ) -> SelfCheck:
-    """Judge a run over all its dispatched requests, warm-up included."""
-    lag = summary(record.dispatched_s - record.scheduled_s for record in records)
+    """Judge a run over all its recorded requests, warm-up included."""
+    records = [record for record in records if record.error_kind != LOST]
+    lag = summary(r.dispatched_s - r.scheduled_s for r in records if r.dispatched_s is not None)
     offered, achieved = _rates(plan, records)
     mismatches = _mismatches(config, plan, records)
     figures: dict[str, Any] = {
         "offered_rps": offered,
         "achieved_rps": achieved,
         "dispatch_lag_s": lag,
-        "cap_wait_s": summary(r.connect_s - r.dispatched_s for r in records if r.connect_s is not None),
+        "cap_wait_s": summary(
+            r.connect_s - r.dispatched_s for r in records if r.connect_s is not None and r.dispatched_s is not None
+        ),
         "connect_s": summary(
             r.sent_s - r.connect_s for r in records if r.sent_s is not None and r.connect_s is not None
         ),
@@ -88,6 +92,7 @@ def self_check(
         "cpu_mean": max((worker.cpu_mean for worker in health), default=None),
         "cpu_max": max((worker.cpu_max for worker in health), default=None),
         "max_open": sum(worker.max_open for worker in health),
+        "max_queued": sum(worker.max_queued for worker in health),
         "token_mismatches": mismatches,
     }
     reasons = [
@@ -98,6 +103,10 @@ def self_check(
         *_mismatch_reasons(mismatches, limits),
     ]
     return SelfCheck(figures, tuple(reasons), (*plan.notes, *_token_notes(config, records)))
+
+
+def was_interrupted(health: Sequence[WorkerHealth], facts: RunFacts) -> bool:
+    return facts.interrupted or any(worker.interrupted for worker in health)
 
 
 def _rates(plan: Plan, records: Sequence[RequestRecord]) -> tuple[float | None, float | None]:
@@ -120,8 +129,9 @@ def _count_reasons(
     facts: RunFacts,
 ) -> list[str]:
     reasons = []
-    num_planned, num_limited = len(plan.scheduled_s), sum(r.error_kind == "client_limit" for r in records)
-    if facts.interrupted or any(worker.interrupted for worker in health):
+    kinds = Counter(record.error_kind for record in records)
+    num_planned, num_limited, num_broken = len(plan.scheduled_s), kinds["client_limit"], kinds["client_error"]
+    if was_interrupted(health, facts):
         reasons.append("the run was interrupted before its schedule was over")
     if len({record.index for record in records}) != num_planned or len(records) != num_planned:
         reasons.append(f"{num_planned} requests were planned, {len(records)} were recorded")
@@ -131,6 +141,8 @@ def _count_reasons(
         reasons.append(f"{config.processes} workers were started, {len(health)} reported at the end")
     if num_limited:
         reasons.append(f"{num_limited} requests failed on a limit of the client machine (open files, ports)")
+    if num_broken:
+        reasons.append(f"{num_broken} requests failed on an error of the client itself; see its log")
     if not any(record.outcome == "completed" for record in records):
         reasons.append("no request completed: there is nothing to measure")
     return reasons

@@ -12,7 +12,7 @@ CONFIDENCE = 0.95
 
 
 class Attainment(TypedDict):
-    """`n` counts every measured request: completed, failed and unfinished."""
+    """`n` counts every measured request: completed, failed, lost and unfinished."""
 
     good: int
     n: int
@@ -30,8 +30,8 @@ def is_good(slo: Slo, record: RequestRecord) -> bool:
     return meets_slo(slo, times, record.completion_tokens)
 
 
-def attainment(slo: Slo, records: Sequence[RequestRecord], *, duration_s: float) -> Attainment:
-    """Judge the measured requests.
+def attainment(slo: Slo, records: Sequence[RequestRecord], *, span_s: float) -> Attainment:
+    """Judge the measured requests; `span_s` is stats.span_s of them.
 
     Raises:
         ValueError: no records.
@@ -44,7 +44,7 @@ def attainment(slo: Slo, records: Sequence[RequestRecord], *, duration_s: float)
         "fraction": good / len(records),
         "low": low,
         "high": high,
-        "goodput_rps": goodput_rps(good, duration_s),
+        "goodput_rps": goodput_rps(good, span_s),
     }
 
 

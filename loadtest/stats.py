@@ -5,6 +5,7 @@ one counted as infinitely slow, so that a server that drops its slow requests do
 """
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
@@ -21,7 +22,7 @@ from loadtest.latency import (
     ttft_from_schedule_s,
     ttft_s,
 )
-from loadtest.records import RequestRecord
+from loadtest.records import LOST, RequestRecord
 
 Metric = Callable[[StreamTimes, int | None], float | None]
 PER_REQUEST: dict[str, Metric] = {
@@ -86,14 +87,16 @@ def _times(record: RequestRecord) -> StreamTimes:
 
 
 def counts(records: Sequence[RequestRecord]) -> dict[str, int]:
-    """How the dispatched requests ended."""
+    """How the measured requests ended; the lost ones are among the failed, but not among the dispatched."""
     outcomes = Counter(record.outcome for record in records)
+    num_lost = sum(record.error_kind == LOST for record in records)
     return {
-        "dispatched": len(records),
+        "dispatched": len(records) - num_lost,
         "sent": sum(record.sent_s is not None for record in records),
         "completed": outcomes["completed"],
         "failed": outcomes["failed"],
         "unfinished": outcomes["unfinished"],
+        "lost": num_lost,
     }
 
 
@@ -109,21 +112,30 @@ def unfinished_ages_s(records: Sequence[RequestRecord]) -> Summary:
     return summary(record.end_s - record.scheduled_s for record in records if record.outcome == "unfinished")
 
 
-def tokens(records: Sequence[RequestRecord], *, start_s: float) -> dict[str, Any]:
-    """Token counts as the server reports them, and its throughput from start_s to the last end."""
+def span_s(records: Sequence[RequestRecord], *, window_end_s: float) -> float:
+    """Seconds that rates are taken over: from the first arrival to the window's end or the last completion.
+
+    Answers that come after the window count, and so does their time: else a server that is overrun, and goes
+    on answering long after the last arrival, would seem to keep up.
+    """
+    start_s = min((record.scheduled_s for record in records), default=0.0)
+    return max([window_end_s, *(record.end_s for record in records if _is_complete(record))]) - start_s
+
+
+def tokens(records: Sequence[RequestRecord], *, span_s: float) -> dict[str, Any]:
+    """Token counts as the server reports them, and its throughput."""
     completed = [record for record in records if _is_complete(record)]
     prompt = [record.prompt_tokens for record in completed if record.prompt_tokens is not None]
     output = [record.completion_tokens for record in completed if record.completion_tokens is not None]
     cached = [record.cached_tokens for record in completed if record.cached_tokens is not None]
     chunks = sum(len(record.token_times_s) for record in completed if record.completion_tokens is not None)
-    window_s = max((record.end_s for record in completed), default=start_s) - start_s
     return {
         "planned_prompt": summary(record.planned_prompt_tokens for record in records),
         "prompt": summary(prompt),
         "output": summary(output),
         "cached": summary(cached),
         "output_per_chunk": sum(output) / chunks if chunks else None,
-        "output_per_s": sum(output) / window_s if window_s > 0 and output else None,
+        "output_per_s": sum(output) / span_s if span_s > 0 and output else None,
         "without_usage": len(completed) - len(output),
     }
 
@@ -137,4 +149,5 @@ def server_figures(records: Sequence[RequestRecord]) -> dict[str, Summary]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    # Neither NaN nor infinity, which JSON has no words for, nor an integer that no float can hold.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -72,18 +72,22 @@ def parse_sse_line(line: bytes) -> Event:
         return Ignored()
     try:
         chunk = json.loads(data)
+        return _parse_chunk(chunk, data)
     except ValueError:
         return StreamError(f"chunk is not JSON: {_shorten(data)}")
-    return _parse_chunk(chunk)
+    except RecursionError:
+        return StreamError(f"chunk is nested too deeply: {_shorten(data)}")
 
 
 def error_message(body: bytes) -> str:
-    """The readable part of an error body of any shape, for a failed status as for a broken stream."""
+    """The readable part of an error body of any shape, for a failed status as for a broken stream.
+
+    The text can be encoded: a lone surrogate, which JSON can spell, would break whoever writes or sends it.
+    """
     try:
-        content = json.loads(body)
-    except ValueError:
+        return _find_error(json.loads(body)) or _shorten(body)
+    except (ValueError, RecursionError):
         return _shorten(body)
-    return _find_error(content) or _shorten(body)
 
 
 def parse_usage(payload: Mapping[str, Any]) -> Usage | None:
@@ -174,9 +178,9 @@ def _incomplete(finish_reason: str | None, *, saw_done: bool, num_chunks: int) -
     return f"the stream ended after {num_chunks} output chunks without a finish_reason"
 
 
-def _parse_chunk(chunk: object) -> Event:
+def _parse_chunk(chunk: object, data: bytes) -> Event:
     if not isinstance(chunk, dict):
-        return StreamError(f"chunk is not an object: {_shorten(json.dumps(chunk).encode())}")
+        return StreamError(f"chunk is not an object: {_shorten(data)}")
     if chunk.get("error") is not None or chunk.get("object") == "error":
         return StreamError(_find_error(chunk) or "unnamed error")
     usage = parse_usage(chunk)
@@ -218,7 +222,7 @@ def _string(value: object) -> str:
 def _find_error(content: object) -> str | None:
     """Dig the message out of {"error": {"message"}}, {"error": str}, {"message"} or {"detail"}."""
     if isinstance(content, str):
-        return content
+        return _shorten(content.encode("utf-8", errors="replace"))
     if not isinstance(content, dict):
         return None
     for key in ("error", "message", "detail"):

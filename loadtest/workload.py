@@ -6,6 +6,7 @@ are counted by the endpoint where it offers that, else estimated from what one m
 """
 
 import hashlib
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,30 +60,49 @@ def compose(*, seed: int, salt: str, index: int, num_words: int) -> str:
     return f"[{nonce(seed, salt, index)}] " + " ".join(sentences) + CLOSING
 
 
-def size_prompt(
-    count: Counter, *, seed: int, salt: str, index: int, target: int, tokens_per_word: float
-) -> SizedPrompt:
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """How prompts are brought to their size.
+
+    Attributes:
+        count: tokens of a text as a user message, chat template included.
+        tokens_per_word: what one more word of filler costs.
+        max_tokens: what the model takes at most beside the output, >= target; None = unknown.
+    """
+
+    count: Counter
+    target: int
+    tokens_per_word: float
+    max_tokens: int | None = None
+
+
+def size_prompt(sizing: Sizing, *, seed: int, salt: str, index: int) -> SizedPrompt:
     """Find the number of words that brings the prompt within 1 % (at least 2 tokens) of the target.
+
+    Never above max_tokens: the endpoint would refuse the prompt, under load, request by request.
 
     Raises:
         ConfigError: the shortest prompt is already longer, or no length comes close enough.
     """
+    target, price = sizing.target, sizing.tokens_per_word
     tolerance = max(2, target // 100)
-    num_words = max(1, round((target - 20) / tokens_per_word))
-    best: SizedPrompt | None = None
+    most = math.inf if sizing.max_tokens is None else sizing.max_tokens
+    num_words = max(1, round((target - 20) / price))
+    tried: list[SizedPrompt] = []
     for _ in range(MAX_COUNTS):
         text = compose(seed=seed, salt=salt, index=index, num_words=num_words)
-        prompt = SizedPrompt(text, count(text))
-        if best is None or abs(prompt.num_tokens - target) < abs(best.num_tokens - target):
-            best = prompt
-        step = round((target - prompt.num_tokens) / tokens_per_word)
-        if abs(prompt.num_tokens - target) <= tolerance or step == 0:
+        tried.append(SizedPrompt(text, sizing.count(text)))
+        num_tokens = tried[-1].num_tokens
+        step = round((target - num_tokens) / price)
+        if num_tokens > most:
+            step = min(step, -1)
+        elif abs(num_tokens - target) <= tolerance or step == 0:
             break
         num_words = max(1, num_words + step)
-    if best is None or abs(best.num_tokens - target) > max(tolerance, 2 * tokens_per_word):
+    best = min(tried, key=lambda prompt: (prompt.num_tokens > most, abs(prompt.num_tokens - target)))
+    if best.num_tokens > most or abs(best.num_tokens - target) > max(tolerance, 2 * price):
         raise ConfigError(
-            f"--context {target}: the nearest prompt has {best.num_tokens if best else 0} tokens,"
-            " template and nonce included"
+            f"--context {target}: the nearest prompt has {best.num_tokens} tokens, template and nonce included"
         )
     return best
 

@@ -12,7 +12,9 @@ busy machine may have missed. The request's `model` chooses the behaviour:
     hang        three tokens, then nothing
     silent      nothing at all, not even a status line
     busy        status 429 with Retry-After
+    surrogate   status 500, with a message that no UTF-8 can hold
     mixed       by arrival: steady, busy, error, cut, then again
+    hang_once   the first as hang, all others as steady
 """
 
 import argparse
@@ -24,8 +26,11 @@ from pathlib import Path
 from typing import Any
 
 MIXED = ("steady", "busy", "error", "cut")
-TEMPLATE_TOKENS = 7
-MODELS = ("steady", "plain", "pings", "error", "cut", "hang", "silent", "busy", "mixed")
+MAX_MODEL_LEN = 4096
+MODELS = (
+    *("steady", "plain", "pings", "error", "cut", "hang", "silent", "busy", "surrogate"),
+    *("mixed", "hang_once"),
+)
 
 
 @dataclass
@@ -35,8 +40,10 @@ class Settings:
     tokenize: bool
     ignore_eos: bool
     log: Path
-    num_mixed: int = 0
+    template_tokens: int = 7
+    num_by_turns: int = 0
     key: str | None = None
+    key_for: str = ""
 
 
 @dataclass
@@ -52,9 +59,9 @@ class Call:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def count_tokens(text: str) -> int:
-    """This server's tokenizer: a word is a token, and its chat template costs seven."""
-    return len(text.split()) + TEMPLATE_TOKENS
+def count_tokens(text: str, settings: Settings) -> int:
+    """This server's tokenizer: a word is a token, and its chat template costs seven more, or --template."""
+    return len(text.split()) + settings.template_tokens
 
 
 async def read_request(reader: asyncio.StreamReader) -> tuple[str, str, dict[str, str], Any]:
@@ -112,10 +119,10 @@ async def stream(streams: Streams, call: Call, settings: Settings) -> None:
         call.chunk_times_s.append(time.perf_counter())
         write_event(writer, chunk({"content": f" w{position}"}))
         await writer.drain()
-    await finish(streams, call)
+    await finish(streams, call, settings)
 
 
-async def finish(streams: Streams, call: Call) -> None:
+async def finish(streams: Streams, call: Call, settings: Settings) -> None:
     reader, writer = streams
     if call.behaviour == "error":
         write_event(writer, {"error": {"message": "engine died", "type": "server_error"}})
@@ -125,14 +132,14 @@ async def finish(streams: Streams, call: Call) -> None:
         return
     write_event(writer, chunk({}, "length"))
     if call.behaviour != "plain":
-        write_event(writer, usage_chunk(call))
+        write_event(writer, usage_chunk(call, settings))
         call.end_s = time.perf_counter()
         write_event(writer, "data: [DONE]")
     writer.write(b"0\r\n\r\n")
 
 
-def usage_chunk(call: Call) -> dict[str, Any]:
-    prompt_tokens = count_tokens(call.prompt)
+def usage_chunk(call: Call, settings: Settings) -> dict[str, Any]:
+    prompt_tokens = count_tokens(call.prompt, settings)
     return {
         "choices": [],
         "usage": {
@@ -145,16 +152,21 @@ def usage_chunk(call: Call) -> dict[str, Any]:
     }
 
 
+def turn(model: str, settings: Settings) -> str:
+    """Whose turn it is. The client's trials, which ask for two tokens, must not take one."""
+    turns = {"mixed": MIXED[settings.num_by_turns % len(MIXED)], "hang_once": "steady"}
+    if model == "hang_once" and settings.num_by_turns == 0:
+        turns["hang_once"] = "hang"
+    settings.num_by_turns += 1
+    return turns.get(model, model)
+
+
 async def chat(streams: Streams, body: dict[str, Any], settings: Settings, received_s: float) -> None:
     reader, writer = streams
     if "ignore_eos" in body and not settings.ignore_eos:
         write_json(writer, "400 Bad Request", {"error": {"message": "unknown field ignore_eos"}})
         return
-    behaviour = body["model"]
-    # The client's trial asks for two tokens; it must not take a place in the sequence of behaviours.
-    if behaviour == "mixed":
-        behaviour = "steady" if body["max_tokens"] == 2 else MIXED[settings.num_mixed % len(MIXED)]
-        settings.num_mixed += body["max_tokens"] != 2
+    behaviour = body["model"] if body["max_tokens"] == 2 else turn(body["model"], settings)
     options = {key: value for key, value in body.items() if key not in ("messages", "model")}
     call = Call(behaviour, body["messages"][-1]["content"], body["max_tokens"], received_s, options=options)
     if body["max_tokens"] == 2:
@@ -164,6 +176,10 @@ async def chat(streams: Streams, body: dict[str, Any], settings: Settings, recei
             await until_client_leaves(reader)
         elif call.behaviour == "busy":
             write_json(writer, "429 Too Many Requests", {"error": {"message": "queue is full"}}, "Retry-After: 1")
+        elif call.behaviour == "surrogate":
+            write_json(writer, "500 Internal Server Error", {"error": {"message": "broken \ud83d"}})
+        elif count_tokens(call.prompt, settings) + call.max_tokens > MAX_MODEL_LEN:
+            write_json(writer, "400 Bad Request", {"error": {"message": "too long"}})
         else:
             await stream(streams, call, settings)
     finally:
@@ -175,8 +191,8 @@ def other(writer: asyncio.StreamWriter, path: str, body: Any, settings: Settings
     if path == "/v1/models":
         write_json(writer, "200 OK", {"object": "list", "data": [{"id": name} for name in MODELS]})
     elif path == "/tokenize" and settings.tokenize:
-        count = count_tokens(body["messages"][-1]["content"])
-        write_json(writer, "200 OK", {"tokens": [1] * count, "count": count, "max_model_len": 4096})
+        count = count_tokens(body["messages"][-1]["content"], settings)
+        write_json(writer, "200 OK", {"tokens": [1] * count, "count": count, "max_model_len": MAX_MODEL_LEN})
     else:
         write_json(writer, "404 Not Found", {"detail": "Not Found"})
 
@@ -185,7 +201,8 @@ async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, 
     try:
         _, path, headers, body = await read_request(reader)
         received_s = time.perf_counter()
-        if settings.key is not None and headers.get("authorization") != f"Bearer {settings.key}":
+        guarded = settings.key is not None and path.startswith(settings.key_for)
+        if guarded and headers.get("authorization") != f"Bearer {settings.key}":
             write_json(writer, "401 Unauthorized", {"error": {"message": "wrong key"}})
         elif path == "/v1/chat/completions":
             await chat((reader, writer), body, settings, received_s)
@@ -205,7 +222,9 @@ async def main(arguments: argparse.Namespace) -> None:
         tokenize=not arguments.no_tokenize,
         ignore_eos=not arguments.no_ignore_eos,
         log=arguments.log,
+        template_tokens=arguments.template,
         key=arguments.key,
+        key_for=arguments.key_for,
     )
     server = await asyncio.start_server(
         lambda reader, writer: serve_one(reader, writer, settings), "127.0.0.1", 0, backlog=1024
@@ -221,5 +240,7 @@ if __name__ == "__main__":
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--no-tokenize", action="store_true")
     parser.add_argument("--no-ignore-eos", action="store_true")
+    parser.add_argument("--template", type=int, default=7)
     parser.add_argument("--key")
+    parser.add_argument("--key-for", default="", help="only paths that begin so ask for the key")
     asyncio.run(main(parser.parse_args()))

@@ -21,7 +21,7 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
     requests = summary["requests"]
     console.print(
         f"[bold]{escape(summary['model'])}[/bold] at {escape(summary['endpoint'])}: "
-        f"{requests['dispatched']} measured requests, {requests['completed']} completed, "
+        f"{requests['dispatched'] + requests['lost']} measured requests, {requests['completed']} completed, "
         f"{requests['failed']} failed, {requests['unfinished']} unfinished"
     )
     for error in summary["errors"]:
@@ -58,7 +58,8 @@ def _facts_table(summary: dict[str, Any]) -> Table:
     client, tokens = summary["client"], summary["tokens"]
     rows = {
         "load": f"offered {_number(client['offered_rps'])}/s, achieved {_number(client['achieved_rps'])}/s,"
-        f" at most {client['max_open']} open",
+        f" completed {_number(summary['requests']['completed_rps'])}/s;"
+        f" at most {client['max_open']} open, {client['max_queued']} queued",
         "goodput": _goodput(summary["slo"]),
         "tokens": f"prompt {_number(tokens['prompt']['mean'], 0)} ({tokens['counting']}),"
         f" output {_number(tokens['output']['mean'])}, {_number(tokens['output_per_s'])} output tokens/s",

@@ -1,6 +1,7 @@
 """The server with known timings as a fixture, and plain records to compute with."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from loadtest.config import LoadConfig
-from loadtest.records import RequestRecord
+from loadtest.records import RequestRecord, read_records
 
 SERVER = Path(__file__).parents[1] / "known_timings.py"
 
@@ -21,6 +22,7 @@ SERVER = Path(__file__).parents[1] / "known_timings.py"
 class KnownServer:
     url: str
     log: Path
+    process: "subprocess.Popen[str]"
 
     def calls(self, *, least: int = 0, timeout_s: float = 10.0) -> list[dict[str, Any]]:
         """What the server logged, without the client's trials; waits for `least` calls to be over."""
@@ -34,6 +36,30 @@ class KnownServer:
 
 
 StartServer = Callable[..., KnownServer]
+MakeConfig = Callable[..., LoadConfig]
+
+
+def records_of(config: LoadConfig) -> list[RequestRecord]:
+    return list(read_records(config.out / "requests.jsonl"))
+
+
+def faults(summary: dict[str, Any]) -> list[str]:
+    """Reasons not to trust the run, less those that a busy test machine alone can give."""
+    return [reason for reason in summary["verdict"]["reasons"] if not re.search(r"lag p99|of a core", reason)]
+
+
+def start_command(url: str, out: Path, *more: str) -> "subprocess.Popen[bytes]":
+    options = ["--endpoint", url, "--model", "steady", "--rate", "10", "--context", "100", "--output", "3"]
+    command = [sys.executable, "-P", "-m", "loadtest.cli", "run", *options, "--duration", "60", "--out", str(out)]
+    return subprocess.Popen([*command, *more], stdout=subprocess.DEVNULL)
+
+
+def await_records(out: Path, num: int) -> None:
+    """Wait until the load processes have recorded so many requests."""
+    deadline_s = time.monotonic() + 30
+    while sum(path.read_bytes().count(b"\n") for path in out.glob("records-*.jsonl")) < num:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -47,7 +73,7 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
         processes.append(process)
         assert process.stdout is not None
         port = int(process.stdout.readline())
-        return KnownServer(f"http://127.0.0.1:{port}", log)
+        return KnownServer(f"http://127.0.0.1:{port}", log, process)
 
     yield start
     for process in processes:

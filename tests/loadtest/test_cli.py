@@ -53,6 +53,8 @@ def test_a_run_prints_what_it_writes(start_server: StartServer, tmp_path: Path) 
         ([], "no answer from http://127.0.0.1:9"),
         (["--rate", "0"], "--rate must be a number > 0, got 0.0"),
         (["--e2e-slo", "-1"], "--e2e-slo must be"),
+        (["--endpoint", "http://[bad"], "--endpoint has a bad host"),
+        (["--endpoint", "http://a..b:80"], "--endpoint has a bad host"),
     ],
 )
 def test_errors_end_with_2_and_name_the_cause(tmp_path: Path, options: list[str], message: str) -> None:
@@ -60,6 +62,23 @@ def test_errors_end_with_2_and_name_the_cause(tmp_path: Path, options: list[str]
     assert result.exit_code == 2
     assert message in plain(result.output)
     assert not (tmp_path / "run").exists()
+
+
+def test_out_is_checked_before_anything_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "summary.json").write_text("")
+    for name, message in (
+        ("file", "is not an empty directory"),
+        ("full", "is not an empty directory"),
+        ("file/x/y", "cannot be made: [Errno 20] Not a directory"),
+        ("new/" + "x" * 300, "cannot be made: [Errno 36] File name too long"),
+    ):
+        result = CliRunner().invoke(app, [*RUN, "--out", str(tmp_path / name)])
+        assert result.exit_code == 2, result.output
+        assert "error: --out" in plain(result.output)
+        assert message in plain(result.output)
+    assert not (tmp_path / "new").exists()
 
 
 def test_unknown_options_are_refused(tmp_path: Path) -> None:

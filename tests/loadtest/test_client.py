@@ -3,7 +3,9 @@
 import itertools
 import json
 import socket
+import ssl
 import statistics
+import struct
 import threading
 import time
 from typing import Any
@@ -98,6 +100,52 @@ def test_a_hung_stream_can_be_read_while_it_hangs(start_server: StartServer) -> 
     assert len(read_stream(exchange.lines).token_times_s) == 3
     assert exchange.failure is not None
     assert exchange.failure.kind == "disconnected"
+
+
+def refuse(head: bytes, body: bytes, *, reset: bool) -> Exchange:
+    """One request to a server that answers with these bytes and then closes, or breaks, the connection."""
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        request = b""
+        while not request.endswith(b"{}"):  # closing with something unread would be a reset
+            request += connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 " + head + b"\r\n\r\n" + body)
+        if reset:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            time.sleep(0.2)  # a reset overtakes what has not been read yet
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        exchange = Exchange()
+        stream_chat(Target.parse(f"http://127.0.0.1:{listener.getsockname()[1]}"), b"{}", exchange)
+        thread.join()
+    return exchange
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "reset", "message"),
+    [
+        (b"500 Broken\r\nContent-Length: 99", b"half of", True, "Broken"),
+        (b"503 Full\r\nTransfer-Encoding: chunked", b"7\r\nhalf of\r\n63\r\n", False, "half of"),
+        (b"502 Bad Gateway\r\nContent-Length: 0", b"", False, "Bad Gateway"),
+    ],
+)
+def test_a_status_outlives_its_body(head: bytes, body: bytes, reset: bool, message: str) -> None:
+    failure = refuse(head, body, reset=reset).failure
+    assert failure is not None
+    assert (failure.kind, failure.message) == (f"http_{head[:3].decode()}", message)
+
+
+def test_certificates_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[ssl.SSLContext] = []
+    create = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", lambda: read.append(create()) or read[-1])
+    for _ in range(3):
+        Target.parse("https://127.0.0.1:9").connect()
+    assert len(read) <= 1  # none, where another test came first
 
 
 def test_nobody_there() -> None:

@@ -12,6 +12,11 @@ from loadtest.latency import Slo
     [
         ({"endpoint": "127.0.0.1:8000"}, "--endpoint"),
         ({"endpoint": "http://host:notaport"}, "--endpoint"),
+        ({"endpoint": "http://host:0"}, "--endpoint has a bad port, 0"),
+        ({"endpoint": "http://[bad"}, "--endpoint has a bad host"),
+        ({"endpoint": "http://a..b:80"}, "--endpoint has a bad host"),
+        ({"endpoint": "http://host/caf\u00e9"}, "--endpoint must end in"),
+        ({"endpoint": "http://host/v1?key=k"}, "--endpoint must end in"),
         ({"model": ""}, "--model"),
         ({"rate": 0.0}, "--rate"),
         ({"rate": float("nan")}, "--rate"),
@@ -38,3 +43,6 @@ def test_the_key_is_neither_shown_nor_written(make_config: Callable[..., LoadCon
     config = make_config(api_key="secret")
     assert "secret" not in repr(config)
     assert "secret" not in str(config.to_json())
+    with pytest.raises(ConfigError, match="a key goes into --api-key") as caught:
+        make_config(endpoint="http://me:secret@host")
+    assert "secret" not in str(caught.value)

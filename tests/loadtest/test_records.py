@@ -9,7 +9,9 @@ from loadtest.records import (
     Dispatch,
     PlannedRequest,
     RequestRecord,
+    broken_record,
     finished_record,
+    lost_record,
     read_plan,
     read_records,
     to_line,
@@ -72,6 +74,23 @@ def test_files(tmp_path: Path, make_record: Callable[..., RequestRecord]) -> Non
     plan = tmp_path / "plan.jsonl"
     plan.write_text(to_line(DISPATCH.planned), encoding="utf-8")
     assert list(read_plan(plan)) == [DISPATCH.planned]
+
+
+def test_text_that_utf8_cannot_hold_can_be_written(tmp_path: Path, make_record: Callable[..., RequestRecord]) -> None:
+    record = make_record(finish_reason="half of a \ud83d", fathom={"\ud83d": 1})
+    path = tmp_path / "records.jsonl"
+    path.write_text(to_line(record), encoding="utf-8")
+    assert list(read_records(path)) == [record]
+
+
+def test_requests_that_the_client_broke_or_lost() -> None:
+    exchange = Exchange(102.5, 102.5, None, None, [(103.0, TOKEN)])
+    broken = broken_record(DISPATCH, exchange, ValueError("\ud83d"), now_s=104.0)
+    assert (broken.outcome, broken.error_kind, broken.error) == ("failed", "client_error", "ValueError: ?")
+    assert (broken.sent_s, broken.end_s) == (2.5, 4.0)
+    lost = lost_record(DISPATCH.planned, worker=1)
+    assert (lost.outcome, lost.error_kind, lost.index, lost.worker) == ("failed", "lost", 7, 1)
+    assert (lost.scheduled_s, lost.dispatched_s, lost.times) == (2.0, None, None)
 
 
 def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path: Path, make_record: Callable[..., RequestRecord]) -> None:

@@ -2,15 +2,11 @@
 
 import json
 import os
-import re
 import signal
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +14,15 @@ import psutil
 import pytest
 
 from loadtest import arrivals
-from loadtest.config import ConfigError, EndpointError, LoadConfig
+from loadtest.config import ConfigError, EndpointError
 from loadtest.latency import Slo
-from loadtest.records import RequestRecord, read_plan, read_records
+from loadtest.records import read_plan
 from loadtest.run import run_load
 
-from .conftest import StartServer
+from .conftest import MakeConfig, StartServer, await_records, faults, records_of, start_command
 
-MakeConfig = Callable[..., LoadConfig]
 # Every child run takes its seconds; spread over workers they take fewer.
 pytestmark = pytest.mark.timeout(90)
-
-
-def records_of(config: LoadConfig) -> list[RequestRecord]:
-    return list(read_records(config.out / "requests.jsonl"))
-
-
-def faults(summary: dict[str, Any]) -> list[str]:
-    """Reasons not to trust the run, less those that a busy test machine alone can give."""
-    return [reason for reason in summary["verdict"]["reasons"] if not re.search(r"lag p99|of a core", reason)]
 
 
 def prompt_of(body: str) -> str:
@@ -170,6 +156,13 @@ def test_a_cap_holds_requests_back_and_the_run_says_so(start_server: StartServer
     latency = summary["latency"]
     assert latency["ttft_s"]["completed"]["p50"] < 1.0 < latency["ttft_from_schedule_s"]["completed"]["p90"]
     assert any("--max-in-flight 2 held requests back" in reason for reason in summary["verdict"]["reasons"])
+    # What waits under the cap is not open.
+    assert summary["client"]["max_open"] <= 2
+    assert summary["client"]["max_queued"] >= 5
+    # Two at a time, half a second each, are at most four a second; ten came in the one second of the schedule.
+    assert summary["requests"]["completed"] == 10
+    assert 2.5 < summary["requests"]["completed_rps"] < 4.1
+    assert summary["slo"]["attainment"]["goodput_rps"] == summary["requests"]["completed_rps"]
 
 
 def test_several_workers_share_one_schedule(start_server: StartServer, make_config: MakeConfig) -> None:
@@ -210,6 +203,9 @@ def test_a_key_reaches_the_server_but_no_file(start_server: StartServer, make_co
     server = start_server("--ttft", "0.01", "--gap", "0.001", "--key", "very-secret")
     with pytest.raises(EndpointError, match="refuses the key"):
         run_load(make_config(server.url, api_key="wrong"))
+    chat_only = start_server("--key", "very-secret", "--key-for", "/v1/chat")
+    with pytest.raises(EndpointError, match="fails a trial request: http_401: wrong key"):
+        run_load(make_config(chat_only.url, api_key="wrong"))
     config = make_config(server.url, api_key="very-secret", duration_s=0.5)
     assert run_load(config)["requests"]["failed"] == 0
     for path in config.out.iterdir():
@@ -231,38 +227,34 @@ def test_what_cannot_be_measured_is_refused_before_any_load(start_server: StartS
     assert server.calls() == []
 
 
+def test_a_refused_run_leaves_its_directory_free(
+    start_server: StartServer, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    """Also one that is refused, or stopped with Ctrl-C, when the plan is half written."""
+    server = start_server("--ttft", "0.01", "--gap", "0.001")
+    config = make_config(server.url, out=tmp_path / "new" / "run", context_tokens=5)
+    with pytest.raises(ConfigError, match="--context 5: the nearest prompt"):
+        run_load(config)
+    assert not config.out.parent.exists()
+    config.out.mkdir(parents=True)
+    config = make_config(server.url, out=tmp_path / "new" / "run", duration_s=1.0)
+
+    def stop(_stage: str, done: int, _total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_load(config, stop)
+    assert list(config.out.iterdir()) == []
+    assert run_load(config)["requests"]["failed"] == 0
+
+
 def test_another_run_is_never_overwritten(make_config: MakeConfig) -> None:
     config = make_config()
     config.out.mkdir()
     (config.out / "summary.json").write_text("{}")
     with pytest.raises(ConfigError, match="not an empty directory"):
         run_load(config)
-
-
-def start_command(url: str, out: Path) -> "subprocess.Popen[bytes]":
-    options = ["--endpoint", url, "--model", "steady", "--rate", "10", "--context", "100", "--output", "3"]
-    command = [sys.executable, "-m", "loadtest.cli", "run", *options, "--duration", "60", "--out", str(out)]
-    return subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL)
-
-
-def await_records(out: Path, num: int) -> None:
-    deadline_s = time.monotonic() + 30
-    path = out / "records-0.jsonl"
-    while not (path.exists() and path.read_bytes().count(b"\n") >= num):
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-
-
-def test_an_interrupted_run_keeps_what_it_has(start_server: StartServer, tmp_path: Path) -> None:
-    server = start_server("--ttft", "0.02", "--gap", "0.001")
-    command = start_command(server.url, tmp_path / "run")
-    await_records(tmp_path / "run", 10)
-    command.send_signal(signal.SIGINT)
-    assert command.wait(30) == 3
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["requests"]["completed"] >= 10
-    assert summary["requests"]["dispatched"] == len(server.calls())
-    assert any("interrupted" in reason for reason in summary["verdict"]["reasons"])
 
 
 def test_a_killed_command_leaves_no_load_behind(start_server: StartServer, tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ HEALTH = WorkerHealth(
     cpu_max=0.2,
     loop_lag_s=summary([0.001]),
     max_open=3,
+    max_queued=0,
+    num_dispatched=NUM,
+    ended_s=5.0,
     interrupted=False,
 )
 Judge = Callable[..., SelfCheck]
@@ -114,7 +117,14 @@ def test_a_refused_connection_is_offered_load(judge: Judge) -> None:
 
 
 def test_lost_requests(judge: Judge) -> None:
-    check = judge(drop=1, facts=replace(FACTS, locust_count=NUM - 1))
+    fewer = replace(FACTS, locust_count=NUM - 1)
+    check = judge(drop=1, facts=fewer)
+    assert only_reason(check) == "40 requests were planned, 39 were recorded"
+    # A record that only stands for the lost request is no record of it.
+    check = judge(
+        lambda record: replace(record, error_kind="lost", dispatched_s=None) if record.index == 0 else record,
+        facts=fewer,
+    )
     assert only_reason(check) == "40 requests were planned, 39 were recorded"
     assert "40 requests were planned, 40 were recorded" in judge(lambda record: replace(record, index=0)).reasons
 
@@ -135,6 +145,13 @@ def test_a_machine_out_of_sockets(judge: Judge) -> None:
         lambda record: replace(record, outcome="failed", error_kind="client_limit") if record.index == 5 else record
     )
     assert "1 requests failed on a limit of the client machine" in only_reason(check)
+
+
+def test_an_error_of_the_client(judge: Judge) -> None:
+    check = judge(
+        lambda record: replace(record, outcome="failed", error_kind="client_error") if record.index == 5 else record
+    )
+    assert "1 requests failed on an error of the client itself" in only_reason(check)
 
 
 def test_nothing_completed(judge: Judge) -> None:

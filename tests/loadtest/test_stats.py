@@ -59,7 +59,11 @@ def test_counts_and_errors(make_record: MakeRecord) -> None:
         "completed": 6,
         "failed": 3,
         "unfinished": 1,
+        "lost": 0,
     }
+    lost = make_record(index=10, outcome="failed", error_kind="lost", sent_s=None, dispatched_s=None)
+    more = stats.counts([*records, lost])
+    assert (more["dispatched"], more["failed"], more["lost"]) == (10, 4, 1)
     assert stats.errors(records)[0] == {"kind": "http_429", "n": 2, "example": "full"}
     assert {error["kind"] for error in stats.errors(records)} == {"http_429", "connect", "unfinished"}
     assert stats.unfinished_ages_s(records)["p50"] == 30.0
@@ -71,7 +75,7 @@ def test_tokens_come_from_usage(make_record: MakeRecord) -> None:
         make_record(completion_tokens=None, prompt_tokens=None, cached_tokens=None, end_s=2.0),
         make_record(outcome="failed", error_kind="cut_off", completion_tokens=99),
     ]
-    tokens = stats.tokens(records, start_s=1.0)
+    tokens = stats.tokens(records, span_s=2.0)
     assert tokens["output"]["mean"] == 6
     assert tokens["prompt"]["mean"] == 101
     assert tokens["output_per_chunk"] == 2
@@ -84,23 +88,34 @@ def test_nothing_completed(make_record: MakeRecord) -> None:
     row = stats.latencies(records)["e2e_s"]
     assert row["completed"]["n"] == 0
     assert row["with_failures"] == {"p50": None, "p90": None, "p99": None, "n": 1}
-    assert stats.tokens(records, start_s=0.0)["output_per_s"] is None
+    assert stats.tokens(records, span_s=2.0)["output_per_s"] is None
     assert stats.server_figures(records) == {}
 
 
 def test_server_figures(make_record: MakeRecord) -> None:
     records = [make_record(fathom={"queue_s": 0.5, "kind": "mamba"}), make_record(fathom={"queue_s": 1.5})]
+    records.append(make_record(fathom={"queue_s": float("nan"), "blocks": 10**400, "paused": True}))
     figures = stats.server_figures(records)
     assert list(figures) == ["queue_s"]
     assert figures["queue_s"]["mean"] == 1.0
 
 
+def test_rates_are_taken_over_all_the_time_that_the_answers_took(make_record: MakeRecord) -> None:
+    """A server that completes 10 of 10, but takes 40 s for what came in 10 s, completes no 1/s."""
+    overrun = [make_record(index=i, scheduled_s=1.0 + i, end_s=5.0 + 4 * i) for i in range(10)]
+    assert stats.span_s(overrun, window_end_s=11.0) == 40.0
+    in_time = [make_record(index=i, scheduled_s=1.0 + i, end_s=1.5 + i) for i in range(10)]
+    assert stats.span_s(in_time, window_end_s=11.0) == 10.0
+    hung = make_record(index=10, scheduled_s=9.5, end_s=70.0, outcome="unfinished")
+    assert stats.span_s([*in_time, hung], window_end_s=11.0) == 10.0  # nothing was answered while it was waited for
+
+
 def test_goodput_has_failures_in_its_denominator(make_record: MakeRecord) -> None:
     records = mixed(make_record)
-    reached = attainment(Slo(ttft_s=0.45), records, duration_s=5.0)  # 0.2 .. 0.7 from the schedule
+    reached = attainment(Slo(ttft_s=0.45), records, span_s=5.0)  # 0.2 .. 0.7 from the schedule
     assert (reached["good"], reached["n"], reached["fraction"]) == (3, 10, 0.3)
     assert reached["goodput_rps"] == pytest.approx(0.6)
-    no_limits = attainment(Slo(), records, duration_s=5.0)
+    no_limits = attainment(Slo(), records, span_s=5.0)
     assert no_limits["good"] == 6
     assert not is_good(Slo(), records[9])
 

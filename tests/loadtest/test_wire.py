@@ -58,6 +58,8 @@ USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"
         (b'{"error":{"message":"no stream"}}', StreamError("not an event stream: no stream")),
         (b"data: {broken", StreamError("chunk is not JSON: {broken")),
         (b"data: 3", StreamError("chunk is not an object: 3")),
+        (b"data: " + b"[" * 200_000, StreamError(f"chunk is nested too deeply: {'[' * 500}...")),
+        (b'data: {"error":{"message":"half of a \\ud83d"}}', StreamError("half of a ?")),
     ],
 )
 def test_one_line(line: bytes, event: Event) -> None:
@@ -86,6 +88,15 @@ def test_no_line_raises(noise: bytes) -> None:
 )
 def test_no_json_raises(content: Any) -> None:
     parse_sse_line(b"data: " + json.dumps(content).encode())
+
+
+@pytest.mark.parametrize("depth", range(200, 1100, 25))
+def test_no_depth_raises(depth: int) -> None:
+    for opening, closing in ((b"[", b"]"), (b'{"error":', b"}")):
+        nested = opening * depth + b"1" + closing * depth
+        parse_sse_line(b"data: " + nested)
+        parse_sse_line(nested)
+        error_message(nested)
 
 
 def stamped(*lines: bytes) -> list[tuple[float, bytes]]:
@@ -155,6 +166,9 @@ def test_empty_answers() -> None:
         (b"<html>gateway</html>", "<html>gateway</html>"),
         (b"", ""),
         (b"x" * 600, "x" * 500 + "..."),
+        (b"[" * 200_000, "[" * 500 + "..."),
+        (b'{"error":"half of a \\ud83d"}', "half of a ?"),
+        (b'{"error":"' + b"x" * 600 + b'"}', "x" * 500 + "..."),
     ],
 )
 def test_error_bodies(body: bytes, message: str) -> None:
