@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 _MASK = (1 << 64) - 1
+GREEDY_BELOW = 1e-5  # a temperature below it is taken for 0: only what is as good as a tie could tell them apart
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingRow:
     """How one row is sampled.
 
-    temperature 0 takes the likeliest token; top_k 0, top_p 1 and min_p 0 are off. `step` is the number of
-    tokens that the sequence has generated before this one: with `seed` it fixes the random draw.
+    A temperature below GREEDY_BELOW takes the likeliest token; top_k 0, top_p 1 and min_p 0 are off. `step` is the
+    number of tokens that the sequence has generated before this one: with `seed` it fixes the random draw.
     """
 
     temperature: float
@@ -37,7 +38,8 @@ def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> list[int]:
     """Draw one token for each row.
 
     Args:
-        logits: (r, vocab) float32. rows: r of them.
+        logits: (r, vocab) float32; a NaN counts as the unlikeliest, so that one broken row harms no other.
+            rows: r of them.
     Returns:
         r token ids.
     Raises:
@@ -45,8 +47,11 @@ def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> list[int]:
     """
     if logits.shape[0] != len(rows):
         raise ValueError(f"{logits.shape[0]} rows of logits for {len(rows)} sampling rows")
+    # Only finite numbers can be subtracted and compared below; a NaN would even be the greatest to argmax.
+    limit = torch.finfo(logits.dtype).max
+    logits = logits.nan_to_num(nan=-limit, posinf=limit, neginf=-limit)
     tokens: list[int] = logits.argmax(dim=-1).tolist()
-    drawn = [i for i, row in enumerate(rows) if row.temperature > 0.0]
+    drawn = [i for i, row in enumerate(rows) if row.temperature >= GREEDY_BELOW]
     if drawn:
         chosen = _draw(logits[drawn], [rows[i] for i in drawn])
         for i, token in zip(drawn, chosen, strict=True):
@@ -60,7 +65,9 @@ def _draw(logits: Tensor, rows: Sequence[SamplingRow]) -> list[int]:
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64, device=logits.device).unsqueeze(-1)
 
-    scaled = logits.double() / column([row.temperature for row in rows])
+    logits = logits.double()
+    # The greatest becomes 0 first: no quotient can overflow upwards.
+    scaled = (logits - logits.amax(dim=-1, keepdim=True)) / column([row.temperature for row in rows])
     # A stable sort breaks ties by token id, so that equal logits give equal draws on every run.
     values, order = scaled.sort(dim=-1, descending=True, stable=True)
     probabilities = values.softmax(dim=-1)
@@ -77,6 +84,6 @@ def _draw(logits: Tensor, rows: Sequence[SamplingRow]) -> list[int]:
     target = column([uniform(row.seed, row.step) for row in rows]) * cumulative[:, -1:]
     # The first place whose cumulative mass exceeds the target; places without mass can't be the first.
     places = (cumulative <= target).sum(dim=-1, keepdim=True)
-    places = torch.minimum(places, (probabilities > 0).sum(dim=-1, keepdim=True) - 1)
+    places = torch.minimum(places, (probabilities > 0).sum(dim=-1, keepdim=True) - 1).clamp(min=0)
     chosen: list[int] = order.gather(-1, places).squeeze(-1).tolist()
     return chosen

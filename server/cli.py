@@ -19,6 +19,7 @@ from server.process import EngineError
 
 MIB = 1 << 20
 GIB = 1 << 30
+START_GRACE_S = 5.0  # a life that loads for too long is ended a little late, and then says why
 EXIT_CONFIG = 2
 EXIT_ENGINE = 1
 
@@ -45,7 +46,7 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to bind; 0 takes
 ApiKey = Annotated[str | None, typer.Option(envvar="FATHOM_API_KEY", help="Require this bearer key.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, float32 on a CPU.")]
 DeviceOption = Annotated[Device, typer.Option(help="auto: a GPU where there is one.")]
-CacheGib = Annotated[float | None, typer.Option(help="Each model's cache, in GiB. Default: from what is free.")]
+CacheGib = Annotated[float | None, typer.Option(help="Each model's cache, in GiB. Default: a share of what is free.")]
 BlockSize = Annotated[int, typer.Option(help="Tokens per KV block.")]
 MaxContext = Annotated[int | None, typer.Option(help="Longest prompt and completion together. Default: what fits.")]
 MaxRunning = Annotated[int, typer.Option(help="Sequences computed at once, per model.")]
@@ -55,6 +56,9 @@ PrefillChunk = Annotated[int, typer.Option(help="Most tokens that one prompt tak
 Threads = Annotated[int | None, typer.Option(help="CPU threads per model. Default: the cores, shared by the models.")]
 MaxBodyMib = Annotated[int, typer.Option(min=1, help="Largest request body, in MiB.")]
 StartTimeout = Annotated[float, typer.Option(min=1, help="Seconds that loading may take.")]
+StallTimeout = Annotated[
+    float, typer.Option(min=2, help="An engine silent for so many seconds is restarted; its longest step takes less.")
+]
 Drain = Annotated[int, typer.Option(min=0, help="Seconds that open requests get at shutdown.")]
 LogRequests = Annotated[bool, typer.Option(help="Log every request that reaches an engine.")]
 AccessLog = Annotated[bool, typer.Option(help="Log every HTTP request.")]
@@ -78,6 +82,7 @@ def serve(
     threads: Threads = None,
     max_body_mib: MaxBodyMib = 64,
     start_timeout_s: StartTimeout = 600.0,
+    stall_timeout_s: StallTimeout = 300.0,
     drain_s: Drain = 30,
     log_requests: LogRequests = False,
     access_log: AccessLog = True,
@@ -96,6 +101,9 @@ def serve(
             prefill_chunk=prefill_chunk,
             threads=threads or max(1, (os.cpu_count() or 1) // len(models)),
             log_requests=log_requests,
+            memory_share=1 / len(models),
+            start_timeout_s=start_timeout_s,
+            stall_timeout_s=stall_timeout_s,
         )
         hosted = host_models(models, engine, created_s=int(time.time()))
         listener = bind(host, port)
@@ -149,7 +157,7 @@ async def _announce(
     """Say when every engine serves; shut down and return True if one never will."""
     for name, model in hosted.items():
         try:
-            info = await model.engine.wait_ready(config.start_timeout_s)
+            info = await model.engine.wait_ready(config.start_timeout_s + START_GRACE_S)
         except EngineError as error:
             typer.echo(f"error: {name}: {error}", err=True)
             server.should_exit = True

@@ -14,6 +14,7 @@ LEAST = {
     "prefill_chunk": 1,
     "max_context": 2,
     "threads": 1,
+    "start_timeout_s": 1,
     "stall_timeout_s": 2,
 }
 
@@ -26,16 +27,18 @@ class ConfigError(Exception):
 class EngineConfig:
     """Options of one engine.
 
-    cache_bytes None: chosen from the free memory. max_context None: as much as the model and the cache allow.
-    step_tokens: tokens that one step may compute, prefill and decode together. prefill_chunk: the most that one
-    prompt takes of a step, so that a long prompt leaves room for others. stall_timeout_s: an engine that says nothing
-    for so long, in the longest of its steps, is taken for stuck and started anew.
+    cache_bytes None: chosen from the free memory, of which memory_share is this engine's where several share a
+    device. max_context None: as much as the model and the cache allow. step_tokens: tokens that one step may compute,
+    prefill and decode together. prefill_chunk: the most that one prompt takes of a step, so that a long prompt leaves
+    room for others. An engine that is not ready after start_timeout_s, or that says nothing for stall_timeout_s, in
+    the longest of its steps, is taken for stuck and started anew.
     """
 
     dtype: Dtype = "auto"
     device: Device = "auto"
     block_size: int = 16
     cache_bytes: int | None = None
+    memory_share: float = 1.0
     max_context: int | None = None
     max_running: int = 64
     max_queue: int = 256
@@ -43,6 +46,7 @@ class EngineConfig:
     prefill_chunk: int = 1024
     threads: int | None = None
     log_requests: bool = False
+    start_timeout_s: float = 600.0
     stall_timeout_s: float = 300.0
 
     def __post_init__(self) -> None:
@@ -50,6 +54,8 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+        if not 0 < self.memory_share <= 1:
+            raise ConfigError(f"memory_share must be above 0 and at most 1, got {self.memory_share}")
         if self.cache_bytes is not None and self.cache_bytes < 1:
             raise ConfigError(f"--cache-gib must be more than 0, got {self.cache_bytes} bytes")
         if self.step_tokens < self.max_running:

@@ -20,7 +20,9 @@ from server.messages import FromEngine, Stop, ToEngine, encode, from_engine
 
 STOP_TIMEOUT_S = 5.0
 LAST_WORDS_S = 0.2
+WATCH_EVERY_S = 1.0
 CATCH_UP_S = 1.0
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class EngineChild:
@@ -97,6 +99,8 @@ class EngineChild:
         receiver.bind(outbox)
         process = self._process = await asyncio.create_subprocess_exec(
             *self._command(inbox, outbox),
+            # -P leaves out the current directory: the engine must still be of the same code as this process.
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))},
             # An interrupt from the terminal is for the server; it decides when its engines end.
             process_group=0,
         )
@@ -120,6 +124,8 @@ class EngineChild:
     def _command(self, inbox: str, outbox: str) -> list[str]:
         return [
             sys.executable,
+            # A folder named like one of ours where the user stands must not be taken for it.
+            "-P",
             "-m",
             "server.engine_process",
             f"--model={self._model}",
@@ -142,19 +148,23 @@ class EngineChild:
             self._on_message(message)
 
     async def _watch(self) -> str:
-        """Returns when an engine that serves has fallen silent: it reports at least once a second between steps."""
-        limit_s = self._config.stall_timeout_s
+        """Returns when an engine has been silent for too long. It says nothing while it loads, in this life as in every
+        other; once it serves, it reports at least once a second between steps.
+        """
+        started_s = time.monotonic()
         while True:
             heard_s = self._heard_s
-            # None while it loads, for which whoever waits for it has a limit of their own.
-            silent_s = 0.0 if heard_s is None else time.monotonic() - heard_s
-            if silent_s < limit_s:
-                await asyncio.sleep(limit_s - silent_s)
+            limit_s = self._config.start_timeout_s if heard_s is None else self._config.stall_timeout_s
+            if time.monotonic() - (started_s if heard_s is None else heard_s) < limit_s:
+                await asyncio.sleep(WATCH_EVERY_S)
                 continue
             # If it was this process that stood still, its words are waiting to be read.
             await asyncio.sleep(CATCH_UP_S)
-            if self._heard_s == heard_s:
-                return f"it was stuck: no word for {limit_s:g} s (--stall-timeout-s)"
+            if self._heard_s != heard_s:
+                continue
+            if heard_s is None:
+                return f"it was not ready within {limit_s:g} s (--start-timeout-s)"
+            return f"it was stuck: no word for {limit_s:g} s (--stall-timeout-s)"
 
     def _kill(self) -> None:
         if self._process and self._process.returncode is None:

@@ -47,12 +47,16 @@ STATS_EVERY_S = 1.0
 log = logging.getLogger("fathom.engine")
 
 
-def available_bytes(device: torch.device) -> int:
-    """What the cache may take when the user does not say: most of a GPU's free memory, a quarter of the host's."""
+def available_bytes(device: torch.device, share: float) -> int:
+    """What the cache may take when the user does not say: most of a GPU's free memory, a quarter of the host's.
+
+    Args:
+        share: this engine's part of that; the others look at the same free memory at the same time.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(free * 0.85)
-    return min(DEFAULT_CPU_CACHE, psutil.virtual_memory().available // 4)
+        return int(free * 0.85 * share)
+    return min(DEFAULT_CPU_CACHE, int(psutil.virtual_memory().available / 4 * share))
 
 
 def make_plan(runner: Runner, config: EngineConfig) -> CachePlan:
@@ -61,7 +65,7 @@ def make_plan(runner: Runner, config: EngineConfig) -> CachePlan:
         bytes_per_token=needs.bytes_per_token,
         bytes_per_sequence=needs.bytes_per_sequence,
         block_size=config.block_size,
-        cache_bytes=config.cache_bytes or available_bytes(runner.device),
+        cache_bytes=config.cache_bytes or available_bytes(runner.device, config.memory_share),
         max_running=config.max_running,
         max_tokens=max_context(runner, config, None),
     )
@@ -117,7 +121,7 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
         device=str(device),
         dtype=str(runner.dtype).removeprefix("torch."),
     )
-    return Engine(runner, plan, limits, eos_token_ids), Ready(info, describe(plan))
+    return Engine(runner, plan, limits, eos_token_ids), Ready(info, describe(plan, limit))
 
 
 class OrphanedError(Exception):

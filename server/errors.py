@@ -32,8 +32,9 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
-        self.param = param
+        # A client's own words may come back in them, half characters included, which no answer can carry.
+        self.message = _printable(message)
+        self.param = None if param is None else _printable(param)
         self.code = code
         self.retry_after_s = retry_after_s
 
@@ -55,6 +56,10 @@ class ApiError(Exception):
             # Whole seconds: that is all the header can say.
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
         return headers
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _error_type(status: int) -> str:

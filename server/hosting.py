@@ -70,7 +70,8 @@ class HostedModel:
 def resolve_model(argument: str) -> tuple[str, Path]:
     """The served name and the directory that a command line argument means.
 
-    `embedded:NAME`, `NAME=DIRECTORY`, or a directory alone, which is then served under its own name.
+    `embedded:NAME`, a directory, which is served under its own name and may have a '=' in its path, or
+    `NAME=DIRECTORY`.
 
     Raises:
         ConfigError: there is no such model.
@@ -80,13 +81,15 @@ def resolve_model(argument: str) -> tuple[str, Path]:
             return argument, embedded_directory(argument)
         except ModelError as error:
             raise ConfigError(f"MODEL: {error}") from error
-    name, separator, path = argument.partition("=")
-    directory = Path(path if separator else argument).expanduser().resolve()
+    directory = Path(argument).expanduser().resolve()
+    name = directory.name
+    if not directory.is_dir() and "=" in argument:
+        name, _, path = argument.partition("=")
+        directory = Path(path).expanduser().resolve()
     if not directory.is_dir():
         raise ConfigError(
             f"MODEL {argument!r}: there is no directory {directory}; give embedded:NAME, a directory, or NAME=DIRECTORY"
         )
-    name = name if separator else directory.name
     if not name:
         raise ConfigError(f"MODEL {argument!r}: the name before '=' is empty")
     return name, directory

@@ -13,6 +13,8 @@ from tokenizers import Tokenizer
 from models.errors import ModelError
 
 REPLACEMENT = "\ufffd"
+MAX_HELD = 8  # tokens: more than any character has bytes
+MAX_PENDING = 3  # replacement characters at the end of a text that the next tokens may still make a character of
 
 
 class ChatTemplateError(Exception):
@@ -34,6 +36,11 @@ class ModelTokenizer:
             self._tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises nothing narrower
             raise ModelError(f"{file} is not a tokenizer: {error}") from error
+        # A file may store how its training cut and padded texts. A prompt is never cut in silence.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         config_file = directory / "tokenizer_config.json"
         config = _read_json(config_file) if config_file.is_file() else {}
         self._special = {name: _token_text(config.get(name)) for name in ("bos_token", "eos_token", "pad_token")}
@@ -48,7 +55,13 @@ class ModelTokenizer:
         return int(self._tokenizer.get_vocab_size())
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        # The batch call works without the GIL, and so leaves the event loop free; the plain one holds it throughout.
+        [encoding] = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return list(encoding.ids)
+
+    def has_text(self, token_id: int) -> bool:
+        """Whether `decode` looks at it: it passes over special tokens, and over ids that it does not know."""
+        return token_id not in self._special_ids and self._tokenizer.id_to_token(token_id) is not None
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
@@ -77,25 +90,41 @@ class IncrementalDetokenizer:
     """Turns tokens into text as they come; the pieces joined are the text of the whole.
 
     A token may be a part of a character, and a decoder may treat the first token of a text differently. So a
-    window of tokens is decoded with and without the newest, and the difference is what they add.
+    window of the last tokens is decoded again with the newest, and what was not given out yet is what they add. The
+    window stays short whatever comes: a long run of tokens without text, or of bytes that are no text, moves it too.
     """
 
     def __init__(self, tokenizer: ModelTokenizer) -> None:
         self._tokenizer = tokenizer
-        self._token_ids: list[int] = []
-        self._window = 0  # tokens from here are decoded again
-        self._shown = 0  # tokens before this one have been given out as text
+        self._window: list[int] = []
+        self._num_shown = 0  # tokens of the window whose text was given out when they came
+        self._given = 0  # characters of the window's text that were given out
 
     def add(self, token_ids: Sequence[int], *, last: bool = False) -> str:
         """The text that these tokens complete; with `last`, whatever is left, even half a character."""
-        self._token_ids.extend(token_ids)
-        before = self._tokenizer.decode(self._token_ids[self._window : self._shown])
-        after = self._tokenizer.decode(self._token_ids[self._window :])
-        if not last and after.endswith(REPLACEMENT):
-            return ""
-        if not last and len(after) > len(before):
-            self._window, self._shown = self._shown, len(self._token_ids)
-        return after[len(before) :]
+        self._window.extend(token for token in token_ids if self._tokenizer.has_text(token))
+        text = self._tokenizer.decode(self._window)
+        given, end = self._given, len(text)
+        if last:
+            return text[given:]
+        if text.endswith(REPLACEMENT):
+            if len(self._window) - self._num_shown <= MAX_HELD:
+                return ""
+            # No character takes so many tokens. All but the end is broken for good; that may still become one.
+            end -= min(MAX_PENDING, end - len(text.rstrip(REPLACEMENT)))
+            self._keep(self._window[-MAX_HELD:], pending=len(text) - end)
+        elif end > given:
+            self._keep(self._window[self._num_shown :], pending=0)
+        else:
+            # They add nothing: what stays of them is for a decoder that treats the begin of a text differently.
+            del self._window[max(self._num_shown, MAX_HELD) :]
+        return text[given:end]
+
+    def _keep(self, window: list[int], *, pending: int) -> None:
+        """Go on with these last tokens, all of whose text but the last `pending` characters is given out."""
+        self._window = window
+        self._num_shown = len(window)
+        self._given = max(0, len(self._tokenizer.decode(window)) - pending)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -3,7 +3,15 @@
 import time
 from collections.abc import Sequence
 
+import httpx
 from serving import ServerProcess
+
+
+def refusal(answer: httpx.Response) -> dict:
+    """The error of a refused request, which always has the same shape."""
+    assert set(answer.json()) == {"error"}
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    return answer.json()["error"]
 
 
 def assert_idle(

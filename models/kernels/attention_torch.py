@@ -1,10 +1,14 @@
 """Paged attention in plain torch: correct on every device, and the reference for faster backends."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from models.cache import KVCache
+
+SHORT = 256  # positions up to which one call for all costs less than a call for each length
 
 
 def write_kv(cache: KVCache, keys: Tensor, values: Tensor, slot_mapping: Tensor) -> None:
@@ -47,14 +51,35 @@ def attend_prefill(q: Tensor, cache: KVCache, block_table: Tensor, context_len: 
 
 
 def attend_decode(q: Tensor, cache: KVCache, block_tables: Tensor, lengths: Tensor) -> Tensor:
-    """Attention of one new token per sequence, all sequences at once.
+    """Attention of one new token per sequence, sequences of similar length at once.
 
     Args:
         q: (b, heads, head_dim), rotated. block_tables: (b, m) int64, -1 = padding.
-        lengths: (b,) int64, positions to attend to, the new token's own included.
+        lengths: (b,) int64 on the CPU, positions to attend to, the new token's own included.
     Returns:
         (b, heads, head_dim) in q's dtype.
     """
+    groups = group_by_length(lengths.tolist())
+    if len(groups) == 1:
+        return _attend_decode_padded(q, cache, block_tables, lengths)
+    out = torch.empty_like(q)
+    for group in groups:
+        rows = torch.tensor(group)
+        there = rows.to(q.device)
+        out[there] = _attend_decode_padded(q[there], cache, block_tables[there], lengths[rows])
+    return out
+
+
+def group_by_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of the lengths, together where padding to the longest at most doubles the work or the work is small."""
+    groups: dict[int, list[int]] = {}
+    for index, length in enumerate(lengths):
+        groups.setdefault(((length - 1) // SHORT).bit_length(), []).append(index)
+    return list(groups.values())
+
+
+def _attend_decode_padded(q: Tensor, cache: KVCache, block_tables: Tensor, lengths: Tensor) -> Tensor:
+    """`attend_decode` in one call, every sequence padded to the longest."""
     block_size = cache.keys.shape[1]
     num_blocks = -(-int(lengths.max()) // block_size)
     tables = block_tables[:, :num_blocks].clamp(min=0)

@@ -1,17 +1,17 @@
 """The application: routes, the error shape, the size limit, and the engines' life along with it."""
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from http import HTTPStatus
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api import openai, service
-from server.api.auth import require_key
+from server.api.schemas import UNION_STEPS
 from server.api.state import Served
 from server.errors import ApiError, bad_request
 from server.hosting import HostedModel
@@ -34,10 +34,9 @@ def create_app(hosted: Mapping[str, HostedModel], *, api_key: str | None, max_bo
                 await model.engine.stop()
 
     app = FastAPI(title="Fathom", lifespan=lifespan)
-    app.state.served = Served(hosted, Metrics(hosted))
-    key = [Depends(require_key(api_key))]
-    app.include_router(openai.router, dependencies=key)
-    app.include_router(service.tokens_router, dependencies=key)
+    app.state.served = Served(hosted, Metrics(hosted), api_key)
+    app.include_router(openai.router)
+    app.include_router(service.tokens_router)
     app.include_router(service.open_router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)
@@ -93,27 +92,25 @@ async def _api_error(_: Request, error: Exception) -> JSONResponse:
 async def _invalid_request(_: Request, error: Exception) -> JSONResponse:
     """What is wrong with the body, by the name of its field; the first fault where there are several."""
     assert isinstance(error, RequestValidationError)
-    faults = error.errors()
-    field = faults[0]["loc"][:2]
-    # A union reports what is wrong with each alternative; the one that was entered deepest is the one that was meant.
-    fault = max((each for each in faults if each["loc"][:2] == field), key=lambda each: len(each["loc"]))
+    fault = error.errors()[0]
     message = str(fault["msg"]).removeprefix("Value error, ")
     if fault["type"] == "json_invalid":
         reason = fault.get("ctx", {}).get("error", "")
-        return _respond(bad_request(f"the request body is not valid JSON: {reason} at character {field[-1]}"))
-    if field == ("body",) and fault["type"] != "value_error":
-        return _respond(bad_request("the request body must be a JSON object, sent as application/json"))
+        return _respond(bad_request(f"the request body is not valid JSON: {reason} at character {fault['loc'][-1]}"))
+    path = ".".join(_fields(fault["loc"][1:]))
     if fault["type"] == "value_error":
-        # Our own validators begin with the field at fault.
+        # Our own validators of a whole object begin with its field at fault.
+        message = f"{path}.{message}" if path else message
         return _respond(bad_request(message, param=message.partition(":")[0]))
-    path = [str(step) for step in fault["loc"][1:] if isinstance(step, int) or _is_field(step)]
+    if len(fault["loc"]) == 1:
+        return _respond(bad_request("the request body must be a JSON object, sent as application/json"))
     message = {"extra_forbidden": "unknown field", "missing": "is required"}.get(fault["type"], message)
-    return _respond(bad_request(f"{'.'.join(path)}: {message}", param=".".join(path)))
+    return _respond(bad_request(f"{path}: {message}", param=path))
 
 
-def _is_field(step: str) -> bool:
-    """False for the steps into a union, which are pydantic's own words and not the request's."""
-    return step.isidentifier() and step not in ("str", "list", "int")
+def _fields(location: Sequence[str | int]) -> list[str]:
+    """The request's own fields on the way to a fault, without the alternatives of a union, which the schemas name."""
+    return [str(step) for depth, step in enumerate(location) if depth == 0 or step not in UNION_STEPS]
 
 
 async def _http_error(_: Request, error: Exception) -> JSONResponse:

@@ -12,7 +12,7 @@ from server.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
 from server.errors import ApiError, bad_request, from_engine_error
 from server.hosting import HostedModel, TextOutput
 from server.metrics import Metrics
-from server.process import EngineError
+from server.process import RETRY_AFTER_S, EngineError, EngineUnavailableError
 from server.request import EngineRequest, SamplingParams, SequenceUsage
 from server.tokenizer import ChatTemplateError
 
@@ -53,6 +53,9 @@ class Job:
             refusal = from_engine_error(error)
             outcome = refusal.code or "error"
             raise refusal from error
+        except Exception:
+            outcome = "error"
+            raise
         finally:
             self.metrics.count(self.hosted.name, outcome)
             await outputs.aclose()
@@ -73,11 +76,6 @@ async def prompt_tokens(hosted: HostedModel, body: CompletionRequest) -> list[in
     prompt = body.single_prompt
     if isinstance(prompt, str):
         return await asyncio.to_thread(hosted.tokenizer.encode, prompt, add_special_tokens=True)
-    vocab_size = hosted.config.vocab_size
-    if max(prompt, default=0) >= vocab_size:
-        raise bad_request(
-            f"prompt: token id {max(prompt)} is outside the vocabulary of {vocab_size} tokens", param="prompt"
-        )
     return prompt
 
 
@@ -95,17 +93,20 @@ def sampling_params(body: GenerationRequest, max_tokens: int) -> SamplingParams:
     )
 
 
-def fit_max_tokens(hosted: HostedModel, num_prompt: int, wanted: int | None, *, param: str) -> int:
-    """How many tokens may be generated; all that the context leaves where `wanted` is None.
+def fit_max_tokens(
+    hosted: HostedModel, num_prompt: int, wanted: int | None, *, param: str, default: int | None = None
+) -> int:
+    """How many tokens may be generated; where `wanted` is None, `default` or all that the context leaves.
 
     Raises:
-        ApiError: the prompt is empty, or does not fit.
+        ApiError: the prompt is empty, or does not fit, or the engine has never been ready, so that nobody knows.
     """
-    limit = hosted.engine.info.max_context_tokens if hosted.engine.info else None
     if num_prompt == 0:
         raise bad_request(f"{param}: must not be empty", param=param)
-    if limit is None:  # not ready: the engine client refuses the request
-        return wanted or 1
+    engine = hosted.engine
+    if engine.info is None:
+        raise from_engine_error(EngineUnavailableError(engine.state, RETRY_AFTER_S, engine.last_error))
+    limit = engine.info.max_context_tokens
     if num_prompt + (wanted or 1) > limit:
         asked = f" and {wanted} to generate" if wanted else ""
         raise bad_request(
@@ -113,7 +114,8 @@ def fit_max_tokens(hosted: HostedModel, num_prompt: int, wanted: int | None, *, 
             param=param,
             code="context_length_exceeded",
         )
-    return wanted or limit - num_prompt
+    left = limit - num_prompt
+    return wanted or (left if default is None else min(default, left))
 
 
 async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from server.api.auth import KeyedRoute
 from server.api.generation import (
     COMPLETION_MAX_TOKENS,
     ClientGoneError,
@@ -24,7 +25,7 @@ from server.api.generation import (
 )
 from server.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
 from server.api.state import find_model, served
-from server.errors import ApiError
+from server.errors import ApiError, bad_request
 from server.hosting import HostedModel, TextOutput
 from server.request import EngineRequest
 
@@ -35,7 +36,7 @@ SILENT_TOKEN = ": a token without text\n\n"
 SILENT_EVERY_S = 1.0
 CLIENT_CLOSED_REQUEST = 499  # nginx's word for it; nobody reads the answer, only the access log
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=KeyedRoute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Shape:
     answer_id: str
     model: str
     created_s: int
+    include_usage: bool
 
     def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -55,6 +57,11 @@ class Shape:
             "model": self.model,
             "choices": choices,
         }
+
+    def _chunk_frame(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        frame = self._frame("chat.completion.chunk" if self.chat else "text_completion", choices)
+        # Only the last chunk has figures; the field is there in all, as in OpenAI's answers.
+        return frame | {"usage": None} if self.include_usage else frame
 
     def whole(self, text: str, reason: str | None) -> dict[str, Any]:
         content = {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}
@@ -67,10 +74,10 @@ class Shape:
             {"delta": {**role, **({} if text is None else {"content": text})}} if self.chat else {"text": text or ""}
         )
         choice = {"index": 0, **delta, "logprobs": None, "finish_reason": reason}
-        return self._frame("chat.completion.chunk" if self.chat else "text_completion", [choice])
+        return self._chunk_frame([choice])
 
-    def usage_chunk(self) -> dict[str, Any]:
-        return self._frame("chat.completion.chunk" if self.chat else "text_completion", [])
+    def usage_chunk(self, usage: dict[str, Any]) -> dict[str, Any]:
+        return self._chunk_frame([]) | {"usage": usage}
 
 
 @router.post("/chat/completions")
@@ -88,8 +95,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
     """A plain completion, streamed or whole."""
     hosted = find_model(request, body.model)
     token_ids = await prompt_tokens(hosted, body)
-    wanted = COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    max_tokens = fit_max_tokens(hosted, len(token_ids), wanted, param="prompt")
+    max_tokens = fit_max_tokens(hosted, len(token_ids), body.max_tokens, param="prompt", default=COMPLETION_MAX_TOKENS)
     return await _answer(request, body, hosted, token_ids, max_tokens=max_tokens, chat=False)
 
 
@@ -132,10 +138,17 @@ async def _answer(
     max_tokens: int,
     chat: bool,
 ) -> Response:
+    vocab_size, largest = hosted.config.vocab_size, max(token_ids)
+    # A tokenizer may know more tokens than the model, whose engine would not survive one of those.
+    if largest >= vocab_size:
+        param = "messages" if chat else "prompt"
+        raise bad_request(
+            f"{param}: token id {largest} is outside the model's vocabulary of {vocab_size} tokens", param=param
+        )
     answer_id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
     engine_request = EngineRequest(answer_id, tuple(token_ids), sampling_params(body, max_tokens))
     job = Job(hosted, engine_request, body.stop or [], served(request).metrics)
-    shape = Shape(chat, answer_id, hosted.name, int(time.time()))
+    shape = Shape(chat, answer_id, hosted.name, int(time.time()), body.include_usage)
     if not body.stream:
         return await _whole(request, job, shape)
     outputs = job.run()
@@ -145,7 +158,7 @@ async def _answer(
     except ClientGoneError:
         await outputs.aclose()
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    stream = events(first, outputs, shape, include_usage=body.include_usage)
+    stream = events(first, outputs, shape)
     return StreamingResponse(stream, media_type=SSE, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
 
@@ -170,7 +183,7 @@ async def _collect(job: Job) -> tuple[str, TextOutput]:
 
 
 async def events(
-    first: TextOutput, outputs: AsyncGenerator[TextOutput, None], shape: Shape, *, include_usage: bool
+    first: TextOutput, outputs: AsyncGenerator[TextOutput, None], shape: Shape
 ) -> AsyncGenerator[str, None]:
     """Server-sent events. Whoever stops reading closes `outputs`, which aborts the request."""
     try:
@@ -178,7 +191,7 @@ async def events(
             yield _event(shape.chunk("", None, first=True))
         output, spoken_s = first, time.monotonic()
         while True:
-            chunks = _chunks(output, shape, include_usage=include_usage)
+            chunks = _chunks(output, shape)
             for chunk in chunks:
                 yield _event(chunk)
             if output.finish_reason is not None:
@@ -198,14 +211,14 @@ async def events(
         await outputs.aclose()
 
 
-def _chunks(output: TextOutput, shape: Shape, *, include_usage: bool) -> list[dict[str, Any]]:
+def _chunks(output: TextOutput, shape: Shape) -> list[dict[str, Any]]:
     chunks = [shape.chunk(output.text, None)] if output.text else []
     if output.finish_reason is None:
         return chunks
     chunks.append(shape.chunk(None, output.finish_reason))
     if output.usage is not None:
-        if include_usage:
-            chunks.append(shape.usage_chunk() | {"usage": usage_body(output.usage, output.num_tokens)})
+        if shape.include_usage:
+            chunks.append(shape.usage_chunk(usage_body(output.usage, output.num_tokens)))
         chunks[-1]["fathom"] = fathom_body(output.usage)
     return chunks
 

@@ -1,19 +1,36 @@
 """What requests may hold. Unknown fields are refused, and so is an option that is not implemented."""
 
+import json
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictInt,
+    Tag,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
+INT32 = 2**31  # the engine's integers: token ids and top_k are below
+
+Neutral = Mapping[str, tuple[Any, ...]]
 
 # Fields of OpenAI's API that are not implemented, with the values at which they change nothing.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
+NEUTRAL: Neutral = {
     "n": (1, None),
     "best_of": (1, None),
     "echo": (False, None),
-    "frequency_penalty": (0, None),
-    "presence_penalty": (0, None),
+    "frequency_penalty": (0, 0.0, None),
+    "presence_penalty": (0, 0.0, None),
     "logit_bias": ({}, None),
     "logprobs": (False, None),
     "top_logprobs": (0, None),
@@ -30,15 +47,87 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "metadata": ({}, None),
 }
 
+# The same of a message: an answer's message holds them, and comes back in the next request.
+NEUTRAL_IN_MESSAGE: Neutral = {
+    "name": (None, ""),
+    "refusal": (None, ""),
+    "tool_calls": (None, []),
+    "function_call": (None,),
+    "audio": (None,),
+    "annotations": (None, []),
+}
+
+
+def _whole_text(text: str) -> str:
+    """Refuse half of a surrogate pair, which JSON can write and no text can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PydanticCustomError("lone_surrogate", "holds a lone surrogate, which is not a character") from error
+    return text
+
+
+# The alternatives of a union, chosen before any is tried: else each that does not fit would report its own faults.
+TEXT, LIST, LIST_OF_TEXTS, LIST_OF_LISTS = "<text>", "<list>", "<list of texts>", "<list of lists>"
+UNION_STEPS = frozenset((TEXT, LIST, LIST_OF_TEXTS, LIST_OF_LISTS))
+
+
+def _content_kind(content: Any) -> str:
+    return LIST if isinstance(content, list) else TEXT
+
+
+def _prompt_kind(prompt: Any) -> str:
+    """What the first element is, the others must be."""
+    if not isinstance(prompt, list):
+        return TEXT
+    match prompt[:1]:
+        case [str()]:
+            return LIST_OF_TEXTS
+        case [list()]:
+            return LIST_OF_LISTS
+    return LIST
+
+
+Text = Annotated[str, AfterValidator(_whole_text)]
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS), AfterValidator(_whole_text)]
 Positive = Annotated[StrictInt, Field(ge=1)]
-TokenId = Annotated[StrictInt, Field(ge=0)]
+TokenId = Annotated[StrictInt, Field(ge=0, lt=INT32)]
+# Lists end at the first wrong element: to tell of each of a million would stop the server for a minute.
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
 
 
 class Strict(BaseModel):
+    """`neutral`: fields that are not implemented, with the values at which they are accepted and ignored."""
+
     model_config = ConfigDict(extra="forbid")
+    neutral: ClassVar[Neutral] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def refuse_unimplemented(cls, content: Any) -> Any:
+        """Take out fields that are not implemented where they would change nothing; refuse them elsewhere."""
+        if not isinstance(content, dict):
+            return content
+        kept: dict[str, Any] = {}
+        num_unknown = 0
+        for name, value in content.items():
+            if name in cls.neutral:
+                if not _is_one_of(value, cls.neutral[name]):
+                    neutral = json.dumps(cls.neutral[name][0])
+                    raise ValueError(f"{name}: is not supported; leave it out or send {neutral}")
+                continue
+            num_unknown += name not in cls.model_fields
+            # One unknown field is enough to be told of.
+            if name in cls.model_fields or num_unknown == 1:
+                kept[name] = value
+        return kept
+
+
+def _is_one_of(value: Any, choices: tuple[Any, ...]) -> bool:
+    """By type as well: to Python 0 is False and 1 is True, but `logprobs` 0 asks for something."""
+    return any(type(value) is type(choice) and value == choice for choice in choices)
 
 
 class StreamOptions(Strict):
@@ -49,31 +138,21 @@ class GenerationRequest(Strict):
     """The fields that chats and plain completions share. None means the default, as in OpenAI's API."""
 
     extensions: ClassVar[str] = "top_k, min_p, ignore_eos and stop_token_ids are extensions of OpenAI's API"
+    neutral: ClassVar[Neutral] = NEUTRAL
 
-    model: str
+    model: Text
     max_tokens: Positive | None = None
     temperature: Temperature | None = None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    top_k: Annotated[StrictInt, Field(ge=-1)] | None = None
+    top_k: Annotated[StrictInt, Field(ge=-1, lt=INT32)] | None = None
     min_p: Probability | None = None
     seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
-    stop_token_ids: list[TokenId] | None = None
+    stop: Annotated[list[StopString], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
+    stop_token_ids: TokenIds | None = None
     ignore_eos: StrictBool = False
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
-    user: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def refuse_unimplemented(cls, content: Any) -> Any:
-        """Take out fields that are not implemented where they would change nothing; refuse them elsewhere."""
-        if not isinstance(content, dict):
-            return content
-        for name in NEUTRAL.keys() & content.keys():
-            if content[name] not in NEUTRAL[name]:
-                raise ValueError(f"{name}: is not supported; leave it out or send {NEUTRAL[name][0]!r}")
-        return {name: value for name, value in content.items() if name not in NEUTRAL}
+    user: Text | None = None
 
     @model_validator(mode="after")
     def check_stream_options(self) -> "GenerationRequest":
@@ -93,12 +172,20 @@ class GenerationRequest(Strict):
 
 class TextPart(Strict):
     type: Literal["text"]
-    text: str
+    text: Text
+
+
+TextParts = Annotated[list[TextPart], Field(fail_fast=True)]
 
 
 class Message(Strict):
+    neutral: ClassVar[Neutral] = NEUTRAL_IN_MESSAGE
+
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart]
+    content: Annotated[
+        Annotated[Text, Tag(TEXT)] | Annotated[TextParts, Tag(LIST)],
+        Discriminator(_content_kind),
+    ]
 
     def as_template_input(self) -> dict[str, str]:
         content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
@@ -106,7 +193,7 @@ class Message(Strict):
         return {"role": "system" if self.role == "developer" else self.role, "content": content}
 
 
-Messages = Annotated[list[Message], Field(min_length=1)]
+Messages = Annotated[list[Message], Field(min_length=1, fail_fast=True)]
 
 
 class ChatRequest(GenerationRequest):
@@ -124,7 +211,13 @@ class ChatRequest(GenerationRequest):
 class CompletionRequest(GenerationRequest):
     """`prompt`: one text, or the token ids of one; a list may hold one prompt."""
 
-    prompt: str | list[TokenId] | list[str] | list[list[TokenId]]
+    prompt: Annotated[
+        Annotated[Text, Tag(TEXT)]
+        | Annotated[TokenIds, Tag(LIST)]
+        | Annotated[list[Text], Field(fail_fast=True), Tag(LIST_OF_TEXTS)]
+        | Annotated[list[TokenIds], Field(fail_fast=True), Tag(LIST_OF_LISTS)],
+        Discriminator(_prompt_kind),
+    ]
 
     @model_validator(mode="after")
     def check_single_prompt(self) -> "CompletionRequest":
@@ -145,8 +238,8 @@ class CompletionRequest(GenerationRequest):
 class TokenizeRequest(Strict):
     """Either `prompt` or `messages`. `model` may be left out where one model is served."""
 
-    model: str | None = None
-    prompt: str | None = None
+    model: Text | None = None
+    prompt: Text | None = None
     messages: Messages | None = None
     add_special_tokens: StrictBool = True
     add_generation_prompt: StrictBool = True
@@ -159,5 +252,5 @@ class TokenizeRequest(Strict):
 
 
 class DetokenizeRequest(Strict):
-    model: str | None = None
-    tokens: list[TokenId]
+    model: Text | None = None
+    tokens: TokenIds

@@ -7,12 +7,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from server.api.auth import KeyedRoute
 from server.api.schemas import DetokenizeRequest, TokenizeRequest
 from server.api.state import find_model_or_only, served
 from server.errors import bad_request
 from server.tokenizer import ChatTemplateError
 
-tokens_router = APIRouter()
+tokens_router = APIRouter(route_class=KeyedRoute)
 open_router = APIRouter()
 
 

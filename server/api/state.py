@@ -12,8 +12,11 @@ from server.metrics import Metrics
 
 @dataclass(frozen=True, slots=True)
 class Served:
+    """`api_key` None lets everybody ask."""
+
     hosted: Mapping[str, HostedModel]
     metrics: Metrics
+    api_key: str | None
 
 
 def served(request: Request) -> Served:

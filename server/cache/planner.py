@@ -78,14 +78,15 @@ def plan_cache(
     return CachePlan(bytes_per_token, bytes_per_sequence, block_size, num_blocks, slots)
 
 
-def describe(plan: CachePlan) -> str:
-    """The plan as a few lines that a person understands."""
+def describe(plan: CachePlan, max_context: int) -> str:
+    """The plan as a few lines that a person understands, for sequences of at most `max_context` tokens."""
     lines = [
         f"cache: {plan.total_bytes:,} bytes = {plan.num_blocks:,} blocks of {plan.block_size} tokens "
         f"({plan.block_bytes:,} bytes each) + {plan.num_state_slots:,} state slots "
         f"({plan.bytes_per_sequence:,} bytes each)",
         f"cache: {plan.bytes_per_token:,} bytes per token, {plan.bytes_per_sequence:,} bytes per sequence",
     ]
-    fits = [f"{plan.num_sequences(n):,} of {n:,} tokens" for n in SHOWN_LENGTHS if plan.num_sequences(n)]
-    lines.append(f"cache: sequences that fit at once: {', '.join(fits) or 'none of 1,024 tokens'}")
+    lengths = [n for n in SHOWN_LENGTHS if n <= max_context] or [max_context]
+    fits = [f"{plan.num_sequences(n):,} of {n:,} tokens" for n in lengths if plan.num_sequences(n)]
+    lines.append(f"cache: sequences that fit at once: {', '.join(fits) or f'none of {lengths[0]:,} tokens'}")
     return "\n".join(lines)

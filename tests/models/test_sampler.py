@@ -60,3 +60,27 @@ def test_uniform_is_even_and_fixed():
 def test_row_counts_must_agree():
     with pytest.raises(ValueError, match="2 rows of logits for 1"):
         sample(torch.zeros(2, 4), [row()])
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-308, 1e-200, 1e-12, 1e-5, 1e-4])
+def test_a_temperature_near_zero_takes_the_likeliest(temperature):
+    logits = torch.tensor([[-30.0, 55.0, 54.0, -torch.inf], [4.0, 1.0, 3.0, 2.0]])
+    rows = [row(temperature=temperature, top_p=0.9, seed=seed) for seed in range(2)]
+    assert sample(logits, rows) == [1, 0]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 5e-324, 1.0])
+def test_logits_that_are_no_numbers_give_a_token_and_harm_no_other_row(temperature):
+    nan, inf = torch.nan, torch.inf
+    logits = torch.tensor([[nan] * 4, [nan, 60.0, nan, 0.0], [0.0, inf, -inf, nan], [-inf] * 4, [0.0, 1.0, 90.0, 2.0]])
+    rows = [row(temperature=temperature, top_k=3, top_p=0.9, min_p=0.1, seed=1)] * 5
+    tokens = sample(logits, rows)
+    assert tokens == sample(logits, rows)
+    assert all(0 <= token < 4 for token in tokens)
+    assert [tokens[1], tokens[2], tokens[4]] == [1, 1, 2]
+
+
+def test_a_moderate_temperature_still_draws():
+    logits = torch.tensor([[1e-4, 0.0]]).expand(2000, -1)
+    rows = [row(temperature=1e-4, seed=3, step=step) for step in range(2000)]
+    assert sample(logits, rows).count(0) / 2000 == pytest.approx(0.731, abs=0.04)

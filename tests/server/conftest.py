@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import httpx
+import openai
 import pytest
 from serving import ServerProcess
 
@@ -10,3 +12,15 @@ from serving import ServerProcess
 def server() -> Iterator[ServerProcess]:
     with ServerProcess("embedded:transformer", "embedded:mamba", "--threads", "1") as process:
         yield process.wait_ready()
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def http(server: ServerProcess) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        yield http

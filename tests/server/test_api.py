@@ -6,7 +6,7 @@ import json
 import httpx
 import openai
 import pytest
-from server_checks import assert_idle
+from server_checks import assert_idle, refusal
 
 from evals.prompts import build_messages
 from evals.records import Document
@@ -14,24 +14,6 @@ from evals.records import Document
 MODELS = ("embedded:transformer", "embedded:mamba")
 DOCUMENT = Document("d", "Ana Torres", "Ana Torres is a painter. She was born in 1812.")
 CHAT = build_messages("must_answer", [DOCUMENT], "When was Ana Torres born?")
-
-
-@pytest.fixture
-def client(server):
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture
-def http(server):
-    with httpx.Client(base_url=server.url, timeout=60) as http:
-        yield http
-
-
-def refusal(answer: httpx.Response) -> dict:
-    assert set(answer.json()) == {"error"}
-    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
-    return answer.json()["error"]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -46,6 +28,7 @@ def test_chat_streamed_is_chat_whole(client, model):
     assert [reason for reason in reasons if reason] == [whole.choices[0].finish_reason]
     assert chunks[-1].choices == []
     assert chunks[-1].usage == whole.usage
+    assert all("usage" in chunk.model_fields_set and chunk.usage is None for chunk in chunks[:-1])
     assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
     assert {chunk.id for chunk in chunks} == {chunks[0].id}
 
@@ -101,32 +84,44 @@ def test_seeds_reproduce(client):
 
 
 def test_top_k_of_one_is_greedy(client):
-    options = {"model": MODELS[1], "prompt": "The", "max_tokens": 16}
-    greedy = client.completions.create(temperature=0, **options).choices[0].text
-    assert client.completions.create(temperature=2, extra_body={"top_k": 1}, **options).choices[0].text == greedy
-    assert client.completions.create(temperature=2, extra_body={"min_p": 1.0}, **options).choices[0].text == greedy
-    assert client.completions.create(temperature=2, top_p=1e-9, **options).choices[0].text == greedy
+    def texts(**sampling) -> list[str]:
+        """Several, as one of them may be empty or the same whatever is drawn."""
+        options = {"model": MODELS[1], "max_tokens": 24, "seed": 7}
+        body = {"temperature": 2, "ignore_eos": True} | sampling
+        prompts = ("Question: Who", "She is a", "Ana Torres was born in")
+        return [client.completions.create(prompt=p, **options, extra_body=body).choices[0].text for p in prompts]
+
+    greedy = texts(temperature=0)
+    assert texts() != greedy
+    assert [texts(top_k=1), texts(min_p=1.0), texts(top_p=1e-9)] == [greedy] * 3
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_stop_strings_cut_the_text_and_free_the_sequence(client, server, stream):
     options = {
         "model": MODELS[0],
-        "prompt": "The",
+        "prompt": "Question: Who",
         "max_tokens": 200,
-        "temperature": 0,
+        "temperature": 2,
         "extra_body": {"ignore_eos": True},
     }
-    free = client.completions.create(**options).choices[0]
+    # Whatever the weights: a text that is long and not the same over and over.
+    for seed in range(7, 30):
+        options["seed"] = seed
+        free = client.completions.create(**options).choices[0]
+        if len(set(free.text)) > 24:
+            break
     assert free.finish_reason == "length"
-    stop = free.text[20:24]
+    substrings = (free.text[start : start + 4] for start in range(20, len(free.text) - 4))
+    stop = next(substring for substring in substrings if free.text.index(substring) > 0)
     answer = client.completions.create(**options, stop=["never there", stop], stream=stream)
     if stream:
         answer = list(answer)
         text, reason = "".join(chunk.choices[0].text for chunk in answer), answer[-1].choices[0].finish_reason
     else:
         text, reason = answer.choices[0].text, answer.choices[0].finish_reason
-        assert 1 <= answer.usage.completion_tokens < 40
+        assert 1 <= answer.usage.completion_tokens < 200
+    assert 0 < len(text) < len(free.text)
     assert (text, reason) == (free.text[: free.text.index(stop)], "stop")
     assert_idle(server)
 
@@ -168,7 +163,7 @@ def test_a_client_that_leaves_frees_everything(server, stream):
         ({"messages": []}, "messages", "at least 1 item"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role", "'user'"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages", "Roles must be"),
-        ({"messages": [{"role": "user", "content": "x", "name": "y"}]}, "messages.0.name", "unknown field"),
+        ({"messages": [{"role": "user", "content": "x", "name": "y"}]}, "messages.0.name", "not supported"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "text": "x"}]}]},
             "messages.0.content.0.type",

@@ -10,6 +10,7 @@ import time
 
 import httpx
 import openai
+import psutil
 import pytest
 from server_checks import assert_idle
 from serving import ROOT, ServerProcess
@@ -118,6 +119,60 @@ async def test_a_killed_engine_is_told_to_every_client_and_comes_back():
             server.wait_health(200, timeout_s=60)
             assert (await client.completions.create(model=MODELS[0], **options)).usage.completion_tokens == 3
         assert_idle(server)
+
+
+async def wait_for_work(server: ServerProcess, **figures: int) -> dict[str, float]:
+    """Wait until the transformer's engine reports these figures; returns all metrics."""
+    deadline = time.monotonic() + 60
+    while True:
+        metrics = await asyncio.to_thread(server.metrics)
+        found = {name: metrics[f'fathom_engine_{name}{{model="{MODELS[0]}"}}'] for name in figures}
+        if found == figures:
+            return metrics
+        assert time.monotonic() < deadline, f"{found}, not {figures}"
+        await asyncio.sleep(0.05)
+
+
+async def test_a_killed_engine_is_a_503_to_every_request_without_an_answer():
+    """Whatever it was at: decoding an answer that is sent whole, in the middle of a long prompt, or in the queue."""
+    arguments = ("--threads", "1", "--max-running", "8", "--step-tokens", "8")
+    with ServerProcess(MODELS[0], *arguments) as server:
+        server.wait_ready()
+        async with httpx.AsyncClient(base_url=server.url, timeout=120) as http:
+
+            def post(prompt: list[int], *, stream: bool) -> asyncio.Task[httpx.Response]:
+                body = {"model": MODELS[0], "prompt": prompt, "max_tokens": 2000, "ignore_eos": True, "stream": stream}
+                return asyncio.create_task(http.post("/v1/completions", json=body))
+
+            decoding = [post([5], stream=False)]
+            await wait_for_work(server, running=1)
+            long = [5 + number % 200 for number in range(30_000)]
+            prefilling = [post(long, stream=True)]
+            await wait_for_work(server, running=2)
+            # The long prompt takes all that a step has room for.
+            queued = [post([5], stream=False), post([5], stream=True)]
+            metrics = await wait_for_work(server, running=2, waiting=2)
+            assert 1 < metrics[f'fathom_engine_prompt_tokens_total{{model="{MODELS[0]}"}}'] < len(long)
+            server.engine(MODELS[0]).kill()
+            told = asyncio.gather(*decoding, *prefilling, *queued)
+            answers = await asyncio.wait_for(told, DEATH_TOLD_WITHIN_S)
+        assert [answer.status_code for answer in answers] == [503] * 4
+        for answer in answers:
+            assert answer.json()["error"]["code"] == "engine_died"
+            assert "killed by signal 9 (SIGKILL)" in answer.json()["error"]["message"]
+            assert int(answer.headers["Retry-After"]) >= 1
+
+
+def test_it_listens_on_the_loopback_address_alone_unless_told_otherwise(server):
+    port = int(server.url.rpartition(":")[2])
+    assert server.url == f"http://127.0.0.1:{port}"
+    # All of 127.0.0.0/8 is this machine: a server bound to every address would answer there as well.
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port), timeout=5)
+    main = psutil.Process(server.process.pid)
+    sockets = [each for process in (main, *main.children(recursive=True)) for each in process.net_connections("inet")]
+    listening = [each.laddr for each in sockets if each.status == psutil.CONN_LISTEN]
+    assert listening == [("127.0.0.1", port)]
 
 
 async def test_a_full_queue_refuses_and_keeps_what_it_took():

@@ -84,12 +84,26 @@ def test_too_small_names_the_flag_and_the_arithmetic():
 
 
 def test_the_description_says_what_fits():
-    text = describe(plan(cache_bytes=10_000_000))
+    text = describe(plan(cache_bytes=10_000_000), 100_000)
     assert "16 tokens (1,600 bytes each)" in text
     assert "64 of 1,024 tokens" in text
     assert text.endswith("11 of 8,192 tokens, 2 of 32,768 tokens")
-    assert describe(plan()).endswith("6 of 1,024 tokens")
-    assert describe(plan(cache_bytes=10_000)).endswith("none of 1,024 tokens")
+    assert describe(plan(), 100_000).endswith("6 of 1,024 tokens")
+    assert describe(plan(cache_bytes=10_000), 100_000).endswith("none of 1,024 tokens")
+
+
+@pytest.mark.parametrize(
+    ("max_context", "end"),
+    [
+        (32_768, "64 of 1,024 tokens, 11 of 8,192 tokens, 2 of 32,768 tokens"),
+        (32_767, "64 of 1,024 tokens, 11 of 8,192 tokens"),
+        (500, "at once: 64 of 500 tokens"),
+    ],
+)
+def test_the_description_tells_of_no_sequence_that_would_be_refused(max_context, end):
+    room = plan(cache_bytes=10_000_000)
+    assert room.num_sequences(max_context) > 0
+    assert describe(room, max_context).endswith(end)
 
 
 @given(

@@ -246,7 +246,9 @@ socket.send({what})
 def replace_engine(monkeypatch: pytest.MonkeyPatch, *command: str) -> None:
     """Start another command in the engine's place, with the engine's options."""
     original = EngineChild._command
-    monkeypatch.setattr(EngineChild, "_command", lambda *a: [*command, *original(*a)[3:]])
+    monkeypatch.setattr(
+        EngineChild, "_command", lambda *a: [*command, *(word for word in original(*a) if word.startswith("--"))]
+    )
 
 
 @pytest.mark.parametrize(
@@ -281,6 +283,28 @@ async def test_an_engine_that_keeps_dying_at_its_start_is_tried_again_and_says_w
     restarts = client.num_restarts
     await asyncio.sleep(1)
     assert client.num_restarts == restarts
+
+
+async def test_an_engine_that_hangs_while_it_loads_is_replaced_in_every_life(monkeypatch):
+    replace_engine(monkeypatch, sys.executable, "-c", "import time; time.sleep(600)")
+    client = EngineClient("tiny", Path(), EngineConfig(start_timeout_s=1))
+    await client.start()
+    with pytest.raises(EngineUnavailableError, match=r"not ready within 1 s \(--start-timeout-s\)"):
+        await client.wait_ready(6)
+    await until(lambda: client.num_restarts == 2, 20)
+    await client.stop()
+
+
+async def test_what_stands_in_the_current_directory_is_not_taken_for_the_engine(directories, monkeypatch, tmp_path):
+    for name in ("server", "models"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('not ours')")
+    monkeypatch.chdir(tmp_path)
+    client = EngineClient("tiny", directories["mamba"], CONFIG)
+    await client.start()
+    await until(lambda: client.state != "starting", START_TIMEOUT_S)
+    assert (client.state, client.last_error) == ("ready", None)
+    await client.stop()
 
 
 @pytest.mark.parametrize("after_s", [None, 0.0, 0.3])

@@ -21,11 +21,12 @@ async def outputs(texts):
 async def test_tokens_without_text_send_comments_in_between(monkeypatch, wait_s, comments):
     monkeypatch.setattr(api, "SILENT_EVERY_S", wait_s)
     source = outputs(["", "a", "", "b"])
-    shape = api.Shape(chat=True, answer_id="x", model="m", created_s=0)
-    events = [e async for e in api.events(await anext(source), source, shape, include_usage=True)]
+    shape = api.Shape(chat=True, answer_id="x", model="m", created_s=0, include_usage=True)
+    events = [e async for e in api.events(await anext(source), source, shape)]
     assert all(event.endswith("\n\n") for event in events)
     assert sum(event.startswith(": ") for event in events) == comments
     chunks = [json.loads(event.removeprefix("data: ")) for event in events[:-1] if event.startswith("data: {")]
     texts = [c["choices"][0]["delta"].get("content") for c in chunks if c["choices"]]
     assert texts == ["", "a", "b", None]
+    assert [chunk["usage"] for chunk in chunks[:-1]] == [None] * 4
     assert chunks[-1]["usage"]["completion_tokens"] == 4

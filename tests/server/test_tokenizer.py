@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,9 @@ from server.tokenizer import ChatTemplateError, IncrementalDetokenizer, ModelTok
 
 DIRECTORY = embedded_directory("embedded:transformer")
 TOKENIZER = ModelTokenizer(DIRECTORY)
+SPECIAL = [token for token in range(TOKENIZER.vocab_size) if not TOKENIZER.has_text(token)]
+# One byte each, which alone is no character.
+BROKEN = [token for token in range(300) if TOKENIZER.decode([token]) == "\ufffd"]
 
 
 @pytest.fixture
@@ -28,9 +33,17 @@ def set_template(directory, template):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": template}))
 
 
-@given(st.text(max_size=40), st.data())
-def test_pieces_joined_are_the_whole_text(text, data):
-    token_ids = TOKENIZER.encode(text, add_special_tokens=False)
+def of_a_text(text):
+    return TOKENIZER.encode(text, add_special_tokens=False)
+
+
+any_tokens = st.lists(
+    st.one_of(st.sampled_from(BROKEN), st.sampled_from(SPECIAL), st.integers(0, TOKENIZER.vocab_size - 1)), max_size=60
+)
+
+
+@given(st.one_of(st.text(max_size=40).map(of_a_text), any_tokens), st.data())
+def test_pieces_joined_are_the_whole_text(token_ids, data):
     detokenizer = IncrementalDetokenizer(TOKENIZER)
     pieces, start = [], 0
     while start < len(token_ids):
@@ -38,6 +51,67 @@ def test_pieces_joined_are_the_whole_text(text, data):
         pieces.append(detokenizer.add(token_ids[start : start + size]))
         start += size
     assert "".join(pieces) + detokenizer.add([], last=True) == TOKENIZER.decode(token_ids)
+
+
+class CountingTokenizer(ModelTokenizer):
+    num_decoded = 0
+
+    def decode(self, token_ids, **options):
+        self.num_decoded += len(token_ids)
+        return super().decode(token_ids, **options)
+
+
+@pytest.mark.parametrize("run", [SPECIAL[:1], BROKEN[:1], BROKEN[-1:], of_a_text("\ufffd"), of_a_text("word")], ids=str)
+def test_a_long_run_of_whatever_costs_no_more_for_each_token(run):
+    tokenizer = CountingTokenizer(DIRECTORY)
+    detokenizer = IncrementalDetokenizer(tokenizer)
+    token_ids = (of_a_text("Ana ") + run * 500)[:500]
+    pieces = [detokenizer.add([token]) for token in token_ids] + [detokenizer.add([], last=True)]
+    assert "".join(pieces) == TOKENIZER.decode(token_ids)
+    assert tokenizer.num_decoded < 30 * len(token_ids)
+
+
+def test_text_that_is_broken_for_good_is_shown_as_it_comes():
+    detokenizer = IncrementalDetokenizer(TOKENIZER)
+    assert "\ufffd" in "".join(detokenizer.add([token]) for token in BROKEN[:1] * 20)
+
+
+def test_tokenizing_leaves_other_threads_at_work():
+    text = "".join(f"Ana {number} is a painter. " for number in range(30_000))
+    took_s = []
+
+    def encode():
+        start = time.monotonic()
+        TOKENIZER.encode(text, add_special_tokens=True)
+        took_s.append(time.monotonic() - start)
+
+    thread = threading.Thread(target=encode)
+    worst_s, last = 0.0, time.monotonic()
+    thread.start()
+    while not took_s:
+        time.sleep(0.001)
+        worst_s, last = max(worst_s, time.monotonic() - last), time.monotonic()
+    thread.join()
+    assert worst_s < took_s[0] / 2
+
+
+def test_truncation_and_padding_of_the_file_are_left_off(checkpoint):
+    content = json.loads((checkpoint / "tokenizer.json").read_text())
+    content["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    (checkpoint / "tokenizer.json").write_text(json.dumps(content))
+    text = "Ana Torres was born in 1812."
+    assert ModelTokenizer(checkpoint).encode(text, add_special_tokens=True) == TOKENIZER.encode(
+        text, add_special_tokens=True
+    )
+    content["truncation"] = None
+    content["padding"] = {
+        "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "<|pad|>",
+    }  # fmt: skip
+    (checkpoint / "tokenizer.json").write_text(json.dumps(content))
+    assert ModelTokenizer(checkpoint).encode("Ana", add_special_tokens=True) == TOKENIZER.encode(
+        "Ana", add_special_tokens=True
+    )
 
 
 def test_no_half_characters_are_shown():
