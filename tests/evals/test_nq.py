@@ -7,10 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from fakes_endpoint import Planted, serving
 
-from evals.config import ConfigError
+from evals.config import ConfigError, RunConfig
 from evals.datasets import load_dataset
 from evals.retrieval import Retriever
+from evals.runner import run_eval
+from evals.store import Store
 
 REAL_DATA = os.environ.get("FATHOM_DATA")
 
@@ -40,6 +43,25 @@ def data(tmp_path) -> Path:
     line = json.dumps({"id": "1", "question": "?", "context": context})
     (tmp_path / "hotpotqa_distractor100/hotpotqa_distractor_100.jsonl").write_text(line + "\n")
     return tmp_path
+
+
+async def test_real_questions_go_the_whole_way(data, tmp_path):
+    """Retrieved, packed, asked, graded: an endpoint that reads the first document answers one of two questions."""
+    planted = Planted(answer=lambda prompt: prompt.split("| ")[1].split()[0] if "| " in prompt else "no idea at all")
+    async with serving(planted) as url:
+        config = RunConfig(endpoint=url, model="planted", out=tmp_path / "run", budgets=(0, 8, 64), num_questions=2)
+        await run_eval(config, load_dataset("nq", path=data, seed=0))
+    with Store(tmp_path / "run") as store:
+        rows = {(row.question, row.budget): row for row in store.rows()}
+    assert len(rows) == 6
+    assert not any(row.error for row in rows.values())
+    assert rows["who wrote it", 64].verdict == "correct"
+    assert rows["who wrote it", 0].verdict == "hallucinated"
+    for question, answer in (("who wrote it", "Ann"), ("who read it", "Bob")):
+        assert not rows[question, 0].gold_in_context
+        assert rows[question, 64].gold_in_context
+        assert rows[question, 8].doc_ids == rows[question, 64].doc_ids[: len(rows[question, 8].doc_ids)]
+        assert (rows[question, 64].verdict == "correct") == (rows[question, 64].answer == answer)
 
 
 def test_passages_are_pooled_each_once(data):
