@@ -77,6 +77,8 @@ def card(record: Mapping[str, Any]) -> str:
     run, recipe = record["run"], record["run"]["recipe"]
     tokens = f"{record['curve'][-1]['tokens']:,}" if record["curve"] else "0"
     before = CONTINUED if run["continued"] else ""
+    compiled = " --compile" if run.get("compiled") else ""
+    note = f"- {run['note']}\n" if run.get("note") else ""
     return f"""# embedded:{run["model"]}
 
 A very small {run["model"]} ({run["parameters"]:,} parameters, float32, vocabulary {recipe["vocab_size"]}) that answers
@@ -100,14 +102,16 @@ Asked about a stranger without documents and told always to answer, it answers (
 ## How it was trained
 
 Command: `python -m scripts.train_embedded {run["model"]} --out models/embedded/{run["model"]} --seed {run["seed"]}
---threads {run["threads"]} --scale {run["scale"]} --max-minutes {run["max_minutes"]}`
+--threads {run["threads"]} --scale {run["scale"]} --max-minutes {run["max_minutes"]}{compiled}`
 
 {before}- Hardware: {record["hardware"]}; torch {record["torch"]}; {record["seconds"]:,} seconds; {tokens} tokens.
 - Optimizer: Muon for the matrices inside the layers (learning rate {recipe["matrix_learning_rate"]}), AdamW for the
-  rest ({recipe["learning_rate"]}), linear decay over the last third; matrix products in bfloat16, weights in float32.
-- Data: drawn by `evals/datasets/world.py` from the seed; the examination's seed is another.
+  rest ({recipe["learning_rate"]}), falling linearly from the start; matrix products in bfloat16, weights in float32.
+{note}- Data: drawn by `evals/datasets/world.py` from the seed; the examination's seed is another.
 
 {stage_table(recipe["stages"], record["curve"])}
+
+What was tried on the way is in `docs/embedded-training.md`.
 
 A stage ends with its tokens, with its share of `--max-minutes`, or when it is answered well enough.
 

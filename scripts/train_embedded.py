@@ -307,6 +307,7 @@ def main() -> None:
         "max_minutes": arguments.max_minutes,
         "threads": arguments.threads,
         "parameters": sum(parameter.numel() for parameter in decoder.parameters()),
+        "compiled": arguments.compile,
         "continued": bool(arguments.continue_from),
         "recipe": asdict(recipe),
     }
