@@ -45,7 +45,7 @@ class DemoPlan:
     load_duration_s: float
 
 
-FULL = DemoPlan((0, 64, 128, 256, 512, 1024, 2048), 80, 4.0, 512, 16, 10.0)
+FULL = DemoPlan((0, 128, 256, 512, 1024, 2048, 4096), 80, 4.0, 512, 16, 10.0)
 QUICK = DemoPlan((0, 128, 512), 8, 4.0, 128, 4, 2.0)
 
 

@@ -118,8 +118,8 @@ RECIPES: dict[str, Recipe] = {
         vocab_size=VOCAB_SIZE,
         learning_rate=1.5e-3,
         matrix_learning_rate=2e-3,
-        exam_lengths=(125, 250, 500, 1000),
-        exam_questions=40,
+        exam_lengths=(125, 250, 500, 1000, 4000),
+        exam_questions=60,
         stages=(
             *RECORD_STAGES,
             Stage(
@@ -153,6 +153,7 @@ RECIPES: dict[str, Recipe] = {
         learning_rate=2e-3,
         matrix_learning_rate=2.5e-3,
         exam_lengths=(125, 250, 500, 1000),
+        exam_questions=100,
         stages=(
             *RECORD_STAGES,
             Stage(
