@@ -1,9 +1,41 @@
 """Reading fields that several families' config.json share."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from models.errors import UnsupportedModelError
+
+# Options that change what a model computes, in one family or another.
+CONSEQUENTIAL = frozenset({
+    "attention_bias", "attn_logit_softcapping", "clip_qkv", "final_logit_softcapping", "layer_types", "mlp_bias",
+    "no_rope_layers", "num_experts", "num_local_experts", "partial_rotary_factor", "quantization_config",
+    "query_pre_attn_scalar", "rope_local_base_freq", "rope_parameters", "rope_scaling", "sliding_window",
+    "use_bidirectional_attention",
+})  # fmt: skip
+
+
+class ReadFields(Mapping[str, Any]):
+    """A config.json that remembers which of its fields were asked for."""
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self._raw = raw
+        self._asked: set[str] = set()
+
+    def __getitem__(self, field: str) -> Any:
+        self._asked.add(field)
+        return self._raw[field]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def refuse_ignored(self, architecture: str) -> None:
+        """Refuse a checkpoint that sets an option for which its family did not ask."""
+        ignored = sorted(field for field in CONSEQUENTIAL - self._asked if self._raw.get(field))
+        if ignored:
+            raise UnsupportedModelError(f"config.json: {', '.join(ignored)}: not supported for {architecture}")
 
 
 def eos_token_ids(raw: Mapping[str, Any]) -> tuple[int, ...]:
@@ -20,17 +52,6 @@ def require(raw: Mapping[str, Any], field: str, allowed: tuple[Any, ...]) -> Non
         raise UnsupportedModelError(
             f"config.json: {field} = {raw[field]!r} is not supported; supported: {', '.join(map(repr, allowed))}"
         )
-
-
-def rope_theta(raw: Mapping[str, Any]) -> float:
-    """The rotary base, from `rope_parameters` or from the older `rope_theta` and `rope_scaling`."""
-    parameters = raw.get("rope_parameters") or {}
-    scaling = raw.get("rope_scaling") or {}
-    for source in (parameters, scaling):
-        kind = source.get("rope_type", source.get("type", "default"))
-        if kind != "default":
-            raise UnsupportedModelError(f"config.json: rope type {kind!r} is not supported; supported: 'default'")
-    return float(parameters.get("rope_theta", raw.get("rope_theta", 10_000.0)))
 
 
 def number(value: Any) -> float:

@@ -1,0 +1,121 @@
+"""What the transformer families share: the fields of their config.json and the names of their tensors."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from models.config import AttentionSpec, LayerSpec, MLPSpec, ModelConfig, RopeSpec, ScoreSpec
+from models.families.fields import eos_token_ids, require
+
+PRE_NORMS = {"mixer_norm.": "input_layernorm.", "mlp_norm.": "post_attention_layernorm."}
+POST_NORMS = {"mixer_post_norm.": "post_attention_layernorm.", "mlp_post_norm.": "post_feedforward_layernorm."}
+BOTH_NORMS = {"mixer_norm.": "input_layernorm.", "mlp_norm.": "pre_feedforward_layernorm.", **POST_NORMS}
+_NAMES = {
+    "embedding.": "model.embed_tokens.",
+    "norm.": "model.norm.",
+    "head.": "lm_head.",
+    "mixer.": "self_attn.",
+    "mlp.": "mlp.",
+}
+
+
+def head_dim_of(raw: Mapping[str, Any], default: int | None = None) -> int:
+    """`head_dim`, else the family's own default, else the hidden size over the heads."""
+    return int(raw.get("head_dim") or default or int(raw["hidden_size"]) // int(raw["num_attention_heads"]))
+
+
+def read_attention(
+    raw: Mapping[str, Any], *, head_dim: int, rope: RopeSpec | None, qkv_bias: bool | None = None, **options: Any
+) -> AttentionSpec:
+    """Heads and biases; `options` are further fields of the spec. Without `qkv_bias`, `attention_bias` is for all."""
+    require(raw, "attention_bias", (False, True) if qkv_bias is None else (False,))
+    bias = bool(raw.get("attention_bias", False))
+    num_heads = int(raw["num_attention_heads"])
+    num_kv_heads = int(raw.get("num_key_value_heads") or num_heads)
+    if num_heads % num_kv_heads:
+        raise ValueError(f"num_attention_heads = {num_heads} is no multiple of num_key_value_heads = {num_kv_heads}")
+    return AttentionSpec(
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        rope=rope,
+        qkv_bias=bias if qkv_bias is None else qkv_bias,
+        out_bias=bias,
+        **options,
+    )
+
+
+def read_mlp(raw: Mapping[str, Any]) -> MLPSpec:
+    """The gated MLP with SiLU; `mlp_bias` where the family has it."""
+    require(raw, "hidden_act", ("silu", "swish"))
+    require(raw, "mlp_bias", (False, True))
+    return MLPSpec(int(raw["intermediate_size"]), bias=bool(raw.get("mlp_bias", False)))
+
+
+def read_windows(raw: Mapping[str, Any], window: int | None, default: Callable[[int], bool]) -> list[int | None]:
+    """Each layer's window: of those that `layer_types` calls sliding, else of those whose number `default` picks.
+
+    Raises:
+        ValueError: a layer type is unknown, their number is wrong, or a layer slides over a window that is not given.
+    """
+    count = int(raw["num_hidden_layers"])
+    types = raw.get("layer_types")
+    if types is None:
+        sliding = [default(number) for number in range(count)]
+    elif len(types) != count:
+        raise ValueError(f"layer_types names {len(types)} layers, num_hidden_layers is {count}")
+    elif wrong := sorted(set(types) - {"sliding_attention", "full_attention"}):
+        raise ValueError(f"layer_types: {wrong} is neither sliding_attention nor full_attention")
+    else:
+        sliding = [kind == "sliding_attention" for kind in types]
+    if any(sliding) and (window is None or window < 1):
+        raise ValueError(f"some layers are sliding_attention, but sliding_window is {window}")
+    return [window if slides else None for slides in sliding]
+
+
+def scores_of(windows: Sequence[int | None], **options: Any) -> list[ScoreSpec]:
+    return [ScoreSpec(window=window, **options) for window in windows]
+
+
+def read_model(
+    raw: Mapping[str, Any],
+    architecture: str,
+    layers: Sequence[LayerSpec],
+    *,
+    max_positions: int,
+    tied: bool = False,
+    **options: Any,
+) -> ModelConfig:
+    """The fields of the whole model; `tied` is what an absent `tie_word_embeddings` means, `options` are further ones.
+
+    Raises:
+        UnsupportedModelError: the weights are quantized.
+    """
+    require(raw, "quantization_config", (None,))
+    return ModelConfig(
+        architecture=architecture,
+        hidden_size=int(raw["hidden_size"]),
+        vocab_size=int(raw["vocab_size"]),
+        layers=tuple(layers),
+        norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        tie_embeddings=bool(raw.get("tie_word_embeddings", tied)),
+        max_positions=max_positions,
+        eos_token_ids=eos_token_ids(raw),
+        **options,
+    )
+
+
+def tensor_names(norms: Mapping[str, str]) -> Callable[[str], str]:
+    """How our parameters are called in a checkpoint whose layers have these norms.
+
+    `layers.3.mixer.q_proj.weight` -> `model.layers.3.self_attn.q_proj.weight`.
+    """
+    renamed = {**_NAMES, **norms}
+
+    def tensor_name(parameter: str) -> str:
+        layer = re.match(r"layers\.\d+\.", parameter)
+        rest = parameter[layer.end() :] if layer else parameter
+        part, _, leaf = rest.partition(".")
+        return (f"model.{layer.group()}" if layer else "") + renamed[f"{part}."] + leaf
+
+    return tensor_name
