@@ -73,6 +73,6 @@ def read_config(directory: Path) -> ModelConfig:
         fields.refuse_ignored(architectures[0])
     except KeyError as error:
         raise ModelError(f"{path}: field {error} is missing") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ModelError(f"{path}: {error}") from error
     return config

@@ -1,10 +1,12 @@
 """Reading fields that several families' config.json share."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from models.errors import UnsupportedModelError
 
+MAX_LAYERS = 10_000
 # Options that change what a model computes, in one family or another.
 CONSEQUENTIAL = frozenset({
     "attention_bias", "attn_logit_softcapping", "clip_qkv", "final_logit_softcapping", "layer_types", "mlp_bias",
@@ -36,6 +38,32 @@ class ReadFields(Mapping[str, Any]):
         ignored = sorted(field for field in CONSEQUENTIAL - self._asked if self._raw.get(field))
         if ignored:
             raise UnsupportedModelError(f"config.json: {', '.join(ignored)}: not supported for {architecture}")
+
+
+def size(raw: Mapping[str, Any], field: str, default: int | None = None) -> int:
+    """A field that counts something: a whole number of at least one; `default` where it is absent or null."""
+    value = raw[field] if default is None else raw.get(field)
+    if value is None and default is not None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{field} must be a whole number of at least 1, not {value!r}")
+    return value
+
+
+def num_layers(raw: Mapping[str, Any]) -> int:
+    """`num_hidden_layers`, within what anyone has built: a typing error must not fill the memory with layers."""
+    count = size(raw, "num_hidden_layers")
+    if count > MAX_LAYERS:
+        raise ValueError(f"num_hidden_layers = {count} is more than {MAX_LAYERS}")
+    return count
+
+
+def positive(value: Any, name: str) -> float:
+    """A number greater than zero and finite."""
+    number = float(value)
+    if not 0.0 < number < math.inf:
+        raise ValueError(f"{name} must be a number greater than 0, not {value!r}")
+    return number
 
 
 def eos_token_ids(raw: Mapping[str, Any]) -> tuple[int, ...]:

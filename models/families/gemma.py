@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.config import LayerSpec, MLPSpec, ModelConfig, RopeSpec
-from models.families.fields import require
+from models.families.fields import positive, require, size
 from models.families.rope import read_rope
 from models.families.transformer import (
     BOTH_NORMS,
@@ -38,7 +38,7 @@ def read_gemma3(raw: Mapping[str, Any]) -> ModelConfig:
     """Gemma 2 with queries and keys normalised instead of capped; one full layer in six, with a rope of its own."""
     require(raw, "attn_logit_softcapping", (None,))
     head_dim = head_dim_of(raw, DEFAULT_HEAD_DIM)
-    windows = _windows(raw, pattern=int(raw.get("sliding_window_pattern") or DEFAULT_PATTERN))
+    windows = _windows(raw, pattern=size(raw, "sliding_window_pattern", DEFAULT_PATTERN))
     everywhere, local = _rope_fields(raw)
     full = read_rope(raw, head_dim, theta=GLOBAL_THETA, fields=everywhere)
     sliding = read_rope(raw, head_dim, fields=local)
@@ -82,8 +82,8 @@ def _read_config(
 ) -> ModelConfig:
     require(raw, "hidden_activation", ("gelu_pytorch_tanh",))
     require(raw, "use_bidirectional_attention", (None, False))
-    mlp = MLPSpec(int(raw["intermediate_size"]), activation="gelu_tanh")
-    scale = float(raw.get("query_pre_attn_scalar", DEFAULT_QUERY_SCALAR)) ** -0.5
+    mlp = MLPSpec(size(raw, "intermediate_size"), activation="gelu_tanh")
+    scale = positive(raw.get("query_pre_attn_scalar", DEFAULT_QUERY_SCALAR), "query_pre_attn_scalar") ** -0.5
     options = attention or {}
     head_dim = head_dim_of(raw, DEFAULT_HEAD_DIM)
     layers = [
@@ -97,7 +97,7 @@ def _read_config(
         max_positions=max_positions,
         tied=True,
         norm_unit_offset=True,
-        embedding_scale=int(raw["hidden_size"]) ** 0.5,
+        embedding_scale=size(raw, "hidden_size") ** 0.5,
         logit_softcap=logit_softcap,
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.config import LayerSpec, ModelConfig
+from models.families.fields import num_layers
 from models.families.rope import read_rope
 from models.families.transformer import PRE_NORMS, head_dim_of, read_attention, read_mlp, read_model, tensor_names
 
@@ -12,7 +13,7 @@ def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     head_dim = head_dim_of(raw)
     rope = read_rope(raw, head_dim)
     layer = LayerSpec(read_attention(raw, head_dim=head_dim, rope=rope.spec), read_mlp(raw))
-    layers = (layer,) * int(raw["num_hidden_layers"])
+    layers = (layer,) * num_layers(raw)
     return read_model(raw, "LlamaForCausalLM", layers, max_positions=rope.max_positions)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.config import LayerSpec, ModelConfig
-from models.families.fields import require
+from models.families.fields import num_layers, require, size
 from models.families.rope import read_rope
 from models.families.transformer import (
     PRE_NORMS,
@@ -22,7 +22,7 @@ DEFAULT_WINDOW = 4096  # of a config.json without `sliding_window`; null means n
 
 def read_mistral(raw: Mapping[str, Any]) -> ModelConfig:
     """Llama's layers, all of them over a sliding window where there is one."""
-    windows = [_window(raw)] * int(raw["num_hidden_layers"])
+    windows = [_window(raw)] * num_layers(raw)
     return _read_config(raw, "MistralForCausalLM", windows)
 
 
@@ -34,8 +34,7 @@ def read_ministral(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def _window(raw: Mapping[str, Any]) -> int | None:
-    window = raw.get("sliding_window", DEFAULT_WINDOW)
-    return None if window is None else int(window)
+    return None if raw.get("sliding_window", DEFAULT_WINDOW) is None else size(raw, "sliding_window", DEFAULT_WINDOW)
 
 
 def _read_config(raw: Mapping[str, Any], architecture: str, windows: Sequence[int | None]) -> ModelConfig:

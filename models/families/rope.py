@@ -7,6 +7,7 @@ from typing import Any
 
 from models.config import LinearScaling, Llama3Scaling, LongRopeScaling, RopeScaling, RopeSpec, YarnScaling
 from models.errors import UnsupportedModelError
+from models.families.fields import positive, size
 
 _COMMON = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"})
 
@@ -30,18 +31,18 @@ def _plain(fields: Mapping[str, Any], original: int) -> None:
 
 def _linear(fields: Mapping[str, Any], original: int) -> LinearScaling:
     del original
-    return LinearScaling(float(fields["factor"]))
+    return LinearScaling(positive(fields["factor"], "factor"))
 
 
 def _llama3(fields: Mapping[str, Any], original: int) -> Llama3Scaling:
     low, high = float(fields["low_freq_factor"]), float(fields["high_freq_factor"])
     if not low < high:
         raise ValueError(f"rope: low_freq_factor = {low} must be less than high_freq_factor = {high}")
-    return Llama3Scaling(float(fields["factor"]), low, high, original)
+    return Llama3Scaling(positive(fields["factor"], "factor"), low, high, original)
 
 
 def _yarn(fields: Mapping[str, Any], original: int) -> YarnScaling:
-    factor = float(fields["factor"])
+    factor = positive(fields["factor"], "factor")
 
     def growth(weight: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
@@ -61,10 +62,12 @@ def _yarn(fields: Mapping[str, Any], original: int) -> YarnScaling:
 
 
 def _longrope(fields: Mapping[str, Any], original: int) -> LongRopeScaling:
-    factor, attention_factor = float(fields["factor"]), fields.get("attention_factor")
+    factor, attention_factor = positive(fields["factor"], "factor"), fields.get("attention_factor")
     if attention_factor is None:
         attention_factor = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
-    return LongRopeScaling(tuple(float(value) for value in fields["short_factor"]), float(attention_factor))
+    return LongRopeScaling(
+        tuple(positive(value, "short_factor") for value in fields["short_factor"]), float(attention_factor)
+    )
 
 
 ROPE_TYPES: dict[str, RopeType] = {
@@ -133,10 +136,8 @@ def read_rope(
     share = float(fields.get("partial_rotary_factor") or raw.get("partial_rotary_factor") or 1.0)
     if share != 1.0 and not partial:
         raise UnsupportedModelError(f"config.json: partial_rotary_factor = {share} is not supported; supported: 1.0")
-    longest = int(raw["max_position_embeddings"])
-    original = int(
-        raw.get("original_max_position_embeddings") or fields.get("original_max_position_embeddings") or longest
-    )
+    longest = size(raw, "max_position_embeddings")
+    original = size(raw, "original_max_position_embeddings", size(fields, "original_max_position_embeddings", longest))
     if kind in ("yarn", "longrope") and fields.get("factor") is None:
         fields = {**fields, "factor": longest / original}
     scaling = rope_type.read(fields, original)
@@ -144,7 +145,7 @@ def read_rope(
         longest = max(longest, int(scaling.factor * original))
     elif isinstance(scaling, LongRopeScaling):
         longest = original
-    base = float(fields.get("rope_theta") or raw.get("rope_theta") or theta)
+    base = positive(fields.get("rope_theta") or raw.get("rope_theta") or theta, "rope_theta")
     spec = RopeSpec(base, int(head_dim * share), scaling)
     if spec.rotary_dim % 2:
         raise ValueError(f"rope: {spec.rotary_dim} entries of each head are rotated, which must be an even number")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.config import LayerSpec, ModelConfig
+from models.families.fields import num_layers, size
 from models.families.rope import read_rope
 from models.families.transformer import (
     PRE_NORMS,
@@ -22,8 +23,8 @@ DEFAULT_THETA, DEFAULT_INTERVAL = 2_000_000.0, 4
 def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     head_dim = head_dim_of(raw)
     rope, mlp = read_rope(raw, head_dim, theta=DEFAULT_THETA), read_mlp(raw)
-    count = int(raw["num_hidden_layers"])
-    interval = int(raw.get("no_rope_layer_interval", DEFAULT_INTERVAL))
+    count = num_layers(raw)
+    interval = size(raw, "no_rope_layer_interval", DEFAULT_INTERVAL)
     rotated = raw.get("no_rope_layers") or [(number + 1) % interval != 0 for number in range(count)]
     if len(rotated) < count:
         raise ValueError(f"no_rope_layers names {len(rotated)} layers, num_hidden_layers is {count}")

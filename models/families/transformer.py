@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from models.config import AttentionSpec, LayerSpec, MLPSpec, ModelConfig, RopeSpec, ScoreSpec
-from models.families.fields import eos_token_ids, require
+from models.families.fields import eos_token_ids, num_layers, require, size
 
 PRE_NORMS = {"mixer_norm.": "input_layernorm.", "mlp_norm.": "post_attention_layernorm."}
 POST_NORMS = {"mixer_post_norm.": "post_attention_layernorm.", "mlp_post_norm.": "post_feedforward_layernorm."}
@@ -21,7 +21,9 @@ _NAMES = {
 
 def head_dim_of(raw: Mapping[str, Any], default: int | None = None) -> int:
     """`head_dim`, else the family's own default, else the hidden size over the heads."""
-    return int(raw.get("head_dim") or default or int(raw["hidden_size"]) // int(raw["num_attention_heads"]))
+    if default is None:
+        default = size(raw, "hidden_size") // size(raw, "num_attention_heads")
+    return size(raw, "head_dim", default)
 
 
 def read_attention(
@@ -30,8 +32,8 @@ def read_attention(
     """Heads and biases; `options` are further fields of the spec. Without `qkv_bias`, `attention_bias` is for all."""
     require(raw, "attention_bias", (False, True) if qkv_bias is None else (False,))
     bias = bool(raw.get("attention_bias", False))
-    num_heads = int(raw["num_attention_heads"])
-    num_kv_heads = int(raw.get("num_key_value_heads") or num_heads)
+    num_heads = size(raw, "num_attention_heads")
+    num_kv_heads = size(raw, "num_key_value_heads", num_heads)
     if num_heads % num_kv_heads:
         raise ValueError(f"num_attention_heads = {num_heads} is no multiple of num_key_value_heads = {num_kv_heads}")
     return AttentionSpec(
@@ -49,7 +51,7 @@ def read_mlp(raw: Mapping[str, Any]) -> MLPSpec:
     """The gated MLP with SiLU; `mlp_bias` where the family has it."""
     require(raw, "hidden_act", ("silu", "swish"))
     require(raw, "mlp_bias", (False, True))
-    return MLPSpec(int(raw["intermediate_size"]), bias=bool(raw.get("mlp_bias", False)))
+    return MLPSpec(size(raw, "intermediate_size"), bias=bool(raw.get("mlp_bias", False)))
 
 
 def read_windows(raw: Mapping[str, Any], window: int | None, default: Callable[[int], bool]) -> list[int | None]:
@@ -58,7 +60,7 @@ def read_windows(raw: Mapping[str, Any], window: int | None, default: Callable[[
     Raises:
         ValueError: a layer type is unknown, their number is wrong, or a layer slides over a window that is not given.
     """
-    count = int(raw["num_hidden_layers"])
+    count = num_layers(raw)
     types = raw.get("layer_types")
     if types is None:
         sliding = [default(number) for number in range(count)]
@@ -68,8 +70,8 @@ def read_windows(raw: Mapping[str, Any], window: int | None, default: Callable[[
         raise ValueError(f"layer_types: {wrong} is neither sliding_attention nor full_attention")
     else:
         sliding = [kind == "sliding_attention" for kind in types]
-    if any(sliding) and (window is None or window < 1):
-        raise ValueError(f"some layers are sliding_attention, but sliding_window is {window}")
+    if any(sliding) and (not isinstance(window, int) or window < 1):
+        raise ValueError(f"some layers are sliding_attention, but sliding_window is {window!r}")
     return [window if slides else None for slides in sliding]
 
 
@@ -94,8 +96,8 @@ def read_model(
     require(raw, "quantization_config", (None,))
     return ModelConfig(
         architecture=architecture,
-        hidden_size=int(raw["hidden_size"]),
-        vocab_size=int(raw["vocab_size"]),
+        hidden_size=size(raw, "hidden_size"),
+        vocab_size=size(raw, "vocab_size"),
         layers=tuple(layers),
         norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
         tie_embeddings=bool(raw.get("tie_word_embeddings", tied)),

@@ -45,11 +45,16 @@ def _attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scores
             enable_gqa=q.shape[1] != keys.shape[1],
         )
     scale = q.shape[-1] ** -0.5 if scores.scale is None else scores.scale
-    keys, values = (tensor.repeat_interleave(q.shape[1] // keys.shape[1], dim=1) for tensor in (keys, values))
-    weights = soft_cap((q @ keys.transpose(-1, -2)).float() * scale, scores.softcap)
+    num_queries, num_kv_heads = q.shape[2], keys.shape[1]
+    # The queries that share a key head become rows of one product, so that no key is copied.
+    rows = q.unflatten(1, (num_kv_heads, -1)).flatten(2, 3)
+    products = (rows @ keys.transpose(-1, -2)).float().unflatten(2, (-1, num_queries))  # b kv g n t
+    weights = soft_cap(products.flatten(1, 2) * scale, scores.softcap)
     if mask is None:
         mask = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).tril()
-    return weights.masked_fill(~mask, -torch.inf).softmax(-1).to(q.dtype) @ values
+    weights = weights.masked_fill(~mask, -torch.inf).softmax(-1).to(q.dtype)
+    out = weights.unflatten(1, (num_kv_heads, -1)).flatten(2, 3) @ values
+    return out.unflatten(2, (-1, num_queries)).flatten(1, 2)
 
 
 def _causal_mask(
@@ -134,21 +139,32 @@ def group_by_length(lengths: Sequence[int]) -> list[list[int]]:
 def _attend_decode_padded(
     q: Tensor, cache: KVCache, block_tables: Tensor, lengths: Tensor, scores: ScoreSpec
 ) -> Tensor:
-    """`attend_decode` in one call, every sequence padded to the longest; blocks before the windows are not read."""
+    """`attend_decode` in one call, every sequence padded to the longest."""
     block_size = cache.keys.shape[1]
-    starts = torch.zeros_like(lengths) if scores.window is None else (lengths - scores.window).clamp(min=0)
-    first_blocks = starts // block_size
-    num_blocks = int((-(-lengths // block_size) - first_blocks).max())
-    starts, lengths, first_blocks = (tensor.to(q.device) for tensor in (starts, lengths, first_blocks))
     if scores.window is None:
-        tables = block_tables[:, :num_blocks]
+        tables = block_tables[:, : -(-int(lengths.max()) // block_size)]
+        mask = torch.arange(tables.shape[1] * block_size, device=q.device) < lengths.to(q.device).unsqueeze(-1)
     else:
-        columns = first_blocks.unsqueeze(-1) + torch.arange(num_blocks, device=q.device)
-        tables = block_tables.gather(1, columns.clamp(max=block_tables.shape[1] - 1))
+        tables, mask = _window_blocks(block_tables, lengths, block_size, scores.window)
     tables = tables.clamp(min=0)
     keys = cache.keys[tables].flatten(1, 2).to(q.dtype)
     values = cache.values[tables].flatten(1, 2).to(q.dtype)
-    positions = first_blocks.unsqueeze(-1) * block_size + torch.arange(keys.shape[1], device=q.device)
-    mask = (positions >= starts.unsqueeze(-1)) & (positions < lengths.unsqueeze(-1))
     out = _attend(q.unsqueeze(2), keys.transpose(1, 2), values.transpose(1, 2), mask[:, None, None, :], scores)
     return out.squeeze(2)
+
+
+def _window_blocks(block_tables: Tensor, lengths: Tensor, block_size: int, window: int) -> tuple[Tensor, Tensor]:
+    """The part of each table that holds the last `window` positions, (b, w), and which of its positions those are.
+
+    Returns:
+        (b, w) int64 blocks; (b, w * block_size) bool, True for positions inside the window and the sequence.
+    """
+    device = block_tables.device
+    starts = (lengths - window).clamp(min=0)
+    first_blocks = starts // block_size
+    num_blocks = int((-(-lengths // block_size) - first_blocks).max())
+    starts, lengths, first_blocks = (tensor.to(device).unsqueeze(-1) for tensor in (starts, lengths, first_blocks))
+    columns = first_blocks + torch.arange(num_blocks, device=device)
+    positions = first_blocks * block_size + torch.arange(num_blocks * block_size, device=device)
+    tables = block_tables.gather(1, columns.clamp(max=block_tables.shape[1] - 1))
+    return tables, (positions >= starts) & (positions < lengths)

@@ -135,6 +135,46 @@ def test_a_config_that_contradicts_itself(edited, name, changes, message):
         read_config(edited(name, **changes))
 
 
+ODD_VALUES = (None, -1, 0, 1, 3, 10**9, 0.5, float("nan"), "x", "", True, [], [1], ["x"], {}, {"factor": 0}, {"x": {}})
+
+
+def fields_of(raw: dict) -> list[tuple[str, ...]]:
+    """Paths to every field, those of objects inside included."""
+    paths = []
+    for name, value in raw.items():
+        paths.append((name,))
+        if isinstance(value, dict):
+            paths += [(name, *path) for path in fields_of(value)]
+    return paths
+
+
+@pytest.mark.parametrize(
+    "name", ["smollm3-window-biased", "gemma3-linear", "phi3-longrope", "llama-yarn", "mamba2-tied"]
+)
+def test_a_spoiled_config_is_read_or_refused_but_never_crashes(edited, name):
+    """Each field in turn takes every odd value: a ModelError, or a model that can at least be laid out."""
+    directory = edited(name)
+    path = directory / "config.json"
+    raw = json.loads(path.read_text())
+    refused = 0
+    for *parents, last in fields_of(raw):
+        for value in ODD_VALUES:
+            spoiled = json.loads(json.dumps(raw))
+            target = spoiled
+            for parent in parents:
+                target = target[parent]
+            target[last] = value
+            path.write_text(json.dumps(spoiled))
+            try:
+                config = read_config(directory)
+            except ModelError:
+                refused += 1
+            else:
+                assert config.hidden_size > 0
+                assert all(layer.mixer.cache_needs(4) for layer in config.layers[:3])
+    assert refused > len(raw)
+
+
 OLD_LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
