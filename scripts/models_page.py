@@ -35,6 +35,7 @@ GEMMA_1B: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_hidden_layers": 26,
     "num_key_value_heads": 1,
+    "rms_norm_eps": 1e-6,
     "sliding_window": 512,
     "vocab_size": 262_144,
 }

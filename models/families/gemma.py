@@ -1,7 +1,7 @@
 """Gemma 2 and 3 (text): four norms a layer, layers with a window between full ones, scaled embeddings, soft caps."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from models.config import LayerSpec, MLPSpec, ModelConfig, RopeSpec
 from models.families.fields import positive, require, size
@@ -26,12 +26,15 @@ def read_gemma2(raw: Mapping[str, Any]) -> ModelConfig:
     head_dim = head_dim_of(raw, DEFAULT_HEAD_DIM)
     rope = read_rope(raw, head_dim)
     windows = _windows(raw, pattern=2)
-    options = {
-        "scores": {"softcap": raw.get("attn_logit_softcapping", 50.0)},
-        "logit_softcap": raw.get("final_logit_softcapping", 30.0),
-    }
-    ropes = [rope.spec] * len(windows)
-    return _read_config(raw, "Gemma2ForCausalLM", windows, ropes, max_positions=rope.max_positions, **options)
+    return _read_config(
+        raw,
+        "Gemma2ForCausalLM",
+        windows,
+        [rope.spec] * len(windows),
+        max_positions=rope.max_positions,
+        score_softcap=_softcap(raw, "attn_logit_softcapping", 50.0),
+        logit_softcap=_softcap(raw, "final_logit_softcapping", 30.0),
+    )
 
 
 def read_gemma3(raw: Mapping[str, Any]) -> ModelConfig:
@@ -48,8 +51,8 @@ def read_gemma3(raw: Mapping[str, Any]) -> ModelConfig:
         windows,
         [full.spec if window is None else sliding.spec for window in windows],
         max_positions=min(full.max_positions, sliding.max_positions),
-        attention={"qk_norm": "head"},
-        logit_softcap=raw.get("final_logit_softcapping"),
+        qk_norm="head",
+        logit_softcap=_softcap(raw, "final_logit_softcapping", None),
     )
 
 
@@ -62,6 +65,12 @@ def _rope_fields(raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
         raise ValueError(f"rope_parameters: {unknown} are no types of layers")
     local.setdefault("rope_theta", raw.get("rope_local_base_freq") or LOCAL_THETA)
     return full, local
+
+
+def _softcap(raw: Mapping[str, Any], field: str, default: float | None) -> float | None:
+    """A soft cap; null means none, absent the default."""
+    value = raw.get(field, default)
+    return None if value is None else positive(value, field)
 
 
 def _windows(raw: Mapping[str, Any], *, pattern: int) -> list[int | None]:
@@ -77,18 +86,17 @@ def _read_config(
     *,
     max_positions: int,
     logit_softcap: float | None,
-    scores: Mapping[str, Any] | None = None,
-    attention: Mapping[str, Any] | None = None,
+    score_softcap: float | None = None,
+    qk_norm: Literal["head"] | None = None,
 ) -> ModelConfig:
     require(raw, "hidden_activation", ("gelu_pytorch_tanh",))
     require(raw, "use_bidirectional_attention", (None, False))
     mlp = MLPSpec(size(raw, "intermediate_size"), activation="gelu_tanh")
     scale = positive(raw.get("query_pre_attn_scalar", DEFAULT_QUERY_SCALAR), "query_pre_attn_scalar") ** -0.5
-    options = attention or {}
     head_dim = head_dim_of(raw, DEFAULT_HEAD_DIM)
     layers = [
-        LayerSpec(read_attention(raw, head_dim=head_dim, rope=rope, scores=score, **options), mlp, norms="both")
-        for rope, score in zip(ropes, scores_of(windows, scale=scale, **(scores or {})), strict=True)
+        LayerSpec(read_attention(raw, head_dim=head_dim, rope=rope, scores=scores, qk_norm=qk_norm), mlp, norms="both")
+        for rope, scores in zip(ropes, scores_of(windows, scale=scale, softcap=score_softcap), strict=True)
     ]
     return read_model(
         raw,

@@ -12,7 +12,7 @@ from models.families.transformer import PRE_NORMS, head_dim_of, read_attention, 
 def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     head_dim = head_dim_of(raw)
     rope = read_rope(raw, head_dim)
-    layer = LayerSpec(read_attention(raw, head_dim=head_dim, rope=rope.spec), read_mlp(raw))
+    layer = LayerSpec(read_attention(raw, head_dim=head_dim, rope=rope.spec, grouped=False), read_mlp(raw))
     layers = (layer,) * num_layers(raw)
     return read_model(raw, "LlamaForCausalLM", layers, max_positions=rope.max_positions)
 

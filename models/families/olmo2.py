@@ -13,7 +13,7 @@ def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     require(raw, "mlp_bias", (False,))
     head_dim = head_dim_of(raw)
     rope = read_rope(raw, head_dim)
-    attention = read_attention(raw, head_dim=head_dim, rope=rope.spec, qk_norm="projection")
+    attention = read_attention(raw, head_dim=head_dim, rope=rope.spec, grouped=False, qk_norm="projection")
     layers = (LayerSpec(attention, read_mlp(raw), norms="post"),) * num_layers(raw)
     return read_model(raw, "Olmo2ForCausalLM", layers, max_positions=rope.max_positions)
 

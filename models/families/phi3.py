@@ -30,7 +30,7 @@ def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     rope, mlp = read_rope(raw, head_dim, partial=True, fields=fields), read_mlp(raw)
     window = None if raw.get("sliding_window") is None else size(raw, "sliding_window")
     layers = [
-        LayerSpec(read_attention(raw, head_dim=head_dim, rope=rope.spec, scores=scores), mlp)
+        LayerSpec(read_attention(raw, head_dim=head_dim, rope=rope.spec, grouped=False, scores=scores), mlp)
         for scores in scores_of([window] * num_layers(raw))
     ]
     return read_model(raw, "Phi3ForCausalLM", layers, max_positions=rope.max_positions)

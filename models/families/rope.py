@@ -55,8 +55,8 @@ def _yarn(fields: Mapping[str, Any], original: int) -> YarnScaling:
         factor=factor,
         original_positions=original,
         attention_factor=float(attention_factor),
-        beta_fast=float(fields.get("beta_fast") or 32.0),
-        beta_slow=float(fields.get("beta_slow") or 1.0),
+        beta_fast=positive(fields.get("beta_fast") or 32.0, "beta_fast"),
+        beta_slow=positive(fields.get("beta_slow") or 1.0, "beta_slow"),
         truncate=bool(fields.get("truncate", True)),
     )
 
@@ -125,30 +125,44 @@ def read_rope(
     """
     if fields is None:
         fields = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    kind = _kind(fields)
+    longest = size(raw, "max_position_embeddings")
+    original = size(raw, "original_max_position_embeddings", size(fields, "original_max_position_embeddings", longest))
+    if kind in ("yarn", "longrope") and fields.get("factor") is None:
+        fields = {**fields, "factor": longest / original}
+    base = positive(fields.get("rope_theta") or raw.get("rope_theta") or theta, "rope_theta")
+    if base <= 1.0:
+        raise ValueError(f"rope_theta = {base} must be greater than 1")
+    spec = RopeSpec(base, _rotary_dim(raw, fields, head_dim, partial), ROPE_TYPES[kind].read(fields, original))
+    if isinstance(spec.scaling, YarnScaling):
+        return Rope(spec, max(longest, int(spec.scaling.factor * original)))
+    if isinstance(spec.scaling, LongRopeScaling):
+        if len(spec.scaling.factors) != spec.rotary_dim // 2:
+            raise ValueError(f"rope: short_factor has {len(spec.scaling.factors)} numbers, not {spec.rotary_dim // 2}")
+        return Rope(spec, original)
+    return Rope(spec, longest)
+
+
+def _kind(fields: Mapping[str, Any]) -> str:
+    """The `rope_type`, all of whose fields are known."""
     kind = fields.get("rope_type", fields.get("type", "default"))
     if kind not in ROPE_TYPES:
         raise UnsupportedModelError(
             f"config.json: rope type {kind!r} is not supported; supported: {', '.join(ROPE_TYPES)}"
         )
-    rope_type = ROPE_TYPES[kind]
-    if unknown := sorted(set(fields) - _COMMON - rope_type.fields):
+    if unknown := sorted(set(fields) - _COMMON - ROPE_TYPES[kind].fields):
         raise UnsupportedModelError(f"config.json: rope type {kind!r} with {', '.join(unknown)} is not supported")
+    return str(kind)
+
+
+def _rotary_dim(raw: Mapping[str, Any], fields: Mapping[str, Any], head_dim: int, partial: bool) -> int:
+    """How many entries of each head are rotated."""
     share = float(fields.get("partial_rotary_factor") or raw.get("partial_rotary_factor") or 1.0)
+    if not 0.0 < share <= 1.0:
+        raise ValueError(f"partial_rotary_factor = {share} is not between 0 and 1")
     if share != 1.0 and not partial:
         raise UnsupportedModelError(f"config.json: partial_rotary_factor = {share} is not supported; supported: 1.0")
-    longest = size(raw, "max_position_embeddings")
-    original = size(raw, "original_max_position_embeddings", size(fields, "original_max_position_embeddings", longest))
-    if kind in ("yarn", "longrope") and fields.get("factor") is None:
-        fields = {**fields, "factor": longest / original}
-    scaling = rope_type.read(fields, original)
-    if isinstance(scaling, YarnScaling):
-        longest = max(longest, int(scaling.factor * original))
-    elif isinstance(scaling, LongRopeScaling):
-        longest = original
-    base = positive(fields.get("rope_theta") or raw.get("rope_theta") or theta, "rope_theta")
-    spec = RopeSpec(base, int(head_dim * share), scaling)
-    if spec.rotary_dim % 2:
-        raise ValueError(f"rope: {spec.rotary_dim} entries of each head are rotated, which must be an even number")
-    if isinstance(scaling, LongRopeScaling) and len(scaling.factors) != spec.rotary_dim // 2:
-        raise ValueError(f"rope: short_factor has {len(scaling.factors)} numbers, not {spec.rotary_dim // 2}")
-    return Rope(spec, longest)
+    rotary_dim = int(head_dim * share)
+    if rotary_dim % 2 or rotary_dim == 0:
+        raise ValueError(f"rope: {rotary_dim} entries of each head are rotated, which must be an even number")
+    return rotary_dim

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from models.config import AttentionSpec, LayerSpec, MLPSpec, ModelConfig, RopeSpec, ScoreSpec
-from models.families.fields import eos_token_ids, num_layers, require, size
+from models.families.fields import eos_token_ids, num_layers, positive, require, size
 
+MAX_HEAD_DIM = 1 << 16  # a typing error must not fill the memory with frequencies
 PRE_NORMS = {"mixer_norm.": "input_layernorm.", "mlp_norm.": "post_attention_layernorm."}
 POST_NORMS = {"mixer_post_norm.": "post_attention_layernorm.", "mlp_post_norm.": "post_feedforward_layernorm."}
 BOTH_NORMS = {"mixer_norm.": "input_layernorm.", "mlp_norm.": "pre_feedforward_layernorm.", **POST_NORMS}
@@ -23,16 +24,32 @@ def head_dim_of(raw: Mapping[str, Any], default: int | None = None) -> int:
     """`head_dim`, else the family's own default, else the hidden size over the heads."""
     if default is None:
         default = size(raw, "hidden_size") // size(raw, "num_attention_heads")
-    return size(raw, "head_dim", default)
+    head_dim = size(raw, "head_dim", default)
+    if not 0 < head_dim <= MAX_HEAD_DIM:
+        raise ValueError(f"heads of {head_dim} entries are not between 1 and {MAX_HEAD_DIM}")
+    return head_dim
 
 
 def read_attention(
-    raw: Mapping[str, Any], *, head_dim: int, rope: RopeSpec | None, qkv_bias: bool | None = None, **options: Any
+    raw: Mapping[str, Any],
+    *,
+    head_dim: int,
+    rope: RopeSpec | None,
+    qkv_bias: bool | None = None,
+    grouped: bool = True,
+    **options: Any,
 ) -> AttentionSpec:
-    """Heads and biases; `options` are further fields of the spec. Without `qkv_bias`, `attention_bias` is for all."""
+    """Heads and biases; `options` are further fields of the spec.
+
+    Args:
+        qkv_bias: the family's own; without it `attention_bias` is for all projections. grouped: whether a config.json
+            must say how many key/value heads there are, and does not mean as many as queries.
+    """
     require(raw, "attention_bias", (False, True) if qkv_bias is None else (False,))
     bias = bool(raw.get("attention_bias", False))
     num_heads = size(raw, "num_attention_heads")
+    if grouped and "num_key_value_heads" not in raw:
+        raise KeyError("num_key_value_heads")
     num_kv_heads = size(raw, "num_key_value_heads", num_heads)
     if num_heads % num_kv_heads:
         raise ValueError(f"num_attention_heads = {num_heads} is no multiple of num_key_value_heads = {num_kv_heads}")
@@ -99,7 +116,7 @@ def read_model(
         hidden_size=size(raw, "hidden_size"),
         vocab_size=size(raw, "vocab_size"),
         layers=tuple(layers),
-        norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        norm_eps=positive(raw["rms_norm_eps"], "rms_norm_eps"),
         tie_embeddings=bool(raw.get("tie_word_embeddings", tied)),
         max_positions=max_positions,
         eos_token_ids=eos_token_ids(raw),

@@ -10,6 +10,7 @@ import torch
 from paged_driver import PagedDriver
 
 from models.config import CacheNeeds
+from models.load import load_decoder
 
 TOLERANCE = 1e-4
 
@@ -36,6 +37,17 @@ def test_dense_forward(pair, device, close):
     with torch.inference_mode():
         ours = pair.ours.logits(pair.ours.forward_dense(torch.tensor([ids], device=device)))[0].cpu()
     close(ours, pair.reference_logits(ids))
+
+
+def test_bfloat16(pair, device):
+    """In bfloat16, 8 bits of mantissa, logits stay within 6 % of the largest one of the float32 reference."""
+    ids = tokens(1, 67)
+    ours = load_decoder(pair.directory, dtype=torch.bfloat16, device=device)
+    with torch.inference_mode():
+        logits = ours.logits(ours.forward_dense(torch.tensor([ids], device=device)))[0].cpu()
+    reference = pair.reference_logits(ids)
+    assert logits.dtype == torch.float32
+    assert (logits - reference).abs().max() < 0.06 * reference.abs().max()
 
 
 def test_whole_prefill(pair, close):

@@ -128,6 +128,10 @@ def test_what_is_not_implemented_is_refused_by_name(edited, name, changes, messa
         ("phi3-longrope", {"num_attention_heads": 12}, "short_factor has 4"),
         ("phi3-partial-tied", {"rope_parameters": {"partial_rotary_factor": 0.25}}, "3 entries of each head"),
         ("gemma3", {"rope_parameters": {"rope_type": "default"}}, "no types of layers"),
+        ("gemma2", {"final_logit_softcapping": 0.0}, "final_logit_softcapping must be a number greater than 0"),
+        ("olmo2", {"rms_norm_eps": ...}, "field 'rms_norm_eps' is missing"),
+        ("mistral-window", {"num_key_value_heads": ...}, "field 'num_key_value_heads' is missing"),
+        ("llama-tied", {"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000 is more than 10000"),
     ],
 )
 def test_a_config_that_contradicts_itself(edited, name, changes, message):
@@ -170,8 +174,8 @@ def test_a_spoiled_config_is_read_or_refused_but_never_crashes(edited, name):
             except ModelError:
                 refused += 1
             else:
-                assert config.hidden_size > 0
-                assert all(layer.mixer.cache_needs(4) for layer in config.layers[:3])
+                with torch.device("meta"):
+                    Decoder(replace(config, layers=config.layers[:3]))
     assert refused > len(raw)
 
 
