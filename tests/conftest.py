@@ -22,4 +22,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(" " * width + "".join(f"{number:>9}" for number in range(1, len(checks) + 1)))
     for case, row in sorted(largest.items()):
         cells = "".join(f"{row[check]:9.1e}" if check in row else " " * 9 for check in checks)
-        terminalreporter.write_line(f"{case:{width}}{cells}")
+        terminalreporter.write_line(f"{case:{width}}{cells}".rstrip())

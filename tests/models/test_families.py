@@ -202,6 +202,7 @@ OLD_LLAMA3 = {
             },
         ),
         ("qwen2-late-windows", {"layer_types": ...}),
+        ("qwen2-tied", {"layer_types": ..., "use_sliding_window": False, "sliding_window": 131_072}),
         ("smollm3", {"layer_types": ..., "no_rope_layers": ..., "tie_word_embeddings": ...}),
         ("gemma2", {"layer_types": ..., "tie_word_embeddings": ...}),
         (
