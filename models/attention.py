@@ -1,34 +1,49 @@
 """The attention mixer: projections and rotary positions here, the paged cache in the kernels."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.batch import ForwardBatch
 from models.cache import KVCache
-from models.config import AttentionSpec
-from models.kernels.attention_torch import attend_decode, attend_prefill, write_kv
-from models.layers import apply_rotary, rotary_table
+from models.config import AttentionSpec, ModelConfig
+from models.kernels.attention_torch import attend_decode, attend_dense, attend_prefill, write_kv
+from models.layers import RMSNorm
+from models.rope import Rotary, apply_rotary
 
 
 class Attention(nn.Module):
-    """Causal attention with grouped key/value heads and rotary positions."""
+    """Causal attention with grouped key/value heads; norms, positions, window and cap as the spec has them."""
 
-    def __init__(self, hidden_size: int, spec: AttentionSpec) -> None:
+    def __init__(self, config: ModelConfig, spec: AttentionSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.q_proj = nn.Linear(hidden_size, spec.num_heads * spec.head_dim, bias=spec.bias)
-        self.k_proj = nn.Linear(hidden_size, spec.num_kv_heads * spec.head_dim, bias=spec.bias)
-        self.v_proj = nn.Linear(hidden_size, spec.num_kv_heads * spec.head_dim, bias=spec.bias)
-        self.o_proj = nn.Linear(spec.num_heads * spec.head_dim, hidden_size, bias=spec.bias)
+        hidden, queries, keys = config.hidden_size, spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+        self.q_proj = nn.Linear(hidden, queries, bias=spec.qkv_bias)
+        self.k_proj = nn.Linear(hidden, keys, bias=spec.qkv_bias)
+        self.v_proj = nn.Linear(hidden, keys, bias=spec.qkv_bias)
+        self.o_proj = nn.Linear(queries, hidden, bias=spec.out_bias)
+        self.q_norm: RMSNorm | None = None
+        self.k_norm: RMSNorm | None = None
+        if spec.qk_norm:
+            sizes = (spec.head_dim, spec.head_dim) if spec.qk_norm == "head" else (queries, keys)
+            self.q_norm, self.k_norm = (RMSNorm(size, config.norm_eps, config.norm_unit_offset) for size in sizes)
+        self.rotary = Rotary(spec.rope) if spec.rope else None
+
+    def _heads(self, projected: Tensor, norm: RMSNorm | None) -> Tensor:
+        """(..., heads * head_dim) -> (..., heads, head_dim), normalised over what the norm is as wide as."""
+        if norm is not None and self.spec.qk_norm == "projection":
+            projected, norm = norm(projected), None
+        heads = projected.unflatten(-1, (-1, self.spec.head_dim))
+        return heads if norm is None else norm(heads)
 
     def _project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (..., hidden) -> rotated q (..., heads, head_dim), rotated k and v (..., kv_heads, head_dim)."""
-        q, k, v = (
-            projection(x).unflatten(-1, (-1, self.spec.head_dim))
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        cos, sin = rotary_table(positions, self.spec.head_dim, self.spec.rope_theta)
+        q = self._heads(self.q_proj(x), self.q_norm)
+        k = self._heads(self.k_proj(x), self.k_norm)
+        v = self._heads(self.v_proj(x), None)
+        if self.rotary is None:
+            return q, k, v
+        cos, sin = self.rotary.table(positions)
         return apply_rotary(q, cos, sin), apply_rotary(k, cos, sin), v
 
     def forward(self, x: Tensor, batch: ForwardBatch, cache: KVCache) -> Tensor:
@@ -41,22 +56,17 @@ class Attention(nn.Module):
         if len(decodes):
             rows = batch.query_start[decodes].to(x.device)
             tables = batch.block_tables[decodes.to(batch.block_tables.device)]
-            out[rows] = attend_decode(q[rows], cache, tables, batch.context_lens[decodes] + 1)
+            lengths_now = batch.context_lens[decodes] + 1
+            out[rows] = attend_decode(q[rows], cache, tables, lengths_now, scores=self.spec.scores)
         for i in (lengths > 1).nonzero().squeeze(-1).tolist():
             start, stop = int(batch.query_start[i]), int(batch.query_start[i + 1])
-            out[start:stop] = attend_prefill(q[start:stop], cache, batch.block_tables[i], int(batch.context_lens[i]))
+            table, context_len = batch.block_tables[i], int(batch.context_lens[i])
+            out[start:stop] = attend_prefill(q[start:stop], cache, table, context_len, scores=self.spec.scores)
         projected: Tensor = self.o_proj(out.flatten(-2))
         return projected
 
     def forward_dense(self, x: Tensor, positions: Tensor) -> Tensor:
         """x (b, l, hidden), whole sequences and no cache: the differentiable twin of `forward`."""
         q, k, v = self._project(x, positions)
-        out = F.scaled_dot_product_attention(
-            q.transpose(1, 2),
-            k.transpose(1, 2),
-            v.transpose(1, 2),
-            is_causal=True,
-            enable_gqa=self.spec.num_heads != self.spec.num_kv_heads,
-        )
-        projected: Tensor = self.o_proj(out.transpose(1, 2).flatten(-2))
+        projected: Tensor = self.o_proj(attend_dense(q, k, v, scores=self.spec.scores).flatten(-2))
         return projected

@@ -23,16 +23,85 @@ class CacheNeeds:
 
 
 @dataclass(frozen=True, slots=True)
+class LinearScaling:
+    """All frequencies divided by `factor`."""
+
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Llama3Scaling:
+    """Low frequencies divided by `factor`, high ones kept, those between blended (Llama 3.1)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_positions: int
+
+
+@dataclass(frozen=True, slots=True)
+class YarnScaling:
+    """As Llama3Scaling by a linear ramp over the dimensions; cosines and sines times `attention_factor`."""
+
+    factor: float
+    original_positions: int
+    attention_factor: float
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LongRopeScaling:
+    """Each frequency divided by a factor of its own; cosines and sines times `attention_factor` (Phi-3)."""
+
+    factors: tuple[float, ...]
+    attention_factor: float
+
+
+RopeScaling = LinearScaling | Llama3Scaling | YarnScaling | LongRopeScaling
+
+
+@dataclass(frozen=True, slots=True)
+class RopeSpec:
+    """Rotary positions of the first `rotary_dim` entries of each head; the others are passed on as they are."""
+
+    theta: float
+    rotary_dim: int
+    scaling: RopeScaling | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSpec:
+    """How queries meet keys: softmax(cap(scale * q.k)) over the last `window` positions, the query's own included.
+
+    scale None is head_dim**-0.5; softcap c makes scores c * tanh(score / c); window None is everything before.
+    """
+
+    scale: float | None = None
+    softcap: float | None = None
+    window: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionSpec:
-    """Causal attention with rotary positions and grouped key/value heads."""
+    """Causal attention with grouped key/value heads: over everything before, or over a window of it.
+
+    rope: None for a layer without positions. qk_norm: RMS norm of queries and keys before they are rotated, for each
+    head or over the whole projection.
+    """
 
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    rope_theta: float
-    bias: bool = False
+    rope: RopeSpec | None
+    qkv_bias: bool = False
+    out_bias: bool = False
+    qk_norm: Literal["head", "projection"] | None = None
+    scores: ScoreSpec = ScoreSpec()
 
     def cache_needs(self, element_bytes: int) -> CacheNeeds:
+        """All tokens, in a layer with a window too: what lies before the window is masked, not yet given back."""
         return CacheNeeds(2 * self.num_kv_heads * self.head_dim * element_bytes, 0)
 
 
@@ -69,23 +138,32 @@ class Mamba2Spec:
 
 @dataclass(frozen=True, slots=True)
 class MLPSpec:
-    """A gated MLP: down(silu(gate(x)) * up(x))."""
+    """A gated MLP: down(activation(gate(x)) * up(x))."""
 
     intermediate_size: int
     bias: bool = False
+    activation: Literal["silu", "gelu_tanh"] = "silu"
 
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """One layer: norm + mixer, then (for most transformers) norm + MLP."""
+    """One layer: a mixer, then (for most transformers) an MLP, each added to the residual stream.
+
+    norms: where each of the two is normalised: "pre" before it, "post" after it (what it adds), "both".
+    """
 
     mixer: AttentionSpec | Mamba2Spec
     mlp: MLPSpec | None
+    norms: Literal["pre", "post", "both"] = "pre"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A whole model. `max_positions` is None where nothing in the model bounds the context."""
+    """A whole model. `max_positions` is None where nothing in the model bounds the context.
+
+    norm_unit_offset: norms multiply by 1 + weight. embedding_scale: embeddings are multiplied by it.
+    logit_softcap: logits become c * tanh(logit / c).
+    """
 
     architecture: str
     hidden_size: int
@@ -96,6 +174,9 @@ class ModelConfig:
     max_positions: int | None
     eos_token_ids: tuple[int, ...]
     residual_in_float32: bool = False
+    norm_unit_offset: bool = False
+    embedding_scale: float | None = None
+    logit_softcap: float | None = None
 
     @property
     def kind(self) -> ModelKind:

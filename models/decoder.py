@@ -1,6 +1,7 @@
 """The one decoder: an embedding, a list of layers built from their specs, a norm and a head."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,39 +11,51 @@ from models.attention import Attention
 from models.batch import ForwardBatch
 from models.cache import LayerCache
 from models.config import AttentionSpec, LayerSpec, ModelConfig
-from models.layers import GatedMLP, RMSNorm
+from models.layers import GatedMLP, RMSNorm, soft_cap
 from models.ssm import Mamba2
 
 
 class Layer(nn.Module):
-    """norm + mixer, then norm + MLP where the spec has one, each added to the residual stream."""
+    """A mixer and, where the spec has one, an MLP, each added to the residual stream, with norms before or after."""
 
     def __init__(self, config: ModelConfig, spec: LayerSpec) -> None:
         super().__init__()
-        size = config.hidden_size
-        self.mixer_norm = RMSNorm(size, config.norm_eps)
+
+        def norm(place: Literal["pre", "post"], wanted: bool) -> RMSNorm | None:
+            there = wanted and spec.norms in (place, "both")
+            return RMSNorm(config.hidden_size, config.norm_eps, config.norm_unit_offset) if there else None
+
+        self.mixer_norm = norm("pre", True)
         self.mixer: Attention | Mamba2
         if isinstance(spec.mixer, AttentionSpec):
-            self.mixer = Attention(size, spec.mixer)
+            self.mixer = Attention(config, spec.mixer)
         else:
-            self.mixer = Mamba2(size, spec.mixer)
-        self.mlp_norm = RMSNorm(size, config.norm_eps) if spec.mlp else None
-        self.mlp = GatedMLP(size, spec.mlp) if spec.mlp else None
+            self.mixer = Mamba2(config.hidden_size, spec.mixer)
+        self.mixer_post_norm = norm("post", True)
+        self.mlp_norm = norm("pre", spec.mlp is not None)
+        self.mlp = GatedMLP(config.hidden_size, spec.mlp) if spec.mlp else None
+        self.mlp_post_norm = norm("post", spec.mlp is not None)
 
-    def _after_mixer(self, residual: Tensor, dtype: torch.dtype) -> Tensor:
-        if self.mlp is None or self.mlp_norm is None:
+    def _enter(self, residual: Tensor, norm: RMSNorm | None) -> Tensor:
+        """What a mixer or MLP reads: the residual in the weights' dtype, normalised where there is a norm before."""
+        any_norm = self.mixer_norm or self.mixer_post_norm
+        assert any_norm is not None
+        x = residual.to(any_norm.weight.dtype)
+        return x if norm is None else norm(x)
+
+    def _after_mixer(self, residual: Tensor, mixed: Tensor) -> Tensor:
+        residual = residual + (mixed if self.mixer_post_norm is None else self.mixer_post_norm(mixed))
+        if self.mlp is None:
             return residual
-        return residual + self.mlp(self.mlp_norm(residual.to(dtype)))
+        added = self.mlp(self._enter(residual, self.mlp_norm))
+        return residual + (added if self.mlp_post_norm is None else self.mlp_post_norm(added))
 
     def forward(self, residual: Tensor, batch: ForwardBatch, cache: LayerCache) -> Tensor:
-        dtype = self.mixer_norm.weight.dtype
-        mixed: Tensor = self.mixer(self.mixer_norm(residual.to(dtype)), batch, cache)
-        return self._after_mixer(residual + mixed, dtype)
+        return self._after_mixer(residual, self.mixer(self._enter(residual, self.mixer_norm), batch, cache))
 
     def forward_dense(self, residual: Tensor, positions: Tensor) -> Tensor:
-        dtype = self.mixer_norm.weight.dtype
-        mixed = self.mixer.forward_dense(self.mixer_norm(residual.to(dtype)), positions)
-        return self._after_mixer(residual + mixed, dtype)
+        mixed = self.mixer.forward_dense(self._enter(residual, self.mixer_norm), positions)
+        return self._after_mixer(residual, mixed)
 
 
 class Decoder(nn.Module):
@@ -53,17 +66,23 @@ class Decoder(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, spec) for spec in config.layers)
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps, config.norm_unit_offset)
         self.head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def _embed(self, token_ids: Tensor) -> Tensor:
         embedded: Tensor = self.embedding(token_ids)
+        if self.config.embedding_scale is not None:
+            # Rounded to the weights' dtype before the product, as the published models are trained.
+            embedded = embedded * torch.full(
+                (), self.config.embedding_scale, dtype=embedded.dtype, device=embedded.device
+            )
         return embedded.float() if self.config.residual_in_float32 else embedded
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., hidden) before the last norm -> float32 logits (..., vocab)."""
         weight = self.embedding.weight if self.head is None else self.head.weight
-        return F.linear(self.norm(hidden.to(self.norm.weight.dtype)), weight).float()
+        logits = F.linear(self.norm(hidden.to(self.norm.weight.dtype)), weight).float()
+        return logits if self.config.logit_softcap is None else soft_cap(logits, self.config.logit_softcap)
 
     def forward(self, batch: ForwardBatch, caches: Sequence[LayerCache]) -> Tensor:
         """Read the batch's new tokens, update the caches, and return logits.

@@ -1,4 +1,4 @@
-"""The small parts that every layer is made of: RMS norms, rotary positions, the gated MLP."""
+"""The small parts that every layer is made of: RMS norms, the gated MLP, the soft cap."""
 
 import torch
 import torch.nn.functional as F
@@ -8,17 +8,20 @@ from models.config import MLPSpec
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight, computed in float32.
+    """x / rms(x) * weight, computed in float32; with unit_offset * (1 + weight), rounded after that product only.
 
     Shapes: x (..., d) -> (..., d), in x's dtype. Source: arXiv:1910.07467.
     """
 
-    def __init__(self, size: int, eps: float) -> None:
+    def __init__(self, size: int, eps: float, unit_offset: bool = False) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(size))
+        self.unit_offset = unit_offset
+        self.weight = nn.Parameter(torch.zeros(size) if unit_offset else torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.unit_offset:
+            return F.rms_norm(x.float(), (x.shape[-1],), 1.0 + self.weight.float(), self.eps).to(x.dtype)
         return F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps).to(x.dtype) * self.weight
 
 
@@ -40,38 +43,22 @@ class GatedRMSNorm(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """down(silu(gate(x)) * up(x)). Shapes: (..., hidden) -> (..., hidden)."""
+    """down(activation(gate(x)) * up(x)). Shapes: (..., hidden) -> (..., hidden)."""
 
     def __init__(self, hidden_size: int, spec: MLPSpec) -> None:
         super().__init__()
+        self.activation = spec.activation
         self.gate_proj = nn.Linear(hidden_size, spec.intermediate_size, bias=spec.bias)
         self.up_proj = nn.Linear(hidden_size, spec.intermediate_size, bias=spec.bias)
         self.down_proj = nn.Linear(spec.intermediate_size, hidden_size, bias=spec.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        down: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate = self.gate_proj(x)
+        active = F.silu(gate) if self.activation == "silu" else F.gelu(gate, approximate="tanh")
+        down: Tensor = self.down_proj(active * self.up_proj(x))
         return down
 
 
-def rotary_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary angles at `positions`.
-
-    Angles are computed in float32; at positions beyond 2**24 they would lose whole steps.
-
-    Args:
-        positions: (...,) int64.
-    Returns:
-        cos, sin: (..., head_dim) float32; the second half repeats the first.
-    Source: arXiv:2104.09864, in the half-split layout of the published Llama checkpoints.
-    """
-    exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
-    angles = positions.float().unsqueeze(-1) * theta**-exponent
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
-
-
-def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate each head of x (..., heads, head_dim) by cos, sin (..., head_dim); returns x's dtype."""
-    first, second = x.float().chunk(2, dim=-1)
-    rotated = torch.cat((-second, first), dim=-1)
-    return (x.float() * cos.unsqueeze(-2) + rotated * sin.unsqueeze(-2)).to(x.dtype)
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """cap * tanh(x / cap): close to x where it is small, never beyond the cap."""
+    return torch.tanh(x / cap) * cap

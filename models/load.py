@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from models.config import ModelConfig
 from models.decoder import Decoder
@@ -47,9 +48,11 @@ def _tensors(files: list[Path]) -> Iterator[tuple[str, Path, torch.Tensor]]:
 
 
 def _fill(decoder: Decoder, config: ModelConfig, files: list[Path]) -> None:
-    """Copy every tensor of the files into its parameter."""
+    """Copy every tensor of the files into its parameter, or its rows into the several that share it."""
     rename = family_of(config.architecture).tensor_name
-    wanted = {rename(name): parameter for name, parameter in decoder.named_parameters()}
+    wanted: dict[str, list[nn.Parameter]] = {}
+    for parameter_name, parameter in decoder.named_parameters():
+        wanted.setdefault(rename(parameter_name), []).append(parameter)
     # Checkpoints with tied embeddings may hold the head as a second copy.
     optional = {rename("head.weight")} if config.tie_embeddings else set()
     seen: set[str] = set()
@@ -58,10 +61,12 @@ def _fill(decoder: Decoder, config: ModelConfig, files: list[Path]) -> None:
             continue
         if name not in wanted:
             raise WeightsError(f"{file}: tensor {name!r} belongs to no parameter of {config.architecture}")
-        parameter = wanted[name]
-        if tensor.shape != parameter.shape:
-            raise WeightsError(f"{file}: tensor {name!r} has shape {list(tensor.shape)}, not {list(parameter.shape)}")
-        parameter.data.copy_(tensor)
+        sizes = [len(parameter) for parameter in wanted[name]]
+        shape = [sum(sizes), *wanted[name][0].shape[1:]]
+        if list(tensor.shape) != shape:
+            raise WeightsError(f"{file}: tensor {name!r} has shape {list(tensor.shape)}, not {shape}")
+        for parameter, rows in zip(wanted[name], tensor.split(sizes), strict=True):
+            parameter.data.copy_(rows)
         seen.add(name)
     missing = sorted(set(wanted) - seen)
     if missing:

@@ -101,7 +101,8 @@ def begin_looking_back(attention: Attention, generator: torch.Generator) -> None
     spec = attention.spec
     nn.init.normal_(attention.o_proj.weight, std=0.5 * spec.head_dim**-0.5, generator=generator)
     half, size = spec.head_dim // 2, attention.q_proj.weight.shape[1]
-    speeds = spec.rope_theta ** (-torch.arange(half) / half)
+    assert spec.rope is not None
+    speeds = spec.rope.theta ** (-torch.arange(half) / half)
     constant = CONSTANT / math.sqrt((size - 1 + CONSTANT**2) / size)
     # So large that the score falls by LOOK_BACK_GAP from the wanted token to its neighbours.
     radius = math.sqrt(LOOK_BACK_GAP * math.sqrt(spec.head_dim) / float((1 - speeds.cos()).sum())) / constant

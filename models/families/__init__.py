@@ -8,23 +8,36 @@ from typing import Any
 
 from models.config import ModelConfig
 from models.errors import ModelError, UnsupportedModelError
-from models.families import llama, mamba2
+from models.families import gemma, llama, mamba2, mistral, olmo2, phi3, qwen, smollm3
+from models.families.fields import ReadFields
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
     """How one architecture's published checkpoints map to ours.
 
-    read_config: the parsed config.json -> ModelConfig. tensor_name: our parameter name -> the checkpoint's.
+    covers: published models of the family, for the page of models. read_config: the parsed config.json ->
+    ModelConfig. tensor_name: our parameter name -> the checkpoint's; parameters of one name are its rows, in their
+    order in the decoder.
     """
 
+    covers: str
     read_config: Callable[[Mapping[str, Any]], ModelConfig]
     tensor_name: Callable[[str], str]
 
 
 FAMILIES: dict[str, Family] = {
-    "LlamaForCausalLM": Family(llama.read_config, llama.tensor_name),
-    "Mamba2ForCausalLM": Family(mamba2.read_config, mamba2.tensor_name),
+    "LlamaForCausalLM": Family("Llama 2, 3, 3.1, 3.2, 3.3 (text)", llama.read_config, llama.tensor_name),
+    "MistralForCausalLM": Family("Mistral 7B, Nemo, Small 3", mistral.read_mistral, mistral.tensor_name),
+    "MinistralForCausalLM": Family("Ministral", mistral.read_ministral, mistral.tensor_name),
+    "Qwen2ForCausalLM": Family("Qwen2, Qwen2.5", qwen.read_qwen2, qwen.tensor_name),
+    "Qwen3ForCausalLM": Family("Qwen3 (dense)", qwen.read_qwen3, qwen.tensor_name),
+    "SmolLM3ForCausalLM": Family("SmolLM3", smollm3.read_config, smollm3.tensor_name),
+    "Olmo2ForCausalLM": Family("OLMo-2", olmo2.read_config, olmo2.tensor_name),
+    "Gemma2ForCausalLM": Family("Gemma 2", gemma.read_gemma2, gemma.tensor_name),
+    "Gemma3ForCausalLM": Family("Gemma 3 (text only: 270M, 1B)", gemma.read_gemma3, gemma.tensor_name),
+    "Phi3ForCausalLM": Family("Phi-3, Phi-3.5-mini, Phi-4-mini, Phi-4", phi3.read_config, phi3.tensor_name),
+    "Mamba2ForCausalLM": Family("Mamba-2, in the layout of transformers", mamba2.read_config, mamba2.tensor_name),
 }
 
 
@@ -55,8 +68,11 @@ def read_config(directory: Path) -> ModelConfig:
     if not isinstance(architectures, list) or len(architectures) != 1:
         raise ModelError(f"{path}: `architectures` must name exactly one class, got {architectures!r}")
     try:
-        return family_of(architectures[0]).read_config(raw)
+        fields = ReadFields(raw)
+        config = family_of(architectures[0]).read_config(fields)
+        fields.refuse_ignored(architectures[0])
     except KeyError as error:
         raise ModelError(f"{path}: field {error} is missing") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ModelError(f"{path}: {error}") from error
+    return config

@@ -1,9 +1,69 @@
 """Reading fields that several families' config.json share."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from models.errors import UnsupportedModelError
+
+MAX_LAYERS = 10_000
+# Options that change what a model computes, in one family or another.
+CONSEQUENTIAL = frozenset({
+    "attention_bias", "attn_logit_softcapping", "clip_qkv", "final_logit_softcapping", "layer_types", "mlp_bias",
+    "no_rope_layers", "num_experts", "num_local_experts", "partial_rotary_factor", "quantization_config",
+    "query_pre_attn_scalar", "rope_local_base_freq", "rope_parameters", "rope_scaling", "sliding_window",
+    "use_bidirectional_attention",
+})  # fmt: skip
+
+
+class ReadFields(Mapping[str, Any]):
+    """A config.json that remembers which of its fields were asked for."""
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self._raw = raw
+        self._asked: set[str] = set()
+
+    def __getitem__(self, field: str) -> Any:
+        self._asked.add(field)
+        return self._raw[field]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def refuse_ignored(self, architecture: str) -> None:
+        """Refuse a checkpoint that sets an option for which its family did not ask."""
+        ignored = sorted(field for field in CONSEQUENTIAL - self._asked if self._raw.get(field))
+        if ignored:
+            raise UnsupportedModelError(f"config.json: {', '.join(ignored)}: not supported for {architecture}")
+
+
+def size(raw: Mapping[str, Any], field: str, default: int | None = None) -> int:
+    """A field that counts something: a whole number of at least one; `default` where it is absent or null."""
+    value = raw[field] if default is None else raw.get(field)
+    if value is None and default is not None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{field} must be a whole number of at least 1, not {value!r}")
+    return value
+
+
+def num_layers(raw: Mapping[str, Any]) -> int:
+    """`num_hidden_layers`, within what anyone has built: a typing error must not fill the memory with layers."""
+    count = size(raw, "num_hidden_layers")
+    if count > MAX_LAYERS:
+        raise ValueError(f"num_hidden_layers = {count} is more than {MAX_LAYERS}")
+    return count
+
+
+def positive(value: Any, name: str) -> float:
+    """A number greater than zero and finite."""
+    number = float(value)
+    if not 0.0 < number < math.inf:
+        raise ValueError(f"{name} must be a number greater than 0, not {value!r}")
+    return number
 
 
 def eos_token_ids(raw: Mapping[str, Any]) -> tuple[int, ...]:
@@ -20,17 +80,6 @@ def require(raw: Mapping[str, Any], field: str, allowed: tuple[Any, ...]) -> Non
         raise UnsupportedModelError(
             f"config.json: {field} = {raw[field]!r} is not supported; supported: {', '.join(map(repr, allowed))}"
         )
-
-
-def rope_theta(raw: Mapping[str, Any]) -> float:
-    """The rotary base, from `rope_parameters` or from the older `rope_theta` and `rope_scaling`."""
-    parameters = raw.get("rope_parameters") or {}
-    scaling = raw.get("rope_scaling") or {}
-    for source in (parameters, scaling):
-        kind = source.get("rope_type", source.get("type", "default"))
-        if kind != "default":
-            raise UnsupportedModelError(f"config.json: rope type {kind!r} is not supported; supported: 'default'")
-    return float(parameters.get("rope_theta", raw.get("rope_theta", 10_000.0)))
 
 
 def number(value: Any) -> float:

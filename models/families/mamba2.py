@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.config import LayerSpec, Mamba2Spec, ModelConfig
-from models.families.fields import eos_token_ids, number, require
+from models.families.fields import eos_token_ids, num_layers, number, require, size
 
 
 def read_config(raw: Mapping[str, Any]) -> ModelConfig:
@@ -13,27 +13,27 @@ def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     low, high = raw.get("time_step_limit") or (0.0, float("inf"))
     eps = float(raw["layer_norm_epsilon"])
     mixer = Mamba2Spec(
-        num_heads=int(raw["num_heads"]),
-        head_dim=int(raw["head_dim"]),
-        state_size=int(raw["state_size"]),
-        num_groups=int(raw["n_groups"]),
-        conv_kernel=int(raw["conv_kernel"]),
+        num_heads=size(raw, "num_heads"),
+        head_dim=size(raw, "head_dim"),
+        state_size=size(raw, "state_size"),
+        num_groups=size(raw, "n_groups"),
+        conv_kernel=size(raw, "conv_kernel"),
         conv_bias=bool(raw.get("use_conv_bias", True)),
         proj_bias=bool(raw.get("use_bias", False)),
-        chunk_size=int(raw["chunk_size"]),
+        chunk_size=size(raw, "chunk_size"),
         norm_eps=eps,
         time_step_limit=(number(low), number(high)),
     )
-    if mixer.inner_size != int(raw["expand"]) * int(raw["hidden_size"]):
+    if mixer.inner_size != size(raw, "expand") * size(raw, "hidden_size"):
         raise ValueError(
             f"num_heads * head_dim = {mixer.inner_size} must equal expand * hidden_size = "
-            f"{int(raw['expand']) * int(raw['hidden_size'])}"
+            f"{size(raw, 'expand') * size(raw, 'hidden_size')}"
         )
     return ModelConfig(
         architecture="Mamba2ForCausalLM",
-        hidden_size=int(raw["hidden_size"]),
-        vocab_size=int(raw["vocab_size"]),
-        layers=(LayerSpec(mixer, None),) * int(raw["num_hidden_layers"]),
+        hidden_size=size(raw, "hidden_size"),
+        vocab_size=size(raw, "vocab_size"),
+        layers=(LayerSpec(mixer, None),) * num_layers(raw),
         norm_eps=eps,
         tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
         max_positions=None,

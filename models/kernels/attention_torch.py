@@ -7,7 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.cache import KVCache
+from models.config import ScoreSpec
+from models.layers import soft_cap
 
+PLAIN = ScoreSpec()
 SHORT = 256  # positions up to which one call for all costs less than a call for each length
 
 
@@ -20,7 +23,64 @@ def write_kv(cache: KVCache, keys: Tensor, values: Tensor, slot_mapping: Tensor)
     cache.values.flatten(0, 1).index_copy_(0, slot_mapping, values.to(cache.values.dtype))
 
 
-def attend_prefill(q: Tensor, cache: KVCache, block_table: Tensor, context_len: int) -> Tensor:
+def _attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scores: ScoreSpec) -> Tensor:
+    """softmax(cap(scale * q.k)) v, causal where mask is None.
+
+    Shapes: b sequences, n queries, t keys; t = n where mask is None.
+
+    Args:
+        q: (b, heads, n, head_dim). keys, values: (b, kv_heads, t, head_dim).
+        mask: bool, broadcast to (b, heads, n, t), True where a query may look; at least one in each row.
+    Returns:
+        (b, heads, n, head_dim) in q's dtype.
+    """
+    if scores.softcap is None:
+        return F.scaled_dot_product_attention(
+            q,
+            keys,
+            values,
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=scores.scale,
+            enable_gqa=q.shape[1] != keys.shape[1],
+        )
+    scale = q.shape[-1] ** -0.5 if scores.scale is None else scores.scale
+    num_queries, num_kv_heads = q.shape[2], keys.shape[1]
+    # The queries that share a key head become rows of one product, so that no key is copied.
+    rows = q.unflatten(1, (num_kv_heads, -1)).flatten(2, 3)
+    products = (rows @ keys.transpose(-1, -2)).float().unflatten(2, (-1, num_queries))  # b kv g n t
+    weights = soft_cap(products.flatten(1, 2) * scale, scores.softcap)
+    if mask is None:
+        mask = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    weights = weights.masked_fill(~mask, -torch.inf).softmax(-1).to(q.dtype)
+    out = weights.unflatten(1, (num_kv_heads, -1)).flatten(2, 3) @ values
+    return out.unflatten(2, (-1, num_queries)).flatten(1, 2)
+
+
+def _causal_mask(
+    first_query: int, num_queries: int, first_key: int, window: int | None, device: torch.device
+) -> Tensor:
+    """(num_queries, keys from first_key to the last query) bool, True where a query may look."""
+    stop = first_query + num_queries
+    columns = torch.arange(first_key, stop, device=device)
+    rows = torch.arange(first_query, stop, device=device).unsqueeze(-1)
+    mask = columns <= rows
+    return mask if window is None else mask & (columns > rows - window)
+
+
+def attend_dense(q: Tensor, keys: Tensor, values: Tensor, *, scores: ScoreSpec = PLAIN) -> Tensor:
+    """Causal attention of whole sequences without a cache.
+
+    Shapes: q (b, l, heads, head_dim), keys and values (b, l, kv_heads, head_dim) -> (b, l, heads, head_dim).
+    """
+    length, window = q.shape[1], scores.window
+    mask = None if window is None or window >= length else _causal_mask(0, length, 0, window, q.device)
+    return _attend(q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), mask, scores).transpose(1, 2)
+
+
+def attend_prefill(
+    q: Tensor, cache: KVCache, block_table: Tensor, context_len: int, *, scores: ScoreSpec = PLAIN
+) -> Tensor:
     """Causal attention of one sequence's new tokens over everything it has written, themselves included.
 
     Args:
@@ -29,44 +89,42 @@ def attend_prefill(q: Tensor, cache: KVCache, block_table: Tensor, context_len: 
     Returns:
         (n, heads, head_dim) in q's dtype.
     """
-    num_new = q.shape[0]
-    total = context_len + num_new
-    num_blocks = -(-total // cache.keys.shape[1])
-    keys = cache.keys[block_table[:num_blocks]].flatten(0, 1)[:total].to(q.dtype)
-    values = cache.values[block_table[:num_blocks]].flatten(0, 1)[:total].to(q.dtype)
+    block_size, total, window = cache.keys.shape[1], context_len + q.shape[0], scores.window
+    if window is not None and window >= total:
+        window = None
+    # Blocks that lie wholly before the first query's window are not read.
+    first_block = 0 if window is None else max(0, context_len + 1 - window) // block_size
+    first_key = first_block * block_size
+    blocks = block_table[first_block : -(-total // block_size)]
+    keys = cache.keys[blocks].flatten(0, 1)[: total - first_key].to(q.dtype)
+    values = cache.values[blocks].flatten(0, 1)[: total - first_key].to(q.dtype)
     mask = None
-    if context_len:
-        columns = torch.arange(total, device=q.device)
-        rows = torch.arange(context_len, total, device=q.device)
-        mask = columns <= rows.unsqueeze(-1)
-    out = F.scaled_dot_product_attention(
-        q.transpose(0, 1).unsqueeze(0),
-        keys.transpose(0, 1).unsqueeze(0),
-        values.transpose(0, 1).unsqueeze(0),
-        attn_mask=mask,
-        is_causal=mask is None,
-        enable_gqa=q.shape[1] != keys.shape[1],
-    )
-    return out.squeeze(0).transpose(0, 1)
+    if context_len or window is not None:
+        mask = _causal_mask(context_len, q.shape[0], first_key, window, q.device)
+    q, keys, values = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, keys, values))
+    return _attend(q, keys, values, mask, scores).squeeze(0).transpose(0, 1)
 
 
-def attend_decode(q: Tensor, cache: KVCache, block_tables: Tensor, lengths: Tensor) -> Tensor:
+def attend_decode(
+    q: Tensor, cache: KVCache, block_tables: Tensor, lengths: Tensor, *, scores: ScoreSpec = PLAIN
+) -> Tensor:
     """Attention of one new token per sequence, sequences of similar length at once.
 
     Args:
         q: (b, heads, head_dim), rotated. block_tables: (b, m) int64, -1 = padding.
-        lengths: (b,) int64 on the CPU, positions to attend to, the new token's own included.
+        lengths: (b,) int64 on the CPU, positions written, the new token's own included.
     Returns:
         (b, heads, head_dim) in q's dtype.
     """
-    groups = group_by_length(lengths.tolist())
+    attended = lengths if scores.window is None else lengths.clamp(max=scores.window)
+    groups = group_by_length(attended.tolist())
     if len(groups) == 1:
-        return _attend_decode_padded(q, cache, block_tables, lengths)
+        return _attend_decode_padded(q, cache, block_tables, lengths, scores)
     out = torch.empty_like(q)
     for group in groups:
         rows = torch.tensor(group)
         there = rows.to(q.device)
-        out[there] = _attend_decode_padded(q[there], cache, block_tables[there], lengths[rows])
+        out[there] = _attend_decode_padded(q[there], cache, block_tables[there], lengths[rows], scores)
     return out
 
 
@@ -78,19 +136,35 @@ def group_by_length(lengths: Sequence[int]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _attend_decode_padded(q: Tensor, cache: KVCache, block_tables: Tensor, lengths: Tensor) -> Tensor:
+def _attend_decode_padded(
+    q: Tensor, cache: KVCache, block_tables: Tensor, lengths: Tensor, scores: ScoreSpec
+) -> Tensor:
     """`attend_decode` in one call, every sequence padded to the longest."""
     block_size = cache.keys.shape[1]
-    num_blocks = -(-int(lengths.max()) // block_size)
-    tables = block_tables[:, :num_blocks].clamp(min=0)
+    if scores.window is None:
+        tables = block_tables[:, : -(-int(lengths.max()) // block_size)]
+        mask = torch.arange(tables.shape[1] * block_size, device=q.device) < lengths.to(q.device).unsqueeze(-1)
+    else:
+        tables, mask = _window_blocks(block_tables, lengths, block_size, scores.window)
+    tables = tables.clamp(min=0)
     keys = cache.keys[tables].flatten(1, 2).to(q.dtype)
     values = cache.values[tables].flatten(1, 2).to(q.dtype)
-    mask = torch.arange(keys.shape[1], device=q.device) < lengths.to(q.device).unsqueeze(-1)
-    out = F.scaled_dot_product_attention(
-        q.unsqueeze(2),
-        keys.transpose(1, 2),
-        values.transpose(1, 2),
-        attn_mask=mask[:, None, None, :],
-        enable_gqa=q.shape[1] != keys.shape[2],
-    )
+    out = _attend(q.unsqueeze(2), keys.transpose(1, 2), values.transpose(1, 2), mask[:, None, None, :], scores)
     return out.squeeze(2)
+
+
+def _window_blocks(block_tables: Tensor, lengths: Tensor, block_size: int, window: int) -> tuple[Tensor, Tensor]:
+    """The part of each table that holds the last `window` positions, (b, w), and which of its positions those are.
+
+    Returns:
+        (b, w) int64 blocks; (b, w * block_size) bool, True for positions inside the window and the sequence.
+    """
+    device = block_tables.device
+    starts = (lengths - window).clamp(min=0)
+    first_blocks = starts // block_size
+    num_blocks = int((-(-lengths // block_size) - first_blocks).max())
+    starts, lengths, first_blocks = (tensor.to(device).unsqueeze(-1) for tensor in (starts, lengths, first_blocks))
+    columns = first_blocks + torch.arange(num_blocks, device=device)
+    positions = first_blocks * block_size + torch.arange(num_blocks * block_size, device=device)
+    tables = block_tables.gather(1, columns.clamp(max=block_tables.shape[1] - 1))
+    return tables, (positions >= starts) & (positions < lengths)

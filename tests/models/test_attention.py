@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from devices import DEVICES
 
 from models.cache import KVCache
-from models.kernels.attention_torch import attend_decode, group_by_length
+from models.config import ScoreSpec
+from models.kernels.attention_torch import PLAIN, attend_decode, attend_prefill, group_by_length
 
 BLOCK_SIZE, HEADS, KV_HEADS, HEAD_DIM = 16, 6, 2, 20
 
@@ -30,36 +31,80 @@ def decode_inputs(lengths: list[int], device: torch.device) -> tuple[torch.Tenso
     return q, KVCache(keys, values), tables.to(device), torch.tensor(lengths)
 
 
-def plain(q: torch.Tensor, cache: KVCache, table: torch.Tensor, length: int) -> torch.Tensor:
-    """One sequence's attention, (heads, head_dim), written out in float64."""
+def plain(q: torch.Tensor, cache: KVCache, table: torch.Tensor, length: int, scores: ScoreSpec = PLAIN) -> torch.Tensor:
+    """One query's attention over the first positions, (heads, head_dim), written out in float64."""
     blocks = table[: -(-length // BLOCK_SIZE)]
     keys, values = (
         tensor[blocks].flatten(0, 1)[:length].double().repeat_interleave(HEADS // KV_HEADS, dim=1)
         for tensor in (cache.keys, cache.values)
     )
-    weights = (torch.einsum("hd,thd->ht", q.double(), keys) * HEAD_DIM**-0.5).softmax(-1)
-    return torch.einsum("ht,thd->hd", weights, values)
+    products = torch.einsum("hd,thd->ht", q.double(), keys) * (scores.scale or HEAD_DIM**-0.5)
+    if scores.softcap:
+        products = scores.softcap * torch.tanh(products / scores.softcap)
+    if scores.window:
+        products[:, : max(0, length - scores.window)] = -torch.inf
+    return torch.einsum("ht,thd->hd", products.softmax(-1), values)
 
 
+SCORES = {
+    "plain": PLAIN,
+    "scaled": ScoreSpec(scale=0.11),
+    "capped": ScoreSpec(softcap=0.7),
+    "window": ScoreSpec(window=37),
+    "window of one": ScoreSpec(window=1),
+    "window of a block": ScoreSpec(window=BLOCK_SIZE),
+    "all": ScoreSpec(scale=0.3, softcap=1.3, window=300),
+}
+
+
+@pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
 @pytest.mark.parametrize("lengths", [[1], [40, 3, 17], [1, 2000, 256, 257, 90, 511, 2048, 33, 513]])
-def test_decoding_is_plain_attention_whatever_the_company(device, lengths):
+def test_decoding_is_plain_attention_whatever_the_company(device, lengths, scores):
     q, cache, tables, counts = decode_inputs(lengths, device)
-    out = attend_decode(q, cache, tables, counts)
+    out = attend_decode(q, cache, tables, counts, scores=scores)
     for row, length in enumerate(lengths):
-        expected = plain(q[row], cache, tables[row], length)
+        expected = plain(q[row], cache, tables[row], length, scores)
         torch.testing.assert_close(out[row].double(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
+@pytest.mark.parametrize(("context_len", "num_new"), [(0, 2), (0, 90), (15, 2), (16, 33), (400, 50)])
+def test_prefill_is_plain_attention(device, context_len, num_new, scores):
+    _, cache, tables, _ = decode_inputs([context_len + num_new], device)
+    q = torch.randn(num_new, HEADS, HEAD_DIM, generator=torch.Generator().manual_seed(5)).to(device)
+    out = attend_prefill(q, cache, tables[0], context_len, scores=scores)
+    for row in range(num_new):
+        expected = plain(q[row], cache, tables[0], context_len + row + 1, scores)
+        torch.testing.assert_close(out[row].double(), expected, rtol=0, atol=1e-6)
+
+
+def test_what_lies_before_a_window_is_not_read(monkeypatch: pytest.MonkeyPatch):
+    """A window costs what it is wide, not what the sequence is long."""
+    read = count_keys(monkeypatch)
+    q, cache, tables, counts = decode_inputs([5_000, 4_000, 30], torch.device("cpu"))
+    attend_decode(q, cache, tables, counts, scores=ScoreSpec(window=64))
+    assert sum(read) <= 3 * (64 + 2 * BLOCK_SIZE)
+    read.clear()
+    attend_prefill(q, cache, tables[0], 4_990, scores=ScoreSpec(window=64))
+    assert sum(read) <= 64 + 3 + 2 * BLOCK_SIZE
+
+
+def count_keys(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list to which every attention call appends how many keys it was given."""
+    given = []
+    attention = F.scaled_dot_product_attention
+
+    def counted(q, keys, values, **options):
+        given.append(keys.shape[0] * keys.shape[2])
+        return attention(q, keys, values, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
+    return given
 
 
 def test_a_long_context_does_not_lengthen_the_others(monkeypatch: pytest.MonkeyPatch):
     """What is gathered is of the order of what is attended to, not of the longest times the number of sequences."""
-    gathered = []
-    attention = F.scaled_dot_product_attention
-
-    def counted(q, keys, values, **options):
-        gathered.append(keys.shape[0] * keys.shape[2])
-        return attention(q, keys, values, **options)
-
-    monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
+    gathered = count_keys(monkeypatch)
     lengths = [100] * 15 + [30_000]
     attend_decode(*decode_inputs(lengths, torch.device("cpu")))
     assert sum(lengths) <= sum(gathered) < 1.1 * sum(lengths)

@@ -1,0 +1,49 @@
+"""Qwen2 (biases on queries, keys and values) and Qwen3 (queries and keys normalised), with a window in late layers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from models.config import LayerSpec, ModelConfig
+from models.families.fields import require
+from models.families.rope import read_rope
+from models.families.transformer import (
+    PRE_NORMS,
+    head_dim_of,
+    read_attention,
+    read_mlp,
+    read_model,
+    read_windows,
+    scores_of,
+    tensor_names,
+)
+
+QWEN3_HEAD_DIM = 128
+DEFAULT_WINDOW, DEFAULT_FULL_LAYERS = 4096, 28
+
+
+def read_qwen2(raw: Mapping[str, Any]) -> ModelConfig:
+    """Llama's layers with biases on queries, keys and values; a window in late layers where wanted."""
+    return _read_config(raw, "Qwen2ForCausalLM", head_dim_of(raw), qkv_bias=True)
+
+
+def read_qwen3(raw: Mapping[str, Any]) -> ModelConfig:
+    """Llama's layers with queries and keys normalised head by head; a window in late layers where wanted."""
+    return _read_config(raw, "Qwen3ForCausalLM", head_dim_of(raw, QWEN3_HEAD_DIM), qk_norm="head")
+
+
+def _read_config(raw: Mapping[str, Any], architecture: str, head_dim: int, **attention: Any) -> ModelConfig:
+    require(raw, "mlp_bias", (False,))
+    rope, mlp = read_rope(raw, head_dim), read_mlp(raw)
+    window = raw.get("sliding_window", DEFAULT_WINDOW)
+    if not raw.get("use_sliding_window", False):
+        window = None
+    num_full = int(raw.get("max_window_layers", DEFAULT_FULL_LAYERS))
+    windows = read_windows(raw, window, lambda number: window is not None and number >= num_full)
+    layers = [
+        LayerSpec(read_attention(raw, head_dim=head_dim, rope=rope.spec, scores=scores, **attention), mlp)
+        for scores in scores_of(windows)
+    ]
+    return read_model(raw, architecture, layers, max_positions=rope.max_positions)
+
+
+tensor_name = tensor_names(PRE_NORMS)

@@ -1,0 +1,125 @@
+"""Write docs/models.md: what can be served, as the code has it.
+
+python -m scripts.models_page
+"""
+
+import inspect
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from models.cache import KVCache, StateCache
+from models.config import AttentionSpec, CacheNeeds, Mamba2Spec
+from models.families import FAMILIES
+from models.families.rope import ROPE_TYPES
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "models.md"
+ELEMENT_BYTES = 2  # keys and values in bfloat16
+MIXERS = {"attention": (AttentionSpec, KVCache), "Mamba-2": (Mamba2Spec, StateCache)}
+LLAMA_8B: dict[str, Any] = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 131_072,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500_000.0,
+    "vocab_size": 128_256,
+}
+GEMMA_1B: dict[str, Any] = {
+    "head_dim": 256,
+    "hidden_size": 1152,
+    "intermediate_size": 6912,
+    "max_position_embeddings": 32_768,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 26,
+    "num_key_value_heads": 1,
+    "rms_norm_eps": 1e-6,
+    "sliding_window": 512,
+    "vocab_size": 262_144,
+}
+MAMBA_3B: dict[str, Any] = {
+    "chunk_size": 256,
+    "conv_kernel": 4,
+    "expand": 2,
+    "head_dim": 64,
+    "hidden_size": 2560,
+    "layer_norm_epsilon": 1e-5,
+    "n_groups": 1,
+    "num_heads": 80,
+    "num_hidden_layers": 64,
+    "state_size": 128,
+    "vocab_size": 50_288,
+}
+EXAMPLES = {
+    "Llama-3.1-8B": ("LlamaForCausalLM", LLAMA_8B),
+    "Gemma-3-1B": ("Gemma3ForCausalLM", GEMMA_1B),
+    "Mamba-2-2.7B": ("Mamba2ForCausalLM", MAMBA_3B),
+}
+BEGIN = """# What can be served
+
+Written by `python -m scripts.models_page` from the code; a test fails where the two differ.
+
+A checkpoint's family is the class that `architectures` in its `config.json` names. A family that is not listed is
+refused with a message that lists these; so is, by its name, an option that its family does not implement. Random small
+checkpoints of every family are compared with `transformers` in `tests/models/test_exactness.py`: float32 logits within
+1e-4 however the prompt is cut and whoever shares the batch, and the same 64 greedy tokens.
+"""
+
+
+def first_line(documented: object) -> str:
+    return (inspect.getdoc(documented) or "").partition("\n")[0]
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = (head, ("---",) * len(head), *rows)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def family_rows() -> list[tuple[str, str, str]]:
+    return [
+        (
+            f"`{name}`",
+            family.covers,
+            first_line(family.read_config) or first_line(inspect.getmodule(family.read_config)),
+        )
+        for name, family in FAMILIES.items()
+    ]
+
+
+def mixer_rows() -> list[tuple[str, str, str]]:
+    return [(name, first_line(spec), first_line(cache)) for name, (spec, cache) in MIXERS.items()]
+
+
+def needs_rows() -> list[tuple[str, str, str]]:
+    rows = []
+    for name, (architecture, raw) in EXAMPLES.items():
+        needs: CacheNeeds = FAMILIES[architecture].read_config(raw).cache_needs(ELEMENT_BYTES)
+        rows.append((name, f"{needs.bytes_per_token:,}", f"{needs.bytes_per_sequence:,}"))
+    return rows
+
+
+def page() -> str:
+    """The text of docs/models.md."""
+    ropes = [(f"`{name}`", kind.summary) for name, kind in ROPE_TYPES.items()]
+    parts = [
+        BEGIN,
+        "## Families\n\n" + table(("architecture", "published models", "what it is"), family_rows()),
+        "## Mixers and what they remember\n\n" + table(("mixer", "what it does", "its cache"), mixer_rows()),
+        "A layer with a sliding window masks what lies before it, but its blocks are kept: it remembers as much as a "
+        "full layer.",
+        "Bytes to remember, keys and values in bfloat16, recurrent state in float32 always:",
+        table(("model", "for each token", "for each sequence"), needs_rows()),
+        "## Rotary positions\n\nIn `rope_parameters`, or in the older `rope_theta` and `rope_scaling`:",
+        table(("`rope_type`", "what it does"), ropes),
+    ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def main() -> None:
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Small random models of transformers for every family, in odd sizes: what ours are compared with.
+
+On purpose: head_dim no power of two, three queries to a key, a vocabulary that is no multiple of 64, windows shorter
+than the prompts, positions beyond those of the unscaled rotary angles.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Mamba2Config,
+    Mamba2ForCausalLM,
+    MinistralConfig,
+    MinistralForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+)
+
+VOCAB_SIZE = 131
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 72,
+    "intermediate_size": 100,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 24,
+}
+YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 20}
+LINEAR = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 3.0}
+DEFAULT = {"rope_type": "default", "rope_theta": 1234.5}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
+
+
+def llama(**options: Any) -> PreTrainedModel:
+    options = {"head_dim": 20, "rope_parameters": DEFAULT, **options}
+    return LlamaForCausalLM(LlamaConfig(**SIZES, **options))
+
+
+def mistral(**options: Any) -> PreTrainedModel:
+    return MistralForCausalLM(MistralConfig(**SIZES, head_dim=20, rope_parameters=DEFAULT, **options))
+
+
+def ministral(**options: Any) -> PreTrainedModel:
+    return MinistralForCausalLM(MinistralConfig(**SIZES, head_dim=20, rope_parameters=DEFAULT, **options))
+
+
+def qwen2(**options: Any) -> PreTrainedModel:
+    return Qwen2ForCausalLM(Qwen2Config(**SIZES, **options))
+
+
+def qwen3(**options: Any) -> PreTrainedModel:
+    return Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=20, **options))
+
+
+def smollm3(**options: Any) -> PreTrainedModel:
+    return SmolLM3ForCausalLM(SmolLM3Config(**SIZES, **options))
+
+
+def olmo2(**options: Any) -> PreTrainedModel:
+    return Olmo2ForCausalLM(Olmo2Config(**SIZES, **options))
+
+
+def gemma2(**options: Any) -> PreTrainedModel:
+    return Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=20, query_pre_attn_scalar=15, **options))
+
+
+def gemma3(**options: Any) -> PreTrainedModel:
+    return Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, head_dim=20, query_pre_attn_scalar=15, **options))
+
+
+def phi3(**options: Any) -> PreTrainedModel:
+    return Phi3ForCausalLM(Phi3Config(**SIZES, **options))
+
+
+def longrope(positions: int) -> dict[str, Any]:
+    """For heads of 12, of which 8 entries are rotated: four pairs."""
+    return {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "partial_rotary_factor": 0.7,
+        "short_factor": [1.0, 1.1, 1.3, 1.7],
+        "long_factor": [1.0, 2.0, 4.0, 8.0],
+        "original_max_position_embeddings": positions,
+        "factor": 4.0,
+    }
+
+
+def mamba2(tied: bool) -> PreTrainedModel:
+    config = Mamba2Config(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=48,
+        expand=2,
+        num_heads=8,
+        head_dim=12,
+        state_size=10,
+        n_groups=2 if tied else 1,
+        conv_kernel=4 if tied else 3,
+        chunk_size=16,
+        num_hidden_layers=3,
+        use_bias=not tied,
+        use_conv_bias=tied,
+        tie_word_embeddings=tied,
+    )
+    return Mamba2ForCausalLM(config)
+
+
+BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
+    "llama-tied": lambda: llama(tie_word_embeddings=True),
+    "llama-untied-biased": lambda: llama(attention_bias=True, mlp_bias=True),
+    "llama-dynamic": lambda: llama(rope_parameters=DYNAMIC, max_position_embeddings=100),
+    "llama-linear": lambda: llama(rope_parameters=LINEAR, max_position_embeddings=32),
+    "llama-llama3": lambda: llama(rope_parameters=LLAMA3, max_position_embeddings=192),
+    "llama-yarn": lambda: llama(rope_parameters=YARN, max_position_embeddings=80),
+    "llama-yarn-untruncated": lambda: llama(
+        rope_parameters={**YARN, "truncate": False, "beta_fast": 8.0, "mscale": 1.0, "mscale_all_dim": 0.7},
+        max_position_embeddings=80,
+    ),
+    "mistral-window": lambda: mistral(sliding_window=11),
+    "mistral-full-tied": lambda: mistral(sliding_window=None, tie_word_embeddings=True),
+    "ministral-mixed": lambda: ministral(
+        sliding_window=9, layer_types=["sliding_attention", "full_attention", "sliding_attention"]
+    ),
+    "qwen2-tied": lambda: qwen2(tie_word_embeddings=True),
+    "qwen2-late-windows": lambda: qwen2(use_sliding_window=True, sliding_window=7, max_window_layers=1),
+    "qwen3-biased": lambda: qwen3(attention_bias=True),
+    "qwen3-yarn-tied": lambda: qwen3(rope_parameters=YARN, max_position_embeddings=20, tie_word_embeddings=True),
+    "smollm3": lambda: smollm3(no_rope_layer_interval=2),
+    "smollm3-window-biased": lambda: smollm3(
+        no_rope_layers=[0, 1, 0],
+        use_sliding_window=True,
+        sliding_window=10,
+        attention_bias=True,
+        mlp_bias=True,
+        tie_word_embeddings=False,
+    ),
+    "olmo2": lambda: olmo2(),
+    "olmo2-tied-biased": lambda: olmo2(tie_word_embeddings=True, attention_bias=True),
+    "gemma2": lambda: gemma2(sliding_window=10),
+    "gemma2-strong-caps": lambda: gemma2(
+        sliding_window=3, attn_logit_softcapping=0.5, final_logit_softcapping=1.0, tie_word_embeddings=False
+    ),
+    "gemma2-uncapped-biased": lambda: gemma2(
+        attn_logit_softcapping=None, final_logit_softcapping=None, attention_bias=True, sliding_window=200
+    ),
+    "gemma3": lambda: gemma3(sliding_window=9, sliding_window_pattern=3),
+    "gemma3-linear": lambda: gemma3(
+        sliding_window=9,
+        layer_types=["full_attention", "sliding_attention", "full_attention"],
+        final_logit_softcapping=2.0,
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "rope_theta": 20_000.0, "factor": 8.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+        },
+    ),
+    "phi3-window": lambda: phi3(sliding_window=13),
+    "phi3-longrope": lambda: phi3(
+        rope_parameters=longrope(80), original_max_position_embeddings=80, max_position_embeddings=320
+    ),
+    "phi3-partial-tied": lambda: phi3(
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+        tie_word_embeddings=True,
+    ),
+    "mamba2-tied": lambda: mamba2(True),
+    "mamba2-untied-biased": lambda: mamba2(False),
+}
