@@ -25,9 +25,7 @@ def ask_two_hop(
     rng: random.Random, entity: Entity, link: str, target: Entity, attribute: str, *, labelled: bool
 ) -> str:
     """A question whose subject is not named but described through another entity."""
-    kind = words.KINDS[entity.kind]
-    name = kind.labelled.format(n=entity.name, l=entity.label) if labelled else entity.name
-    described = rng.choice(kind.relations[link][1]).format(e=name)
+    described = _worded(rng.choice(words.KINDS[entity.kind].relations[link][1]), entity, labelled=labelled)
     return rng.choice(words.KINDS[target.kind].attributes[attribute].questions).format(e=described)
 
 
@@ -110,10 +108,11 @@ class _Asker:
             return None
         if kind != "unanswerable":
             return self._answerable(question_id, text, entity, attribute, kind)
-        twin = _twin(self._rng, self._world, entity, attribute)
-        while not self._is_new(_worded(wording, twin, labelled=False)):
+        while True:
             twin = _twin(self._rng, self._world, entity, attribute)
-        twin_text = _worded(wording, twin, labelled=False)
+            twin_text = _worded(wording, twin, labelled=False)
+            if self._is_new(twin_text):
+                break
         self._twins.append(replace(self._answerable("", twin_text, twin, attribute, "fact"), pair=question_id))
         return Question(question_id, text, (), (), kind, entity.id, pair=question_id)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.config import LayerSpec, ModelConfig
-from models.families.fields import num_layers, require, size
+from models.families.fields import num_layers, require
 from models.families.rope import read_rope
 from models.families.transformer import (
     PRE_NORMS,
@@ -12,6 +12,7 @@ from models.families.transformer import (
     read_attention,
     read_mlp,
     read_model,
+    read_window,
     read_windows,
     scores_of,
     tensor_names,
@@ -22,19 +23,15 @@ DEFAULT_WINDOW = 4096  # of a config.json without `sliding_window`; null means n
 
 def read_mistral(raw: Mapping[str, Any]) -> ModelConfig:
     """Llama's layers, all of them over a sliding window where there is one."""
-    windows = [_window(raw)] * num_layers(raw)
+    windows = [read_window(raw, DEFAULT_WINDOW)] * num_layers(raw)
     return _read_config(raw, "MistralForCausalLM", windows)
 
 
 def read_ministral(raw: Mapping[str, Any]) -> ModelConfig:
     """Llama's layers, some over a sliding window and some full."""
-    window = _window(raw)
+    window = read_window(raw, DEFAULT_WINDOW)
     windows = read_windows(raw, window, lambda _: window is not None)
     return _read_config(raw, "MinistralForCausalLM", windows)
-
-
-def _window(raw: Mapping[str, Any]) -> int | None:
-    return None if raw.get("sliding_window", DEFAULT_WINDOW) is None else size(raw, "sliding_window", DEFAULT_WINDOW)
 
 
 def _read_config(raw: Mapping[str, Any], architecture: str, windows: Sequence[int | None]) -> ModelConfig:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.config import LayerSpec, ModelConfig
-from models.families.fields import num_layers, require, size
+from models.families.fields import num_layers, require
 from models.families.rope import read_rope
 from models.families.transformer import (
     PRE_NORMS,
@@ -13,6 +13,7 @@ from models.families.transformer import (
     read_attention,
     read_mlp,
     read_model,
+    read_window,
     scores_of,
     tensor_names,
 )
@@ -28,10 +29,9 @@ def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     kind = str(fields.get("rope_type", fields.get("type", "default")))
     fields["rope_type"] = _OLD_NAMES.get(kind, kind)
     rope, mlp = read_rope(raw, head_dim, partial=True, fields=fields), read_mlp(raw)
-    window = None if raw.get("sliding_window") is None else size(raw, "sliding_window")
     layers = [
         LayerSpec(read_attention(raw, head_dim=head_dim, rope=rope.spec, grouped=False, scores=scores), mlp)
-        for scores in scores_of([window] * num_layers(raw))
+        for scores in scores_of([read_window(raw)] * num_layers(raw))
     ]
     return read_model(raw, "Phi3ForCausalLM", layers, max_positions=rope.max_positions)
 

@@ -12,6 +12,7 @@ from models.families.transformer import (
     read_attention,
     read_mlp,
     read_model,
+    read_window,
     read_windows,
     scores_of,
     tensor_names,
@@ -34,9 +35,7 @@ def read_qwen3(raw: Mapping[str, Any]) -> ModelConfig:
 def _read_config(raw: Mapping[str, Any], architecture: str, head_dim: int, **attention: Any) -> ModelConfig:
     require(raw, "mlp_bias", (False,))
     rope, mlp = read_rope(raw, head_dim), read_mlp(raw)
-    window = raw.get("sliding_window", DEFAULT_WINDOW)
-    if not raw.get("use_sliding_window", False):
-        window = None
+    window = read_window(raw, DEFAULT_WINDOW) if raw.get("use_sliding_window", False) else None
     num_full = int(raw.get("max_window_layers", DEFAULT_FULL_LAYERS))
     windows = read_windows(raw, window, lambda number: window is not None and number >= num_full)
     layers = [

@@ -12,6 +12,7 @@ from models.families.transformer import (
     read_attention,
     read_mlp,
     read_model,
+    read_window,
     read_windows,
     scores_of,
     tensor_names,
@@ -28,9 +29,7 @@ def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     rotated = raw.get("no_rope_layers") or [(number + 1) % interval != 0 for number in range(count)]
     if len(rotated) < count:
         raise ValueError(f"no_rope_layers names {len(rotated)} layers, num_hidden_layers is {count}")
-    window = raw.get("sliding_window")
-    if not raw.get("use_sliding_window", False):
-        window = None
+    window = read_window(raw) if raw.get("use_sliding_window", False) else None
     windows = read_windows(raw, window, lambda number: window is not None and not rotated[number])
     layers = [
         LayerSpec(read_attention(raw, head_dim=head_dim, rope=rope.spec if turns else None, scores=scores), mlp)

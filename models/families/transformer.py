@@ -71,6 +71,11 @@ def read_mlp(raw: Mapping[str, Any]) -> MLPSpec:
     return MLPSpec(size(raw, "intermediate_size"), bias=bool(raw.get("mlp_bias", False)))
 
 
+def read_window(raw: Mapping[str, Any], default: int | None = None) -> int | None:
+    """How many tokens a layer with a window sees; None where `sliding_window` is null, or absent with no default."""
+    return None if raw.get("sliding_window", default) is None else size(raw, "sliding_window", default)
+
+
 def read_windows(raw: Mapping[str, Any], window: int | None, default: Callable[[int], bool]) -> list[int | None]:
     """Each layer's window: of those that `layer_types` calls sliding, else of those whose number `default` picks.
 
