@@ -14,6 +14,7 @@ from evals.records import Document
 
 POPULAR_SEED = 20_260_101
 POPULAR_PER_KIND = 60
+MAX_NAMES_DRAWN = 200
 KIND_WEIGHTS = {"person": 5, "city": 2, "company": 2, "work": 3}
 
 
@@ -83,7 +84,7 @@ def _city_name(rng: random.Random) -> str:
     return rng.choice(words.CITY_STEMS) + rng.choice(words.CITY_ENDS)
 
 
-_LABELS: dict[str, tuple[str, ...]] = {
+LABELS: dict[str, tuple[str, ...]] = {
     "person": words.PROFESSIONS,
     "city": words.REGIONS,
     "company": words.PRODUCTS,
@@ -152,7 +153,7 @@ def draw_entities(
         kind = kinds[len(drafts)]
         twins = [draft for draft in drafts[-12:] if draft[0] == kind]
         name = rng.choice(twins)[1] if twins and rng.random() < namesake_share else pool.draw(kind)
-        draft = (kind, name, rng.choice(_LABELS[kind]))
+        draft = (kind, name, rng.choice(LABELS[kind]))
         if draft not in taken:
             taken.add(draft)
             drafts.append(draft)
@@ -230,11 +231,15 @@ def write_event(rng: random.Random, people: Sequence[Entity], city: str, event_i
     return Page(Document(event_id, f"The {event} of {city}", text), event_id, ())
 
 
-def near_duplicate(rng: random.Random, pool: NamePool, entity: Entity, taken: Collection[str]) -> Entity:
-    """Another entity under the same label whose name differs in a part, and all of whose facts are others."""
-    name = entity.name
-    while name in taken:
-        name = _similar_name(rng, pool, entity)
+def near_duplicate(rng: random.Random, pool: NamePool, entity: Entity, taken: Collection[str]) -> Entity | None:
+    """Another entity under the same label whose name differs in a part, and all of whose facts are others.
+
+    None where no such name was found that is not taken: a stem has only so many ends.
+    """
+    drawn = (_similar_name(rng, pool, entity) for _ in range(MAX_NAMES_DRAWN))
+    name = next((name for name in drawn if name not in taken), None)
+    if name is None:
+        return None
     facts = {}
     for attribute, value in entity.facts.items():
         facts[attribute] = value
@@ -277,9 +282,11 @@ def build_world(rng: random.Random, config: WorldConfig) -> World:
         words_of_this = copy.copy(rng)
         pages += write_pages(rng, entity)
         if near_rng.random() < config.near_duplicate_share:
-            duplicates.append(near_duplicate(near_rng, near_pool, entity, taken))
-            taken.add(duplicates[-1].name)
-            pages += write_pages(words_of_this, duplicates[-1])
+            duplicate = near_duplicate(near_rng, near_pool, entity, taken)
+            if duplicate is not None:
+                duplicates.append(duplicate)
+                taken.add(duplicate.name)
+                pages += write_pages(words_of_this, duplicate)
     entities += duplicates
     people = [entity for entity in entities if entity.kind == "person"]
     cities = [entity.name for entity in entities if entity.kind == "city"]

@@ -5,10 +5,13 @@ from dataclasses import replace
 
 import pytest
 
+from evals.datasets import world_words
 from evals.datasets.world import (
     POPULAR_PER_KIND,
+    NamePool,
     WorldConfig,
     build_world,
+    near_duplicate,
     popular_entities,
 )
 from evals.datasets.world_questions import load_world
@@ -141,3 +144,14 @@ def test_popular_entities_are_the_same_in_every_world():
         popular = [entity for entity in world.entities.values() if entity.popular]
         assert len(popular) == round(CONFIG.popular_share * CONFIG.num_entities)
         assert all(known[entity.id] == entity for entity in popular)
+
+
+def test_a_world_with_more_entities_than_names_is_still_built():
+    """All ends of a city's stem may be taken: then it has no near-duplicate."""
+    rng = random.Random(1)
+    built = build_world(rng, WorldConfig(num_entities=4000, near_duplicate_share=0.5))
+    cities = [entity for entity in built.entities.values() if entity.kind == "city"]
+    assert len({entity.name for entity in cities}) < len(cities)
+    pool = NamePool(rng, 10, 10)
+    taken = {stem + end for stem in world_words.CITY_STEMS for end in world_words.CITY_ENDS}
+    assert near_duplicate(rng, pool, cities[0], taken) is None
