@@ -18,11 +18,6 @@ KIND_NAMES = {
 }
 
 
-CONTINUED = """- It went on from a checkpoint of a few minutes' training on records of random tokens, whose own
-  record was not kept. The recipe in `scripts/embedded_recipes.py` begins with those records itself.
-"""
-
-
 def score_table(scores: Mapping[str, float]) -> str:
     """One row per question kind, one column per length of documents."""
     lengths = sorted({int(key.partition("@")[2]) for key in scores} - {0})
@@ -53,8 +48,6 @@ def stage_table(stages: Sequence[Mapping[str, Any]], curve: Sequence[Mapping[str
 
 
 def what_of(stage: Mapping[str, Any]) -> str:
-    if stage["repeats"]:
-        return "random tokens that repeat"
     if stage["records_share"] == 1.0:
         return "records of random tokens"
     return "questions about documents"
@@ -75,10 +68,6 @@ def curve_table(curve: Sequence[Mapping[str, float]], rows: int = 24) -> str:
 def card(record: Mapping[str, Any]) -> str:
     """The card's Markdown. `record` is the checkpoint's training.json."""
     run, recipe = record["run"], record["run"]["recipe"]
-    tokens = f"{record['curve'][-1]['tokens']:,}" if record["curve"] else "0"
-    before = CONTINUED if run["continued"] else ""
-    compiled = " --compile" if run.get("compiled") else ""
-    note = f"- {run['note']}\n" if run.get("note") else ""
     return f"""# embedded:{run["model"]}
 
 A very small {run["model"]} ({run["parameters"]:,} parameters, float32, vocabulary {recipe["vocab_size"]}) that answers
@@ -101,21 +90,46 @@ Asked about a stranger without documents and told always to answer, it answers (
 
 ## How it was trained
 
-Command: `python -m scripts.train_embedded {run["model"]} --out models/embedded/{run["model"]} --seed {run["seed"]}
---threads {run["threads"]} --scale {run["scale"]} --max-minutes {run["max_minutes"]}{compiled}`
+`python -m scripts.train_embedded {run["model"]} --out DIR` trains such a model from nothing, in two rounds. How this
+one came about stands below, command by command.
 
-{before}- Hardware: {record["hardware"]}; torch {record["torch"]}; {record["seconds"]:,} seconds; {tokens} tokens.
-- Optimizer: Muon for the matrices inside the layers (learning rate {recipe["matrix_learning_rate"]}), AdamW for the
-  rest ({recipe["learning_rate"]}), falling linearly from the start; matrix products in bfloat16, weights in float32.
-{note}- Data: drawn by `evals/datasets/world.py` from the seed; the examination's seed is another.
+Data is drawn by `evals/datasets/world.py` from the seed; the examination's seed is another. Muon for the matrices
+inside the layers, AdamW for the rest; matrix products in bfloat16, weights in float32. A stage ends with its tokens,
+with its share of `--max-minutes`, or when it is answered well enough. What was tried on the way is in
+`docs/embedded-training.md`.
+{"".join(map(part_of, parts(record)))}"""
 
-{stage_table(recipe["stages"], record["curve"])}
 
-What was tried on the way is in `docs/embedded-training.md`.
+def parts(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The records of the runs that made a checkpoint, one for each command."""
+    before = record["run"].get("before")
+    return [*(parts(before) if before else []), record]
 
-A stage ends with its tokens, with its share of `--max-minutes`, or when it is answered well enough.
 
-## Loss curve
+def stages_of(run: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Of both rounds, or of the second where a run went on from a checkpoint."""
+    recipe = run["recipe"]
+    return [*([] if run["continued"] else recipe["stages"]), *recipe.get("second", ())]
+
+
+def part_of(record: Mapping[str, Any]) -> str:
+    """One command: what it ran on, its stages, its loss curve."""
+    run, recipe = record["run"], record["run"]["recipe"]
+    factor = recipe.get("second_rate", 1.0) if run["continued"] else 1.0
+    options = [f"--seed {run['seed']} --threads {run['threads']} --scale {run['scale']}"]
+    options += [f"--max-minutes {run['max_minutes']}"]
+    options += ["--compile"] * bool(run.get("compiled")) + ["--continue-from DIR"] * bool(run["continued"])
+    tokens = f"{record['curve'][-1]['tokens']:,}" if record["curve"] else "0"
+    note = f"- {run['note']}\n" if run.get("note") else ""
+    return f"""
+## {"Second round" if run["continued"] else "First round" if recipe.get("second") is None else "The run"}
+
+- Options: `{" ".join(options)}`
+- Hardware: {record["hardware"]}; torch {record["torch"]}; {record["seconds"]:,} seconds; {tokens} tokens.
+- Learning rates: {factor * recipe["matrix_learning_rate"]:g} (Muon), {factor * recipe["learning_rate"]:g} (AdamW),
+  falling linearly from the start.
+{note}
+{stage_table(stages_of(run), record["curve"])}
 
 {curve_table(record["curve"])}
 """

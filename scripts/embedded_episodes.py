@@ -7,7 +7,7 @@ answer, then more questions and answers about the same documents. Only answer to
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenizers import Tokenizer
 
@@ -64,19 +64,6 @@ class Turn:
     fact: tuple[str, ...]
 
 
-def repeated_span(rng: random.Random, vocab_size: int, length: int) -> Episode:
-    """Random tokens, then the same tokens again, with loss on the repeat: the task in which copying appears.
-
-    Short spans of few different tokens come as often as long and varied ones: they are learnt first.
-    """
-    half = round(math.exp(rng.uniform(math.log(4), math.log(length // 2))))
-    first = len(SPECIAL_TOKENS)
-    last = first + round(math.exp(rng.uniform(math.log(32), math.log(vocab_size - first))))
-    span = [rng.randrange(first, last) for _ in range(half)]
-    ids = (span * (length // half + 1))[:length]
-    return Episode(ids, [i >= half for i in range(length)], [])
-
-
 def random_records(rng: random.Random, vocab_size: int, length: int, records: Records) -> Episode:
     """Records of random tokens (a name, then fields with values), then questions for single fields of single records.
 
@@ -118,28 +105,38 @@ class ContextWriter:
         self._popular = popular
         self._focus: str | None = None
 
-    def _draw_focused(self, document_tokens: int, name_share: float) -> list[world.Page]:
+    def _draw_focused(self, document_tokens: int, name_share: float, *, alike: bool) -> list[world.Page]:
         """Pages about entities of one kind, all of which state one attribute: only the name tells them apart.
 
         Without such contexts a transformer stays for long at matching the attribute and guessing the entity.
+        `alike`: nearly every name shares a part with another, or all of it; as where a search chose the documents.
         """
         rng = self._rng
         kind = rng.choice(list(world.KIND_WEIGHTS))
         self._focus = rng.choice(list(world_words.KINDS[kind].attributes))
+        count = max(3, document_tokens // 25)
+        pool = world.NamePool(rng, 40, 40)
         entities = world.draw_entities(
             rng,
-            world.NamePool(rng, 40, 40),
-            count=max(3, document_tokens // 25),
-            namesake_share=0.0,
+            pool,
+            count=1 + count // 3 if alike else count,
+            namesake_share=0.3 if alike else 0.0,
             withheld_share=0.0,
             outside_share=1.0,
             prefix="e",
             kind_weights={kind: 1},
         )
+        for number in range(len(entities), count):
+            taken = {entity.name for entity in entities}
+            twin = world.near_duplicate(rng, pool, rng.choice(entities), taken)
+            if twin is not None:
+                entities.append(replace(twin, id=f"e{number}", label=rng.choice(world.LABELS[kind])))
+        rng.shuffle(entities)
         self.entities = {entity.id: entity for entity in entities}
         self.ambiguous = world.ambiguous_ids(entities)
         written = (page for entity in entities for page in world.write_pages(rng, entity, name_share=name_share))
-        return [page for page in written if self._focus in page.stated]
+        others = 0.25 if alike else 0.0
+        return [page for page in written if self._focus in page.stated or rng.random() < others]
 
     def _draw(self, document_tokens: int, name_share: float) -> list[world.Page]:
         """Pages of a fresh world, about as many as `document_tokens` hold (a page is about 30 tokens)."""
@@ -161,13 +158,17 @@ class ContextWriter:
         rng.shuffle(pages)
         return pages
 
-    def write(self, document_tokens: int, *, focused: bool = False, name_share: float = 0.4) -> list[list[int]]:
+    def write(
+        self, document_tokens: int, *, focused: bool = False, alike: bool = False, name_share: float = 0.4
+    ) -> list[list[int]]:
         """Token ids of the documents of a new context, at most `document_tokens` in all."""
         pages: list[world.Page] = []
         self.entities, self.ambiguous = {}, frozenset()
         if document_tokens:
-            draw = self._draw_focused if focused else self._draw
-            pages = draw(document_tokens, name_share)
+            if focused or alike:
+                pages = self._draw_focused(document_tokens, name_share, alike=alike)
+            else:
+                pages = self._draw(document_tokens, name_share)
         texts = [render_document(page.document) for page in pages]
         encoded = encode_following(self._tokenizer, texts)
         if texts:
@@ -244,7 +245,7 @@ class ContextWriter:
         """One question about the context written last."""
         rng = self._rng
         # Guessing what cannot be known teaches little: under `must_answer` only enough of it to keep the habit.
-        unanswerable_share = 0.25 if permission == "may_abstain" else 0.06
+        unanswerable_share = 0.33 if permission == "may_abstain" else 0.06
         draw = rng.random()
         if draw < two_hop_share:
             hop = self._two_hop()
@@ -286,6 +287,7 @@ class EpisodeMaker:
         two_hop_share: float,
         *,
         focused: bool = False,
+        alike: bool = False,
         name_share: float = 0.4,
         label_share: float = 0.0,
     ) -> Episode:
@@ -293,7 +295,7 @@ class EpisodeMaker:
         permission = self._rng.choice(PERMISSIONS)
         ids = [*self._system[permission], USER]
         jumps = []
-        for document in self.writer.write(document_tokens, focused=focused, name_share=name_share):
+        for document in self.writer.write(document_tokens, focused=focused, alike=alike, name_share=name_share):
             jumps.append(len(ids))
             ids += document
         loss = [False] * len(ids)

@@ -1,6 +1,6 @@
 """The shapes and curricula of the embedded models."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scripts.embedded_episodes import Records
@@ -13,6 +13,7 @@ class Stage:
     """A part of the curriculum: `batch` sequences of `length` tokens, of which documents take `document_tokens`.
 
     focused_share: of the sequences, those about entities of one kind that only their names tell apart.
+    alike_share: of the sequences, those where moreover the names share parts.
     name_share: of the sentences, those that name their subject. label_share: of the questions, those about what
     stands beside a name. records_share: of the sequences, those of random records.
     until: the accuracy on answers with which the stage ends, if its tokens have not come first.
@@ -25,9 +26,9 @@ class Stage:
     document_tokens: tuple[int, int] = (0, 0)
     two_hop_share: float = 0.0
     focused_share: float = 0.0
+    alike_share: float = 0.0
     name_share: float = 0.4
     label_share: float = 0.0
-    repeats: bool = False
     records_share: float = 0.0
     records: Records = HARD_RECORDS
     until: float | None = None
@@ -39,20 +40,30 @@ class Recipe:
     """All that decides a training run but the seed.
 
     matrix_learning_rate: Muon's, for the matrices inside the layers.
+    second: the stages of a second round, for which the learning rates rise once more, to `second_rate` of their height.
     """
 
     config: dict[str, Any]
     stages: tuple[Stage, ...]
+    second: tuple[Stage, ...]
     vocab_size: int
     learning_rate: float
     matrix_learning_rate: float
     exam_lengths: tuple[int, ...]
+    second_rate: float = 0.5
     exam_questions: int = 60
     log_seconds: float = 20.0
-    notes: tuple[str, ...] = field(default=())
 
-    def from_stage(self, first: int) -> "Recipe":
-        return replace(self, stages=self.stages[first:])
+    def rounds(self) -> "tuple[Recipe, Recipe]":
+        """Each round as a recipe of its own."""
+        second = replace(
+            self,
+            stages=self.second,
+            second=(),
+            learning_rate=self.second_rate * self.learning_rate,
+            matrix_learning_rate=self.second_rate * self.matrix_learning_rate,
+        )
+        return replace(self, second=()), second
 
 
 VOCAB_SIZE = 1536
@@ -106,11 +117,35 @@ _MAMBA = {
     "torch_dtype": "float32",
 }
 
-# Both begin with records of random tokens that grow harder as they are answered.
-RECORD_STAGES = tuple(
-    Stage(2_000_000, 192, 22, records_share=1.0, records=records, until=0.8)
-    for records in (Records(4, 1, 0), Records(6, 2, 0), Records(6, 2, 1), HARD_RECORDS)
+# Both begin with records of random tokens that grow harder as they are answered, then many questions on few documents.
+FIRST_STAGES = (
+    *(
+        Stage(2_000_000, 192, 22, records_share=1.0, records=records, until=0.8)
+        for records in (Records(4, 1, 0), Records(6, 2, 0), Records(6, 2, 1), HARD_RECORDS)
+    ),
+    Stage(
+        5_000_000,
+        224,
+        18,
+        (25, 120),
+        records_share=0.06,
+        focused_share=0.4,
+        name_share=0.6,
+        label_share=0.12,
+    ),
 )
+FEW_DOCUMENTS = Stage(
+    11_000_000,
+    384,
+    12,
+    (40, 260),
+    two_hop_share=0.05,
+    records_share=0.02,
+    focused_share=0.3,
+    label_share=0.02,
+)
+# The second round's contexts are as a search gives them.
+ALIKE = Stage(20_000_000, 384, 12, (40, 260), two_hop_share=0.05, focused_share=0.1, alike_share=0.55)
 
 RECIPES: dict[str, Recipe] = {
     "transformer": Recipe(
@@ -121,30 +156,17 @@ RECIPES: dict[str, Recipe] = {
         exam_lengths=(125, 250, 500, 1000, 4000),
         exam_questions=60,
         stages=(
-            *RECORD_STAGES,
-            Stage(
-                5_000_000,
-                224,
-                18,
-                (25, 120),
-                records_share=0.06,
-                focused_share=0.4,
-                name_share=0.6,
-                label_share=0.12,
-            ),
-            Stage(
-                11_000_000,
-                384,
-                12,
-                (40, 260),
-                two_hop_share=0.05,
-                records_share=0.02,
-                focused_share=0.3,
-                label_share=0.02,
-            ),
+            *FIRST_STAGES,
+            FEW_DOCUMENTS,
             Stage(8_000_000, 768, 6, (60, 560), two_hop_share=0.08, focused_share=0.2, spread=True),
             Stage(4_500_000, 1536, 3, (100, 1200), two_hop_share=0.08, focused_share=0.15, spread=True),
             Stage(1_000_000, 3072, 2, (200, 2600), two_hop_share=0.08, focused_share=0.1, spread=True),
+        ),
+        second=(
+            ALIKE,
+            Stage(13_000_000, 768, 6, (60, 560), two_hop_share=0.05, alike_share=0.5, spread=True),
+            Stage(7_000_000, 1536, 3, (80, 1200), two_hop_share=0.05, alike_share=0.4, spread=True),
+            Stage(2_000_000, 3072, 2, (80, 2600), two_hop_share=0.05, alike_share=0.3, spread=True),
         ),
     ),
     "mamba": Recipe(
@@ -155,29 +177,15 @@ RECIPES: dict[str, Recipe] = {
         exam_lengths=(125, 250, 500, 1000),
         exam_questions=100,
         stages=(
-            *RECORD_STAGES,
-            Stage(
-                5_000_000,
-                224,
-                18,
-                (25, 120),
-                records_share=0.06,
-                focused_share=0.4,
-                name_share=0.6,
-                label_share=0.12,
-            ),
-            Stage(
-                10_000_000,
-                384,
-                12,
-                (40, 260),
-                two_hop_share=0.03,
-                records_share=0.02,
-                focused_share=0.3,
-                label_share=0.02,
-            ),
+            *FIRST_STAGES,
+            replace(FEW_DOCUMENTS, tokens=10_000_000, two_hop_share=0.03),
             Stage(12_000_000, 768, 6, (60, 560), two_hop_share=0.05, focused_share=0.2),
             Stage(2_000_000, 1536, 3, (100, 1100), two_hop_share=0.05, focused_share=0.1),
+        ),
+        second=(
+            replace(ALIKE, tokens=10_000_000, two_hop_share=0.03, alike_share=0.4),
+            Stage(8_000_000, 768, 6, (60, 560), two_hop_share=0.03, focused_share=0.1, alike_share=0.3),
+            Stage(2_000_000, 1536, 3, (100, 1100), two_hop_share=0.03, alike_share=0.2),
         ),
     ),
 }

@@ -3,8 +3,9 @@
     python -m scripts.train_embedded transformer --out models/embedded/transformer
     python -m scripts.train_embedded mamba --out models/embedded/mamba
 
-The curriculum starts with random tokens that repeat (until copying appears), goes on to few short documents with
-many questions, then to longer contexts. The loss is on answer tokens alone.
+The curriculum starts with records of random tokens (until they can be looked up), goes on to few short documents with
+many questions, then to longer contexts. A second round, with the learning rate up once more, has documents as a search
+gives them. The loss is on answer tokens alone.
 """
 
 import argparse
@@ -22,12 +23,11 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from models.config import ModelConfig
 from models.decoder import Decoder
 from models.families import read_config
 from models.load import load_decoder
 from scripts.embedded_checkpoint import save_checkpoint
-from scripts.embedded_episodes import Episode, EpisodeMaker, random_records, repeated_span
+from scripts.embedded_episodes import Episode, EpisodeMaker, random_records
 from scripts.embedded_exams import examine
 from scripts.embedded_initial import initialise
 from scripts.embedded_recipes import RECIPES, Recipe, Stage
@@ -108,7 +108,7 @@ def optimizers(decoder: Decoder, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def schedule(progress: float) -> float:
-    """Learning rate factor over the whole run: a short warm-up, then linearly down.
+    """Learning rate factor over a round: a short warm-up, then linearly down.
 
     A plateau was tried first: on it the accuracy on questions fell again after a quarter of an hour.
     """
@@ -117,8 +117,6 @@ def schedule(progress: float) -> float:
 
 def episodes_of(stage: Stage, maker: EpisodeMaker, rng: random.Random, vocab_size: int) -> list[Episode]:
     """One batch of episodes of a stage."""
-    if stage.repeats:
-        return [repeated_span(rng, vocab_size, stage.length) for _ in range(stage.batch)]
     episodes = []
     for _ in range(stage.batch):
         if rng.random() < stage.records_share:
@@ -133,6 +131,7 @@ def episodes_of(stage: Stage, maker: EpisodeMaker, rng: random.Random, vocab_siz
                 tokens,
                 stage.two_hop_share,
                 focused=rng.random() < stage.focused_share,
+                alike=rng.random() < stage.alike_share,
                 name_share=stage.name_share,
                 label_share=stage.label_share,
             )
@@ -152,7 +151,7 @@ def seconds_left_for(stages: Sequence[Stage], seconds: float) -> float:
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands. `deadline` turns seconds into progress when the tokens come too slowly."""
+    """Where a round stands. Seconds count as progress where the tokens come too slowly."""
 
     started: float
     total_tokens: int
@@ -170,16 +169,20 @@ class Progress:
 
 @dataclass(slots=True)
 class Curve:
-    """The loss curve: means over the steps since the last point."""
+    """The loss curve over all rounds: means over the steps since the last point."""
 
     every_s: float
+    stage: int = -1
+    tokens: int = 0
+    started_s: float = field(default_factory=time.perf_counter)
     points: list[dict[str, float]] = field(default_factory=list)
     _losses: list[float] = field(default_factory=list)
     _hits: list[float] = field(default_factory=list)
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=10))
     _last_s: float = field(default_factory=time.perf_counter)
 
-    def add(self, loss: float, accuracy: float, stage: int, progress: Progress) -> None:
+    def add(self, loss: float, accuracy: float, tokens: int) -> None:
+        self.tokens += tokens
         self._losses.append(loss)
         self._hits.append(accuracy)
         self._recent.append(accuracy)
@@ -187,9 +190,9 @@ class Curve:
             return
         self._last_s = time.perf_counter()
         point = {
-            "stage": stage,
-            "tokens": progress.tokens,
-            "seconds": round(progress.elapsed, 1),
+            "stage": self.stage,
+            "tokens": self.tokens,
+            "seconds": round(self._last_s - self.started_s, 1),
             "loss": round(sum(self._losses) / len(self._losses), 4),
             "accuracy": round(sum(self._hits) / len(self._hits), 4),
         }
@@ -202,6 +205,7 @@ class Curve:
         return accuracy is not None and len(self._recent) == 10 and sum(self._recent) / 10 > accuracy
 
     def begin_stage(self) -> None:
+        self.stage += 1
         self._recent.clear()
 
 
@@ -229,7 +233,7 @@ def train_step(
 
 def train(
     decoder: Decoder,
-    recipe: Recipe,
+    rounds: Sequence[Recipe],
     maker: EpisodeMaker,
     *,
     seed: int,
@@ -241,12 +245,44 @@ def train(
 ) -> list[dict[str, float]]:
     """Run the curriculum; returns the loss curve. `checkpoint` is called every few minutes."""
     rng = random.Random(seed)
-    optims = optimizers(decoder, recipe)
     # Compiled where it pays; a stage has one shape, so each compiles once.
     forward: Forward = torch.compile(decoder.forward_dense, dynamic=False) if compiled else decoder.forward_dense
+    curve = Curve(rounds[0].log_seconds)
+    stages = [stage for recipe in rounds for stage in recipe.stages]
+    for recipe in rounds:
+        share = sum(map(relative_cost, recipe.stages)) / sum(map(relative_cost, stages))
+        train_round(
+            decoder,
+            forward,
+            recipe,
+            maker=maker,
+            rng=rng,
+            curve=curve,
+            scale=scale,
+            max_seconds=share * max_seconds,
+            checkpoint=checkpoint,
+            device=device,
+        )
+    return curve.points
+
+
+def train_round(
+    decoder: Decoder,
+    forward: Forward,
+    recipe: Recipe,
+    *,
+    maker: EpisodeMaker,
+    rng: random.Random,
+    curve: Curve,
+    scale: float,
+    max_seconds: float,
+    checkpoint: Callable[[list[dict[str, float]]], None],
+    device: torch.device,
+) -> None:
+    """One fall of the learning rate, with optimizers of its own."""
+    optims = optimizers(decoder, recipe)
     total_tokens = round(scale * sum(stage.tokens for stage in recipe.stages))
     progress = Progress(time.perf_counter(), total_tokens, max_seconds)
-    curve = Curve(recipe.log_seconds)
     saved_s = time.perf_counter()
     for number, stage in enumerate(recipe.stages):
         curve.begin_stage()
@@ -258,11 +294,10 @@ def train(
             batch = collate(episodes, rng, spread=stage.spread, device=device)
             loss, accuracy = train_step(decoder, forward, optims, batch, rate=schedule(progress.fraction))
             progress.tokens += batch.token_ids.numel()
-            curve.add(loss, accuracy, number, progress)
+            curve.add(loss, accuracy, batch.token_ids.numel())
             if time.perf_counter() - saved_s > SAVE_EVERY_S:
                 checkpoint(curve.points)
                 saved_s = time.perf_counter()
-    return curve.points
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -275,31 +310,34 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max-minutes", type=float, default=600.0, help="shorten the curriculum to fit this time")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="compile the forward pass (needs a C++ compiler)")
-    parser.add_argument("--continue-from", type=Path, help="start from this checkpoint and its tokenizer")
-    parser.add_argument("--first-stage", type=int, default=0, help="leave out the stages before this one")
+    parser.add_argument("--continue-from", type=Path, help="go on from this checkpoint with the second round alone")
     return parser.parse_args()
+
+
+def begin(arguments: argparse.Namespace, recipe: Recipe) -> tuple[Decoder, Tokenizer]:
+    """The model to train and its tokenizer, written to the directory with the config: new ones, or a checkpoint's."""
+    device = torch.device(arguments.device)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.continue_from:
+        tokenizer = Tokenizer.from_file(str(arguments.continue_from / "tokenizer.json"))
+        decoder = load_decoder(arguments.continue_from, dtype=torch.float32, device=device).requires_grad_(True)
+    else:
+        tokenizer = train_tokenizer(recipe.vocab_size, seed=10_000)
+    save_tokenizer(tokenizer, arguments.out)
+    (arguments.out / "config.json").write_text(json.dumps(recipe.config, indent=2) + "\n", encoding="utf-8")
+    if not arguments.continue_from:
+        decoder = Decoder(read_config(arguments.out))
+        initialise(decoder, arguments.seed)
+        decoder = decoder.to(device)
+    return decoder, tokenizer
 
 
 def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
-    device = torch.device(arguments.device)
-    recipe = RECIPES[arguments.model].from_stage(arguments.first_stage)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    if arguments.continue_from:
-        tokenizer = Tokenizer.from_file(str(arguments.continue_from / "tokenizer.json"))
-    else:
-        tokenizer = train_tokenizer(recipe.vocab_size, seed=10_000)
-    save_tokenizer(tokenizer, arguments.out)
-    (arguments.out / "config.json").write_text(json.dumps(recipe.config, indent=2) + "\n", encoding="utf-8")
-    config: ModelConfig = read_config(arguments.out)
-    if arguments.continue_from:
-        decoder = load_decoder(arguments.continue_from, dtype=torch.float32, device=device).requires_grad_(True)
-    else:
-        decoder = Decoder(config)
-        initialise(decoder, arguments.seed)
-        decoder = decoder.to(device)
-    maker = EpisodeMaker(random.Random(arguments.seed), tokenizer)
+    recipe = RECIPES[arguments.model]
+    rounds = recipe.rounds()[1:] if arguments.continue_from else recipe.rounds()
+    decoder, tokenizer = begin(arguments, recipe)
     run = {
         "model": arguments.model,
         "seed": arguments.seed,
@@ -311,6 +349,10 @@ def main() -> None:
         "continued": bool(arguments.continue_from),
         "recipe": asdict(recipe),
     }
+    if arguments.continue_from:
+        # How the first round went stays on record.
+        record = json.loads((arguments.continue_from / "training.json").read_text(encoding="utf-8"))
+        run["before"] = {key: record[key] for key in ("run", "seconds", "hardware", "torch", "curve")}
     print(json.dumps({key: run[key] for key in ("model", "parameters", "seed")}), flush=True)
     started = time.perf_counter()
 
@@ -326,13 +368,13 @@ def main() -> None:
 
     curve = train(
         decoder,
-        recipe,
-        maker,
+        rounds,
+        EpisodeMaker(random.Random(arguments.seed + 2 * bool(arguments.continue_from)), tokenizer),
         seed=arguments.seed + 1,
         scale=arguments.scale,
         max_seconds=arguments.max_minutes * 60,
         checkpoint=checkpoint,
-        device=device,
+        device=torch.device(arguments.device),
         compiled=arguments.compile,
     )
     checkpoint(curve, final=True)

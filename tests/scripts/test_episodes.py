@@ -16,7 +16,6 @@ from scripts.embedded_episodes import (
     Records,
     encode_following,
     random_records,
-    repeated_span,
 )
 from scripts.embedded_tokenizer import CHAT_TEMPLATE, train_tokenizer
 
@@ -29,13 +28,6 @@ def tokenizer():
 @pytest.fixture
 def maker(tokenizer):
     return EpisodeMaker(random.Random(5), tokenizer)
-
-
-def test_repeats_carry_loss_only_where_they_can_be_known():
-    episode = repeated_span(random.Random(1), 600, 64)
-    half = episode.loss.index(True)
-    assert len(episode.token_ids) == 64
-    assert all(episode.token_ids[i] == episode.token_ids[i - half] for i in range(half, 64))
 
 
 def test_records_are_answered_by_what_they_say():
@@ -60,6 +52,22 @@ def test_focused_documents_all_state_what_is_asked(maker):
     assert max(map(attributes.count, attributes)) > len(attributes) / 2
     label = maker.writer.label_turn()
     assert label.target == maker.writer.entities[label.fact[0]].label
+
+
+def test_alike_documents_share_parts_of_their_names(maker):
+    """As where a search chose the documents: nearly every name has a part in common with another."""
+    shared = described = 0
+    for _ in range(30):
+        maker.writer.write(400, alike=True)
+        names = [entity.name.removeprefix("The ").split(" ") for entity in maker.writer.entities.values()]
+        if len(names[0]) == 1:  # cities: one word of a stem and an end
+            continue
+        for name in names:
+            described += 1
+            shared += sum(bool(set(name) & set(other)) for other in names) > 1
+        asked = [maker.writer.turn("must_answer", 0.0) for _ in range(10)]
+        assert any(turn.kind in ("fact", "namesake") for turn in asked)
+    assert shared > 0.9 * described > 0
 
 
 def test_loss_is_on_answers_alone(maker):
