@@ -1,7 +1,4 @@
-"""What the project shows first, asked anew: with documents the shipped transformer hallucinates far less.
-
-The aim is 60 points; the shipped checkpoint reached 51 when it was trained, and must not fall back.
-"""
+"""What the project shows first, asked anew: with documents the shipped transformer hallucinates far less."""
 
 import pytest
 from serving import ServerProcess
@@ -34,7 +31,7 @@ async def test_documents_help_and_the_intervals_are_apart(tmp_path):
     with Store(tmp_path) as store:
         [series] = summarise(list(store.rows()))["models"]
     without, with_documents = (point["hallucinated"] for point in series["points"])
-    assert without["rate"] - with_documents["rate"] >= 0.45
+    assert without["rate"] - with_documents["rate"] >= 0.6
     assert without["low"] > with_documents["high"]
     assert FULL.num_questions >= NUM_QUESTIONS
     assert set(BUDGETS) <= set(FULL.budgets)
