@@ -35,7 +35,7 @@ def read_qwen3(raw: Mapping[str, Any]) -> ModelConfig:
 def _read_config(raw: Mapping[str, Any], architecture: str, head_dim: int, **attention: Any) -> ModelConfig:
     require(raw, "mlp_bias", (False,))
     rope, mlp = read_rope(raw, head_dim), read_mlp(raw)
-    window = read_window(raw, DEFAULT_WINDOW) if raw.get("use_sliding_window", False) else None
+    window = read_window(raw, DEFAULT_WINDOW, used=bool(raw.get("use_sliding_window", False)))
     num_full = int(raw.get("max_window_layers", DEFAULT_FULL_LAYERS))
     windows = read_windows(raw, window, lambda number: window is not None and number >= num_full)
     layers = [

@@ -29,7 +29,7 @@ def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     rotated = raw.get("no_rope_layers") or [(number + 1) % interval != 0 for number in range(count)]
     if len(rotated) < count:
         raise ValueError(f"no_rope_layers names {len(rotated)} layers, num_hidden_layers is {count}")
-    window = read_window(raw) if raw.get("use_sliding_window", False) else None
+    window = read_window(raw, used=bool(raw.get("use_sliding_window", False)))
     windows = read_windows(raw, window, lambda number: window is not None and not rotated[number])
     layers = [
         LayerSpec(read_attention(raw, head_dim=head_dim, rope=rope.spec if turns else None, scores=scores), mlp)

@@ -71,9 +71,11 @@ def read_mlp(raw: Mapping[str, Any]) -> MLPSpec:
     return MLPSpec(size(raw, "intermediate_size"), bias=bool(raw.get("mlp_bias", False)))
 
 
-def read_window(raw: Mapping[str, Any], default: int | None = None) -> int | None:
-    """How many tokens a layer with a window sees; None where `sliding_window` is null, or absent with no default."""
-    return None if raw.get("sliding_window", default) is None else size(raw, "sliding_window", default)
+def read_window(raw: Mapping[str, Any], default: int | None = None, *, used: bool = True) -> int | None:
+    """How many tokens a layer with a window sees; None where `sliding_window` is null, absent or not to be used."""
+    if raw.get("sliding_window", default) is None or not used:
+        return None
+    return size(raw, "sliding_window", default)
 
 
 def read_windows(raw: Mapping[str, Any], window: int | None, default: Callable[[int], bool]) -> list[int | None]:
