@@ -139,14 +139,14 @@ def episodes_of(stage: Stage, maker: EpisodeMaker, rng: random.Random, vocab_siz
     return episodes
 
 
-def relative_cost(stage: Stage) -> float:
-    """What a stage costs in comparable units: tokens, those of long sequences more."""
-    return stage.tokens * (1 + stage.length / 2000)
+def relative_cost(stages: Sequence[Stage]) -> float:
+    """What stages cost in comparable units: tokens, those of long sequences more."""
+    return sum(stage.tokens * (1 + stage.length / 2000) for stage in stages)
 
 
 def seconds_left_for(stages: Sequence[Stage], seconds: float) -> float:
     """The first stage's share of the seconds that are left for all of these."""
-    return seconds * relative_cost(stages[0]) / sum(map(relative_cost, stages))
+    return seconds * relative_cost(stages[:1]) / relative_cost(stages)
 
 
 @dataclass(slots=True)
@@ -250,7 +250,7 @@ def train(
     curve = Curve(rounds[0].log_seconds)
     stages = [stage for recipe in rounds for stage in recipe.stages]
     for recipe in rounds:
-        share = sum(map(relative_cost, recipe.stages)) / sum(map(relative_cost, stages))
+        share = relative_cost(recipe.stages) / relative_cost(stages)
         train_round(
             decoder,
             forward,
@@ -318,17 +318,16 @@ def begin(arguments: argparse.Namespace, recipe: Recipe) -> tuple[Decoder, Token
     """The model to train and its tokenizer, written to the directory with the config: new ones, or a checkpoint's."""
     device = torch.device(arguments.device)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "config.json").write_text(json.dumps(recipe.config, indent=2) + "\n", encoding="utf-8")
     if arguments.continue_from:
         tokenizer = Tokenizer.from_file(str(arguments.continue_from / "tokenizer.json"))
         decoder = load_decoder(arguments.continue_from, dtype=torch.float32, device=device).requires_grad_(True)
     else:
         tokenizer = train_tokenizer(recipe.vocab_size, seed=10_000)
-    save_tokenizer(tokenizer, arguments.out)
-    (arguments.out / "config.json").write_text(json.dumps(recipe.config, indent=2) + "\n", encoding="utf-8")
-    if not arguments.continue_from:
         decoder = Decoder(read_config(arguments.out))
         initialise(decoder, arguments.seed)
         decoder = decoder.to(device)
+    save_tokenizer(tokenizer, arguments.out)
     return decoder, tokenizer
 
 
@@ -366,10 +365,12 @@ def main() -> None:
         print(json.dumps(scores), flush=True)
         save_checkpoint(decoder, arguments.out, run=run, curve=curve, scores=scores, seconds=seconds)
 
+    # A second round must not see the first one's worlds again.
+    worlds = random.Random(arguments.seed + 2 * bool(arguments.continue_from))
     curve = train(
         decoder,
         rounds,
-        EpisodeMaker(random.Random(arguments.seed + 2 * bool(arguments.continue_from)), tokenizer),
+        EpisodeMaker(worlds, tokenizer),
         seed=arguments.seed + 1,
         scale=arguments.scale,
         max_seconds=arguments.max_minutes * 60,
