@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from evals.datasets import world, world_questions, world_words
 from evals.prompts import ABSTENTION, SYSTEM_PROMPTS, render_document, render_question
-from evals.records import PERMISSIONS, Permission
+from evals.records import PERMISSIONS, Document, Permission
 
 SPECIAL_TOKENS = ("<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 PAD, SYSTEM, USER, ASSISTANT, END = range(5)
@@ -52,6 +52,14 @@ def encode_following(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[in
     before = "a\n\n"
     drop = len(tokenizer.encode(before).ids)
     return [encoding.ids[drop:] for encoding in tokenizer.encode_batch([before + text for text in texts])]
+
+
+def opening_tokens(tokenizer: Tokenizer) -> list[int]:
+    """The tokens that open a document or a question: those before its colon."""
+    texts = [render_document(Document("", "", "")), render_question("")]
+    encodings = [tokenizer.encode(text).ids for text in texts] + encode_following(tokenizer, texts)
+    colon = tokenizer.encode("a:").ids[-1]
+    return sorted({ids[ids.index(colon) - 1] for ids in encodings})
 
 
 @dataclass(frozen=True, slots=True)

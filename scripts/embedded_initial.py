@@ -1,18 +1,21 @@
-"""The weights with which the embedded models begin."""
+"""The weights with which the embedded models begin; what is a Mamba's alone is in a file of its own."""
 
 import math
+import random
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from models.attention import Attention
 from models.decoder import Decoder
-from models.ssm import Mamba2
+from scripts.embedded_episodes import EpisodeMaker, opening_tokens
+from scripts.embedded_initial_mamba import initialise_mamba
 
 CONSTANT, LOOK_BACK_GAP = 4.0, 5.0
 
 
-def initialise(decoder: Decoder, seed: int) -> None:
+def initialise(decoder: Decoder, seed: int, tokenizer: Tokenizer) -> None:
     """Normal weights, scaled down where a layer writes to the residual, and each mixer's own beginning.
 
     Embeddings are as large as what all layers add to them, so that later layers can still tell whether two tokens
@@ -32,44 +35,19 @@ def initialise(decoder: Decoder, seed: int) -> None:
             if name.endswith(("o_proj.weight", "down_proj.weight", "out_proj.weight")):
                 parameter.data /= math.sqrt(2 * depth)
     nn.init.constant_(decoder.norm.weight, decoder.config.hidden_size**-0.5)
-    if decoder.config.kind != "mamba":
-        # A part that is the same in every token: to it the heads that look back by position attach.
-        decoder.embedding.weight.data[:, 0] = CONSTANT
+    if decoder.config.kind == "mamba":
+        maker = EpisodeMaker(random.Random(seed), tokenizer)
+        sample = torch.tensor([maker.episode(192, 100, 0.0, focused=True).token_ids for _ in range(60)])
+        initialise_mamba(decoder, generator, openers=opening_tokens(tokenizer), sample=sample)
+        return
+    # A part that is the same in every token: to it the heads that look back by position attach.
+    decoder.embedding.weight.data[:, 0] = CONSTANT
     for number, layer in enumerate(decoder.layers):
         mixer = layer.mixer
         if isinstance(mixer, Attention):
             begin_matching(mixer, generator)
             if number == 0:
                 begin_looking_back(mixer, generator)
-        elif isinstance(mixer, Mamba2):
-            begin_recalling(mixer, generator, following=number == 0)
-
-
-def begin_recalling(mixer: Mamba2, generator: torch.Generator, *, following: bool) -> None:
-    """What is read from the state begins as what was stored under a resembling token, over a long memory.
-
-    C begins as B does, outputs as the reverse of inputs, and most heads forget slowly. Where `following`, what is
-    stored stands under the one, two or three tokens before it and is looked up by the last ones: copying.
-    Source of the idea: mimetic initialisation of state space models, arXiv:2410.11135.
-    """
-    spec = mixer.spec
-    bc_size = spec.num_groups * spec.state_size
-    _, x, B, C, dt = mixer.in_proj.weight.data.split(
-        [spec.inner_size, spec.inner_size, bc_size, bc_size, spec.num_heads]
-    )
-    C.copy_(0.9 * B + 0.2 * C)
-    mixer.out_proj.weight.data = x.T.contiguous() * 0.5
-    dt *= 0.1
-    steps = 0.3 + 0.7 * torch.rand(spec.num_heads, generator=generator)
-    mixer.dt_bias.data = steps + torch.log(-torch.expm1(-steps))
-    mixer.A_log.data = torch.linspace(math.log(1 / 2000), math.log(1.0), spec.num_heads)
-    taps = mixer.conv_weight.data
-    taps *= 0.25
-    taps[: spec.inner_size, :, -1] += 1.0
-    for row in range(bc_size):
-        back = row % 3 if following else 0
-        taps[spec.inner_size + row, :, -1 - back - following] += 1.0
-        taps[spec.inner_size + bc_size + row, :, -1 - back] += 1.0
 
 
 def begin_matching(attention: Attention, generator: torch.Generator) -> None:

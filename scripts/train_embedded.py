@@ -325,7 +325,7 @@ def begin(arguments: argparse.Namespace, recipe: Recipe) -> tuple[Decoder, Token
     else:
         tokenizer = train_tokenizer(recipe.vocab_size, seed=10_000)
         decoder = Decoder(read_config(arguments.out))
-        initialise(decoder, arguments.seed)
+        initialise(decoder, arguments.seed, tokenizer)
         decoder = decoder.to(device)
     save_tokenizer(tokenizer, arguments.out)
     return decoder, tokenizer
@@ -336,6 +336,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     recipe = RECIPES[arguments.model]
     rounds = recipe.rounds()[1:] if arguments.continue_from else recipe.rounds()
+    if not rounds:
+        raise SystemExit(f"{arguments.model}: the recipe has no second round to go on with")
     decoder, tokenizer = begin(arguments, recipe)
     run = {
         "model": arguments.model,

@@ -1,22 +1,28 @@
-"""How the embedded models begin: the first heads look back by position, the others at what resembles their token;
-a Mamba leans towards copying."""
+"""How the embedded models begin: a transformer's first heads look back by position, the others at what resembles their
+token; a Mamba finds the documents about what is asked for."""
 
 import json
+import random
+from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from models.decoder import Decoder
 from models.families import read_config
+from scripts.embedded_episodes import USER, EpisodeMaker, opening_tokens
 from scripts.embedded_initial import initialise
 from scripts.embedded_recipes import RECIPES
+
+TOKENIZER = Tokenizer.from_file(str(Path("models/embedded/mamba/tokenizer.json")))
 
 
 def begin(name, tmp_path_factory):
     directory = tmp_path_factory.mktemp("config")
     (directory / "config.json").write_text(json.dumps(RECIPES[name].config))
     decoder = Decoder(read_config(directory))
-    initialise(decoder, seed=1)
+    initialise(decoder, 1, TOKENIZER)
     return decoder
 
 
@@ -52,13 +58,58 @@ def test_other_heads_look_at_the_same_token(decoder):
     assert float((attention.argmax(-1) == 20).float().mean()) > 0.5
 
 
+@pytest.fixture(scope="module")
+def mamba(tmp_path_factory):
+    return begin("mamba", tmp_path_factory)
+
+
+def first_group_keys(monkeypatch, decoder, layer, token_ids):
+    """Keys and queries, B and C, (l, state_size) of a layer's first group."""
+    mixer, seen = decoder.layers[layer].mixer, []
+    heads = mixer._heads
+    with monkeypatch.context() as patch:
+        patch.setattr(mixer, "_heads", lambda xbc: seen.append(heads(xbc)) or seen[-1])
+        decoder.forward_dense(token_ids[None])
+    _, keys, queries = seen[0]
+    return keys[0, :, 0], queries[0, :, 0]
+
+
+def test_what_opens_documents_and_questions_is_known():
+    opened = {TOKENIZER.decode([token]).strip() for token in opening_tokens(TOKENIZER)}
+    assert opened == {"Document", "ocument", "Question", "uestion"}
+
+
 @torch.inference_mode()
-def test_a_mamba_leans_towards_what_followed_the_same_tokens_before(tmp_path_factory):
-    decoder = begin("mamba", tmp_path_factory)
-    generator = torch.Generator().manual_seed(4)
-    ids = torch.stack([torch.randperm(1500, generator=generator)[:24] + 5 for _ in range(12)]).repeat(1, 2)
-    logits = decoder.logits(decoder.forward_dense(ids))[:, 27:-1]
-    targets = ids[:, 28:, None]
-    ranks = (logits > logits.gather(-1, targets)).sum(-1).float() / 1536
-    # By chance .5, give or take .02.
-    assert float(ranks.mean()) < 0.4
+def test_a_mamba_forgets_one_document_where_the_next_opens(mamba):
+    """What its first layer gathers in a document does not depend on the document before."""
+    gathered = []
+    hook = mamba.layers[0].mixer.out_proj.register_forward_hook(lambda _, __, output: gathered.append(output[0]))
+    for before in ("Ada Velford | Ada Velford was born in Karvale.", "Talberg | It is a city."):
+        text = f"Document: {before}\n\nDocument: Lunsk | Lunsk stands on the Fyle."
+        mamba.forward_dense(torch.tensor([TOKENIZER.encode(text).ids]))
+    hook.remove()
+    one, other = (tensor[-1, -64:] for tensor in gathered)
+    start = gathered[0][3, -64:]
+    assert float((one - other).norm()) < 0.05 * float(one.norm())
+    assert float((one - start).norm()) > 0.2 * float(one.norm())
+
+
+@torch.inference_mode()
+def test_a_mamba_finds_the_documents_about_whom_the_question_names(mamba, monkeypatch):
+    """Documents that all state the attribute asked for, so that the name alone tells which."""
+    maker = EpisodeMaker(random.Random(3), TOKENIZER)
+    found, chance = 0.0, 0.0
+    for _ in range(40):
+        documents = maker.writer.write(100, focused=True)
+        turn = maker.writer.turn("must_answer", 0.0)
+        if turn.kind != "fact":
+            continue
+        name = maker.writer.entities[turn.fact[0]].name
+        about = torch.tensor([name in TOKENIZER.decode(ids) for ids in documents]).float()
+        question = TOKENIZER.encode(f"\n\nQuestion: {turn.question}").ids
+        ids = [USER, *(token for document in documents for token in document), *question]
+        keys, queries = first_group_keys(monkeypatch, mamba, 1, torch.tensor(ids))
+        ends = torch.tensor([len(document) for document in documents]).cumsum(0) - 2
+        found += float(about[(keys[ends] @ queries[-1]).argmax()])
+        chance += float(about.mean())
+    assert chance < 0.5 * found
