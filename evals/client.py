@@ -1,6 +1,7 @@
 """Asks an OpenAI-compatible endpoint one question, timed and streaming; knows nothing of datasets and verdicts."""
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,13 +96,12 @@ async def _find_model(session: aiohttp.ClientSession, config: RunConfig) -> dict
     """The model's entry; an empty one where the endpoint has no list of models."""
     url = f"{config.api_url}/models"
     try:
-        async with session.get(url) as answer:
-            raw = await answer.read()
-            if answer.status == 404:
-                return {}
-            if answer.status != 200:
-                raise ConfigError(f"--endpoint: {url} answers {answer.status}: {error_message(raw)}")
-            content = await answer.json(content_type=None)
+        status, raw = await _get_patiently(session, url, config.max_attempts)
+        if status == 404:
+            return {}
+        if status != 200:
+            raise ConfigError(f"--endpoint: {url} answers {status}: {error_message(raw)}")
+        content = json.loads(raw)
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise ConfigError(f"--endpoint: {url} gives no list of models: {type(error).__name__}: {error}") from error
     # Some servers give the bare list.
@@ -111,6 +111,19 @@ async def _find_model(session: aiohttp.ClientSession, config: RunConfig) -> dict
     if config.model not in models:
         raise ConfigError(f"--model {config.model!r} is not served there; there are: {', '.join(models)}")
     return models[config.model]
+
+
+async def _get_patiently(session: aiohttp.ClientSession, url: str, max_attempts: int) -> tuple[int, bytes]:
+    """Status and body; asked for again while the server says to come later. Nobody there is said at once."""
+    num_failures = 0
+    while True:
+        async with session.get(url) as answer:
+            raw = await answer.read()
+        num_failures += 1
+        again_after_s = come_again_s(answer)
+        if again_after_s is None or num_failures == max_attempts:
+            return answer.status, raw
+        await pause(num_failures, again_after_s)
 
 
 async def ask(

@@ -40,8 +40,9 @@ class Planted:
     unknown_fields: field of a request -> the status and message that refuse it. refused_models: model -> the status
     that every question to it gets. broken: cut the first so many streams after one chunk. states: of the model, one
     for each time that the list is asked for, the last for ever. models_status, bare_list: how it answers for the
-    list. tokenizes, tokenizes_chats, reports_memory: whether it can. tokenize_refusals: statuses for the first counts,
-    one each, 0 = cut the connection. sees: the most prompt tokens that it reads, the rest is dropped.
+    list; models_refusals: statuses for the first times, one each. tokenizes, tokenizes_chats, reports_memory: whether
+    it can. tokenize_refusals: statuses for the first counts, one each, 0 = cut the connection. sees: the most prompt
+    tokens that it reads, the rest is dropped.
     """
 
     answer: Callable[[str], str] = answer_wrongly
@@ -53,6 +54,7 @@ class Planted:
     broken: int = 0
     states: list[str] = field(default_factory=list)
     models_status: int = 200
+    models_refusals: list[int] = field(default_factory=list)
     bare_list: bool = False
     tokenizes: bool = True
     tokenizes_chats: bool = True
@@ -76,8 +78,9 @@ class Planted:
         return application
 
     async def _models(self, _: web.Request) -> web.Response:
-        if self.models_status != 200:
-            return web.json_response({"error": {"message": "planted refusal"}}, status=self.models_status)
+        status = self.models_refusals.pop(0) if self.models_refusals else self.models_status
+        if status != 200:
+            return web.json_response({"error": {"message": "planted refusal"}}, status=status)
         entries = [self._entry(name) for name in self.models]
         return web.json_response(entries if self.bare_list else {"object": "list", "data": entries})
 

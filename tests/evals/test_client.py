@@ -163,6 +163,18 @@ async def test_the_list_of_models_may_be_bare_or_missing(tmp_path):
                 await fetch_model(session, config)
 
 
+async def test_a_list_of_models_that_is_busy_is_asked_for_again(tmp_path):
+    planted = Planted(models_refusals=[503, 429])
+    async with serving(planted) as url, open_session(config := config_for(url, tmp_path)) as session:
+        assert (await fetch_model(session, config)).kind == "mamba"
+    planted = Planted(models_status=503)
+    async with serving(planted) as url:
+        config = config_for(url, tmp_path, max_attempts=2)
+        async with open_session(config) as session:
+            with pytest.raises(ConfigError, match=r"--endpoint: .* answers 503: planted refusal"):
+                await fetch_model(session, config)
+
+
 async def test_a_model_that_still_loads_is_waited_for(tmp_path):
     planted = Planted(states=["starting", "restarting", "ready"])
     async with serving(planted) as url, open_session(config := config_for(url, tmp_path)) as session:
