@@ -39,6 +39,9 @@ class Metrics:
         self._requests = Counter(
             "fathom_requests", "Requests by outcome", ["model", "outcome"], registry=self._registry
         )
+        self._responses = Counter(
+            "fathom_http_responses", "HTTP responses by route and status", ["route", "status"], registry=self._registry
+        )
         self._queue = self._histogram("queue", "Waiting before the first step", SECONDS)
         self._prefill = self._histogram("prefill", "First step to first token", SECONDS)
         self._decode = self._histogram("time_per_output_token", "Decode time per token after the first", TOKEN_SECONDS)
@@ -52,6 +55,10 @@ class Metrics:
     def count(self, model: str, outcome: str) -> None:
         """One request's end: a finish reason, `disconnected`, or an error's code."""
         self._requests.labels(model, outcome).inc()
+
+    def count_response(self, route: str, status: int) -> None:
+        """One HTTP response, whatever came of the request; `route` is a path that is served, or "other"."""
+        self._responses.labels(route, str(int(status))).inc()
 
     def observe(self, model: str, usage: SequenceUsage) -> None:
         self._queue.labels(model).observe(usage.queue_s)

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api import openai, service
@@ -34,16 +35,52 @@ def create_app(hosted: Mapping[str, HostedModel], *, api_key: str | None, max_bo
                 await model.engine.stop()
 
     app = FastAPI(title="Fathom", lifespan=lifespan)
-    app.state.served = Served(hosted, Metrics(hosted), api_key)
-    app.include_router(openai.router)
-    app.include_router(service.tokens_router)
-    app.include_router(service.open_router)
+    metrics = Metrics(hosted)
+    app.state.served = Served(hosted, metrics, api_key)
+    routers = (openai.router, service.tokens_router, service.open_router)
+    for router in routers:
+        app.include_router(router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _our_fault)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    # Added last, so outermost: what is refused on the way in counts too.
+    routes = [route for router in routers for route in router.routes if isinstance(route, Route)]
+    app.add_middleware(ResponseCount, metrics=metrics, routes=routes)
     return app
+
+
+class ResponseCount:
+    """Counts every response by route and status, also of requests that never became a model's."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Sequence[Route]) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        # Paths that somebody made up must not make series without end.
+        route = next((route.path for route in self._routes if route.path_regex.match(scope["path"])), "other")
+        started = False
+
+        async def counted(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                self._metrics.count_response(route, message["status"])
+            await send(message)
+
+        try:
+            await self._app(scope, receive, counted)
+        except Exception:
+            # Starlette answers it further out.
+            if not started:
+                self._metrics.count_response(route, HTTPStatus.INTERNAL_SERVER_ERROR)
+            raise
 
 
 class BodyLimit:

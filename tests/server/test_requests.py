@@ -88,6 +88,23 @@ def test_no_key_is_needed_to_see_how_it_goes(small, path):
     assert httpx.get(f"{small.url}{path}").status_code == 200
 
 
+def test_refused_requests_are_counted_too(small, keyed):
+    def counted(path, status):
+        return small.metrics().get(f'fathom_http_responses_total{{route="{path}",status="{status}"}}', 0.0)
+
+    wanted = [("/v1/completions", 400), ("/v1/completions", 401), ("/v1/completions", 404), ("other", 404)]
+    wanted.append(("/v1/completions", 200))
+    before = [counted(*one) for one in wanted]
+    body = {"model": "lr=0.1", "prompt": [5], "max_tokens": 1}
+    assert keyed.post("/v1/completions", json=body | {"top_p": 7}).status_code == 400
+    assert httpx.post(f"{small.url}/v1/completions", json=body).status_code == 401
+    assert keyed.post("/v1/completions", json=body | {"model": "none"}).status_code == 404
+    assert keyed.get("/made-up").status_code == 404
+    assert keyed.post("/v1/completions", json=body).status_code == 200
+    assert [counted(*one) - was for one, was in zip(wanted, before, strict=True)] == [1.0] * 5
+    assert "made-up" not in httpx.get(f"{small.url}/metrics").text
+
+
 def test_an_answer_can_be_sent_back(client):
     messages = [HELLO]
     for _ in range(2):
