@@ -13,9 +13,8 @@ import json
 import math
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -30,6 +29,7 @@ from scripts.embedded_checkpoint import save_checkpoint
 from scripts.embedded_episodes import Episode, EpisodeMaker, random_records
 from scripts.embedded_exams import examine
 from scripts.embedded_initial import initialise
+from scripts.embedded_progress import Curve, Progress, relative_cost, schedule, seconds_left_for
 from scripts.embedded_recipes import RECIPES, Recipe, Stage
 from scripts.embedded_tokenizer import save_tokenizer, train_tokenizer
 
@@ -107,14 +107,6 @@ def optimizers(decoder: Decoder, recipe: Recipe) -> list[torch.optim.Optimizer]:
     return optims
 
 
-def schedule(progress: float) -> float:
-    """Learning rate factor over a round: a short warm-up, then linearly down.
-
-    A plateau was tried first: on it the accuracy on questions fell again after a quarter of an hour.
-    """
-    return min(1.0, progress / 0.005 + 0.02, max(0.01, (1.0 - progress) / 0.95))
-
-
 def episodes_of(stage: Stage, maker: EpisodeMaker, rng: random.Random, vocab_size: int) -> list[Episode]:
     """One batch of episodes of a stage."""
     episodes = []
@@ -137,76 +129,6 @@ def episodes_of(stage: Stage, maker: EpisodeMaker, rng: random.Random, vocab_siz
             )
         )
     return episodes
-
-
-def relative_cost(stages: Sequence[Stage]) -> float:
-    """What stages cost in comparable units: tokens, those of long sequences more."""
-    return sum(stage.tokens * (1 + stage.length / 2000) for stage in stages)
-
-
-def seconds_left_for(stages: Sequence[Stage], seconds: float) -> float:
-    """The first stage's share of the seconds that are left for all of these."""
-    return seconds * relative_cost(stages[:1]) / relative_cost(stages)
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where a round stands. Seconds count as progress where the tokens come too slowly."""
-
-    started: float
-    total_tokens: int
-    max_seconds: float
-    tokens: int = 0
-
-    @property
-    def elapsed(self) -> float:
-        return time.perf_counter() - self.started
-
-    @property
-    def fraction(self) -> float:
-        return min(1.0, max(self.tokens / self.total_tokens, self.elapsed / self.max_seconds))
-
-
-@dataclass(slots=True)
-class Curve:
-    """The loss curve over all rounds: means over the steps since the last point."""
-
-    every_s: float
-    stage: int = -1
-    tokens: int = 0
-    started_s: float = field(default_factory=time.perf_counter)
-    points: list[dict[str, float]] = field(default_factory=list)
-    _losses: list[float] = field(default_factory=list)
-    _hits: list[float] = field(default_factory=list)
-    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=10))
-    _last_s: float = field(default_factory=time.perf_counter)
-
-    def add(self, loss: float, accuracy: float, tokens: int) -> None:
-        self.tokens += tokens
-        self._losses.append(loss)
-        self._hits.append(accuracy)
-        self._recent.append(accuracy)
-        if time.perf_counter() - self._last_s < self.every_s:
-            return
-        self._last_s = time.perf_counter()
-        point = {
-            "stage": self.stage,
-            "tokens": self.tokens,
-            "seconds": round(self._last_s - self.started_s, 1),
-            "loss": round(sum(self._losses) / len(self._losses), 4),
-            "accuracy": round(sum(self._hits) / len(self._hits), 4),
-        }
-        self._losses, self._hits = [], []
-        self.points.append(point)
-        print(json.dumps(point), flush=True)
-
-    def reaches(self, accuracy: float | None) -> bool:
-        """Whether the last ten steps' answers were as good as that."""
-        return accuracy is not None and len(self._recent) == 10 and sum(self._recent) / 10 > accuracy
-
-    def begin_stage(self) -> None:
-        self.stage += 1
-        self._recent.clear()
 
 
 def train_step(
