@@ -15,16 +15,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.decoder import Decoder
 from models.ssm import Mamba2
 
 CONSTANT, CONSTANT_ENTRY = 4.0, 0  # an entry of the residual that is the same for every token: a bias
 OPENS, OPENS_ENTRY = 6.0, 1  # one that only tokens have that open a segment
+RARE, RARE_ENTRY = 3.0, 2  # one that common words lack
 GATHERED = 64  # the last entries of the residual
-MATCHING_LAYERS = (1, 2)
-STEP = 0.02  # how much of a token a gathering head takes in
+FINDING_LAYERS = (1, 2)
+COMMON_SHARE = 0.004  # of the tokens of training sequences, from which a word is common
+STEP = 0.02  # how much of a common word a head takes in that gathers or finds
+# So small that SiLU is nearly linear: else everything resembles everything, and all tokens have a part in common.
+KEY_SCALE, TOKEN_SCALE = 0.4, 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +87,64 @@ def initialise_mamba(decoder: Decoder, generator: torch.Generator, *, openers: S
     embedding[:, CONSTANT_ENTRY] = CONSTANT
     embedding[:, OPENS_ENTRY] = 0.0
     embedding[list(openers), OPENS_ENTRY] = OPENS
+    counts = torch.bincount(sample.flatten(), minlength=len(embedding))
+    embedding[:, RARE_ENTRY] = torch.where(counts > COMMON_SHARE * counts.sum(), 0.0, RARE)
     embedding[:, -GATHERED:] = 0.0
     mixers = [layer.mixer for layer in decoder.layers if isinstance(layer.mixer, Mamba2)]
     for number, mixer in enumerate(mixers):
         begin_recalling(mixer, generator, following=number == 0)
     begin_gathering(mixers[0], generator)
     mean, whitening = whitened(decoder, mixers[1], sample)
-    for number in MATCHING_LAYERS:
+    for number in FINDING_LAYERS:
         begin_finding(mixers[number], mean, whitening, generator)
+    keep(decoder.embedding.weight, slice(None), slice(0, RARE_ENTRY + 1))
+    keep(decoder.embedding.weight, slice(None), slice(-GATHERED, None))
+    for number in (0, *FINDING_LAYERS):
+        keep(decoder.layers[number].mixer_norm.weight)
+        keep_keys(mixers[number])
+    keep_gathering(mixers[0])
+
+
+def keep(parameter: nn.Parameter, *where: slice) -> None:
+    """Train all of a parameter but these entries.
+
+    Muon makes every direction's step as large as any other's, however faint its gradient. What is not used yet,
+    because the model can't tell cities from years so far, was worn away in 4M tokens before it was of use.
+    Of a matrix, whole rows or columns: for these Muon's steps then stay zero. It must have no weight decay.
+    """
+    free = torch.ones_like(parameter)
+    free[where] = 0.0
+    parameter.register_hook(lambda gradient: gradient * free.to(gradient.device))
+
+
+def keep_keys(mixer: Mamba2) -> None:
+    """B and C of the first group, how it forgets, and that nobody writes where the gathered tokens are."""
+    spec = mixer.spec
+    size, all_groups, heads = spec.state_size, spec.num_groups * spec.state_size, spec.num_heads // spec.num_groups
+    assert mixer.conv_bias is not None
+    for start in (spec.inner_size, spec.inner_size + all_groups):
+        keep(mixer.in_proj.weight, slice(spec.inner_size + start, spec.inner_size + start + size))
+        keep(mixer.conv_weight, slice(start, start + size))
+        keep(mixer.conv_bias, slice(start, start + size))
+    keep(mixer.A_log, slice(heads))
+    keep(mixer.D, slice(heads))
+    keep(mixer.out_proj.weight, slice(-GATHERED, None))
+
+
+def keep_gathering(mixer: Mamba2) -> None:
+    """The rest of the first group, for what gathers."""
+    spec = mixer.spec
+    heads = spec.num_heads // spec.num_groups
+    width = heads * spec.head_dim
+    assert mixer.conv_bias is not None
+    keep(mixer.in_proj.weight, slice(width))
+    keep(mixer.in_proj.weight, slice(spec.inner_size, spec.inner_size + width))
+    keep(mixer.in_proj.weight, slice(-spec.num_heads, heads - spec.num_heads or None))
+    keep(mixer.dt_bias, slice(heads))
+    keep(mixer.conv_weight, slice(width))
+    keep(mixer.conv_bias, slice(width))
+    keep(mixer.norm.weight, slice(width))
+    keep(mixer.out_proj.weight, slice(None), slice(width))
 
 
 def begin_recalling(mixer: Mamba2, generator: torch.Generator, *, following: bool) -> None:
@@ -118,7 +172,7 @@ def begin_recalling(mixer: Mamba2, generator: torch.Generator, *, following: boo
         taps[spec.inner_size + row, :, -1 - back - following] += 1.0
         taps[spec.inner_size + bc_size + row, :, -1 - back] += 1.0
     for rows in (x, B, C):
-        rows[:, [CONSTANT_ENTRY, OPENS_ENTRY]] = 0.0
+        rows[:, [CONSTANT_ENTRY, OPENS_ENTRY, RARE_ENTRY]] = 0.0
 
 
 def at_the_token_itself(parts: Parts) -> None:
@@ -145,6 +199,7 @@ def begin_gathering(mixer: Mamba2, generator: torch.Generator) -> None:
     faint(parts.dt, 0.3)
     parts.dt[:, CONSTANT_ENTRY] = 0.0
     parts.dt[:, OPENS_ENTRY] = 1.5
+    parts.dt[:, RARE_ENTRY] = 0.5
     at_the_token_itself(parts)
     for bias in parts.biases:
         bias.fill_(0.3)
@@ -174,7 +229,7 @@ def begin_finding(mixer: Mamba2, mean: Tensor, whitening: Tensor, generator: tor
     """B and C are what was gathered, whitened; x and the output are the token itself and its reverse."""
     parts = first_group(mixer)
     turned = torch.linalg.qr(torch.randn(GATHERED, GATHERED, generator=generator))[0][: parts.B.shape[0]]
-    keys = 1.2 * turned @ whitening
+    keys = KEY_SCALE * turned @ whitening
     for rows, bias in zip((parts.B, parts.C), parts.biases, strict=True):
         rows.zero_()
         rows[:, -GATHERED:] = keys
@@ -182,15 +237,17 @@ def begin_finding(mixer: Mamba2, mean: Tensor, whitening: Tensor, generator: tor
     at_the_token_itself(parts)
     parts.gate.zero_()
     parts.gate[:, CONSTANT_ENTRY] = 0.4
-    tokens = slice(OPENS_ENTRY + 1, -GATHERED)
+    tokens = slice(RARE_ENTRY + 1, -GATHERED)
     drawn = torch.randn(parts.x[:, tokens].shape, generator=generator)
     parts.x.zero_()
-    parts.x[:, tokens] = 1.2 * drawn * drawn.shape[1] ** -0.5
+    parts.x[:, tokens] = TOKEN_SCALE * torch.linalg.qr(drawn)[0] * (drawn.shape[0] / drawn.shape[1]) ** 0.5
     taps = mixer.conv_weight.data[: parts.width]
     taps.zero_()
     taps[:, :, -1] = 1.0
     parts.dt.zero_()
+    parts.dt[:, RARE_ENTRY] = 1.5
+    mixer.dt_bias.data[: parts.heads] = inverse_softplus(STEP)
     mixer.D.data[: parts.heads] = 0.0
     out = mixer.out_proj.weight.data
-    out[:, : parts.width] = parts.x.T
+    out[:, : parts.width] = parts.x.T * 1.2 / TOKEN_SCALE
     out[-GATHERED:] = 0.0

@@ -39,7 +39,7 @@ class Stage:
 class Recipe:
     """All that decides a training run but the seed.
 
-    matrix_learning_rate: Muon's, for the matrices inside the layers.
+    matrix_learning_rate, weight_decay: Muon's, for the matrices inside the layers.
     second: the stages of a second round, if there is one; for it the learning rates rise once more, to `second_rate`
     of their height.
     """
@@ -52,6 +52,7 @@ class Recipe:
     exam_lengths: tuple[int, ...]
     second: tuple[Stage, ...] = ()
     second_rate: float = 0.5
+    weight_decay: float = 0.1
     exam_questions: int = 60
     log_seconds: float = 20.0
 
@@ -175,15 +176,16 @@ RECIPES: dict[str, Recipe] = {
     "mamba": Recipe(
         config=_MAMBA,
         vocab_size=VOCAB_SIZE,
-        learning_rate=1e-3,
-        matrix_learning_rate=1.25e-3,
+        learning_rate=2e-3,
+        matrix_learning_rate=2.5e-3,
+        weight_decay=0.0,
         exam_lengths=(125, 250, 500, 1000),
         exam_questions=100,
-        # No records first: what they teach is in its beginning, and the high rate would wear the rest of that away.
+        # No records first: what they teach is in its beginning.
         stages=(
-            replace(QUESTIONS, focused_share=0.7),
-            replace(FEW_DOCUMENTS, tokens=14_000_000, two_hop_share=0.03, focused_share=0.25, alike_share=0.3),
-            Stage(12_000_000, 768, 6, (60, 560), two_hop_share=0.04, focused_share=0.15, alike_share=0.3),
+            replace(QUESTIONS, tokens=3_000_000, focused_share=0.7),
+            replace(FEW_DOCUMENTS, tokens=10_000_000, two_hop_share=0.03, focused_share=0.25, alike_share=0.3),
+            Stage(10_000_000, 768, 6, (60, 560), two_hop_share=0.04, focused_share=0.15, alike_share=0.3),
             Stage(2_000_000, 1536, 3, (100, 1100), two_hop_share=0.04, focused_share=0.1, alike_share=0.2),
         ),
     ),

@@ -95,7 +95,7 @@ def optimizers(decoder: Decoder, recipe: Recipe) -> list[torch.optim.Optimizer]:
     muon = torch.optim.Muon(
         matrices,
         lr=recipe.matrix_learning_rate,
-        weight_decay=0.1,
+        weight_decay=recipe.weight_decay,
         momentum=0.95,
         adjust_lr_fn="match_rms_adamw",
     )
