@@ -90,8 +90,8 @@ Asked about a stranger without documents and told always to answer, it answers (
 
 ## How it was trained
 
-`python -m scripts.train_embedded {run["model"]} --out DIR` trains such a model from nothing, in two rounds. How this
-one came about stands below, command by command.
+`python -m scripts.train_embedded {run["model"]} --out DIR` trains such a model from nothing. How this one came
+about stands below, command by command.
 
 Data is drawn by `evals/datasets/world.py` from the seed; the examination's seed is another. Muon for the matrices
 inside the layers, AdamW for the rest; matrix products in bfloat16, weights in float32. A stage ends with its tokens,

@@ -8,6 +8,8 @@ question and hardly anything of *whose*. So it begins with that much in place:
   where the next one opens. The result has the last entries of the residual to itself.
 - The first group of the next two layers reads, from all tokens before, those whose gathered tokens resemble the
   question's. Resemblance is measured after whitening, so that names count and common words do not.
+
+What finds is kept as it is through the training; what is done with the found is learnt.
 """
 
 import math

@@ -3,9 +3,9 @@
     python -m scripts.train_embedded transformer --out models/embedded/transformer
     python -m scripts.train_embedded mamba --out models/embedded/mamba
 
-The curriculum starts with records of random tokens (until they can be looked up), goes on to few short documents with
-many questions, then to longer contexts. A second round, with the learning rate up once more, has documents as a search
-gives them. The loss is on answer tokens alone.
+A transformer starts with records of random tokens (until they can be looked up); then, as a Mamba does at once, few
+short documents with many questions, and longer contexts. A transformer's second round, with the learning rate up once
+more, has documents as a search gives them; a Mamba sees such from early on. The loss is on answer tokens alone.
 """
 
 import argparse
