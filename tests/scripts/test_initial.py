@@ -14,6 +14,7 @@ from models.families import read_config
 from scripts.embedded_episodes import USER, EpisodeMaker, opening_tokens
 from scripts.embedded_initial import initialise
 from scripts.embedded_recipes import RECIPES
+from scripts.train_embedded import collate, optimizers, train_step
 
 TOKENIZER = Tokenizer.from_file(str(Path("models/embedded/mamba/tokenizer.json")))
 
@@ -113,3 +114,25 @@ def test_a_mamba_finds_the_documents_about_whom_the_question_names(mamba, monkey
         found += float(about[(keys[ends] @ queries[-1]).argmax()])
         chance += float(about.mean())
     assert chance < 0.5 * found
+
+
+def test_what_finds_is_kept_through_training(tmp_path_factory):
+    decoder = begin("mamba", tmp_path_factory)
+    before = {name: parameter.detach().clone() for name, parameter in decoder.named_parameters()}
+    optims = optimizers(decoder, RECIPES["mamba"])
+    maker, rng = EpisodeMaker(random.Random(6), TOKENIZER), random.Random(7)
+    for _ in range(2):
+        batch = collate([maker.episode(128, 60, 0.0)], rng, spread=False, device=torch.device("cpu"))
+        train_step(decoder, decoder.forward_dense, optims, batch, rate=1.0)
+    changed = {name: parameter.detach() != before[name] for name, parameter in decoder.named_parameters()}
+    spec = decoder.layers[1].mixer.spec
+    keys = 2 * spec.inner_size  # the input projection's rows: gate, x, then B
+    for layer in (0, 1, 2):
+        projection = changed[f"layers.{layer}.mixer.in_proj.weight"]
+        assert not projection[keys : keys + spec.state_size].any()
+        assert projection[keys + spec.state_size : keys + 2 * spec.state_size].any()
+        assert not changed[f"layers.{layer}.mixer.out_proj.weight"][-64:].any()
+        assert not changed[f"layers.{layer}.mixer_norm.weight"].any()
+    assert not changed["embedding.weight"][:, -64:].any()
+    assert changed["embedding.weight"][:, 3:-64].any()
+    assert changed["layers.1.mixer.in_proj.weight"][: spec.head_dim].any()
