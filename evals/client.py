@@ -37,11 +37,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What the endpoint says of the model; `kind` is "unknown" and the others None where it says nothing."""
+    """What the endpoint says of the model; `kind` is "unknown" and the others None where it says nothing.
+
+    computation: number format and kind of device, e.g. "bfloat16 on cuda".
+    """
 
     kind: str
     max_context_tokens: int | None
     weights_digest: str | None
+    computation: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,15 @@ async def fetch_model(session: aiohttp.ClientSession, config: RunConfig) -> Serv
         kind=str(extra.get("kind") or "unknown"),
         max_context_tokens=limit if isinstance(limit, int) else None,
         weights_digest=digest if isinstance(digest, str) and digest else None,
+        computation=_computation(extra.get("dtype"), extra.get("device")),
     )
+
+
+def _computation(dtype: object, device: object) -> str | None:
+    """Which one of several equal devices it is does not matter."""
+    if not isinstance(dtype, str) or not isinstance(device, str):
+        return None
+    return f"{dtype} on {device.partition(':')[0]}"
 
 
 async def _find_model(session: aiohttp.ClientSession, config: RunConfig) -> dict[str, Any]:

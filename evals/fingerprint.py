@@ -39,7 +39,7 @@ def take_fingerprint(
             "retriever": retriever,
             "--max-tokens": str(config.max_tokens),
         },
-        own={"kind": served.kind, **_identity(config, served), COUNTING: counting},
+        own={"kind": served.kind, **_identity(config, served), **_computation(served), COUNTING: counting},
     )
 
 
@@ -52,6 +52,11 @@ def _identity(config: RunConfig, served: ServedModel) -> dict[str, str]:
     if served.weights_digest is not None:
         return {"weights digest": served.weights_digest}
     return {"--endpoint": config.root_url, "max context": str(served.max_context_tokens or "unknown")}
+
+
+def _computation(served: ServedModel) -> dict[str, str]:
+    """Another number format gives other answers, another device other latencies; both in one run are neither's."""
+    return {} if served.computation is None else {"computation": served.computation}
 
 
 def prompts_digest() -> str:

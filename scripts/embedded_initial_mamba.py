@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.decoder import Decoder
 from models.ssm import Mamba2
@@ -102,12 +102,12 @@ def initialise_mamba(decoder: Decoder, generator: torch.Generator, *, openers: S
     keep(decoder.embedding.weight, slice(None), slice(0, RARE_ENTRY + 1))
     keep(decoder.embedding.weight, slice(None), slice(-GATHERED, None))
     for number in (0, *FINDING_LAYERS):
-        keep(decoder.layers[number].mixer_norm.weight)
+        keep(decoder.get_parameter(f"layers.{number}.mixer_norm.weight"))
         keep_keys(mixers[number])
     keep_gathering(mixers[0])
 
 
-def keep(parameter: nn.Parameter, *where: slice) -> None:
+def keep(parameter: Tensor, *where: slice) -> None:
     """Train all of a parameter but these entries.
 
     Muon makes every direction's step as large as any other's, however faint its gradient. What is not used yet,

@@ -62,6 +62,7 @@ class Planted:
     reports_memory: bool = True
     kind: str = "mamba"
     weights_digest: str | None = None
+    device: str | None = None
     max_context: int | None = None
     sees: int | None = None
     delay_s: float = 0.0
@@ -90,6 +91,8 @@ class Planted:
             entry["fathom"] = {"kind": self.kind, "max_context_tokens": self.max_context}
         if self.weights_digest:
             entry["fathom"]["weights_digest"] = self.weights_digest
+        if self.device:
+            entry["fathom"] |= {"dtype": "bfloat16", "device": self.device}
         if self.states:
             entry["fathom"]["state"] = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         return entry

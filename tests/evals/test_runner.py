@@ -192,6 +192,18 @@ async def test_the_weights_decide_where_their_digest_is_known(dataset, tmp_path)
             await run_eval(config_for(url, tmp_path), dataset)
 
 
+async def test_a_run_does_not_go_on_upon_another_device(dataset, tmp_path):
+    """Nor by another number format; but one of several equal devices is as good as another."""
+    planted = Planted(weights_digest="a", device="cuda:0")
+    async with serving(planted) as url:
+        await run_eval(config_for(url, tmp_path, num_questions=1), dataset)
+        planted.device = "cuda:1"
+        assert (await run_eval(config_for(url, tmp_path, num_questions=1), dataset)).asked == 0
+        planted.device = "cpu"
+        with pytest.raises(ConfigError, match="computation was bfloat16 on cuda, now it is bfloat16 on cpu"):
+            await run_eval(config_for(url, tmp_path), dataset)
+
+
 async def test_models_are_compared_on_the_same_terms_alone(dataset, tmp_path):
     planted = Planted(models=(MODEL, "second"))
     reseeded = dataclasses.replace(dataset, digest="other", source="written anew")
