@@ -21,7 +21,8 @@ class StateCache:
     """Recurrent state of one Mamba layer, float32, one row per state slot.
 
     conv_state: (num_state_slots, conv_size, conv_kernel - 1), the last inputs of the convolution.
-    ssm_state: (num_state_slots, num_heads, head_dim, state_size).
+    ssm_state: (num_state_slots, *state_shape): (num_heads, head_dim, state_size) in Mamba-2, (inner_size, state_size)
+    in Mamba-1.
     """
 
     conv_state: Tensor
@@ -50,7 +51,7 @@ def allocate_caches(
             caches.append(KVCache(keys, values))
         else:
             conv = (num_state_slots, mixer.conv_size, mixer.conv_kernel - 1)
-            ssm = (num_state_slots, mixer.num_heads, mixer.head_dim, mixer.state_size)
+            ssm = (num_state_slots, *mixer.state_shape)
             conv_state, ssm_state = (torch.zeros(s, dtype=torch.float32, device=device) for s in (conv, ssm))
             caches.append(StateCache(conv_state, ssm_state))
     return caches

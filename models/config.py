@@ -1,5 +1,6 @@
 """What a model is: a tuple of layer specs, each with a mixer that declares what it must remember. No torch."""
 
+import math
 from dataclasses import dataclass
 from functools import reduce
 from typing import Literal
@@ -129,11 +130,55 @@ class Mamba2Spec:
         """Channels of the causal convolution: x, B and C."""
         return self.inner_size + 2 * self.num_groups * self.state_size
 
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        return self.num_heads, self.head_dim, self.state_size
+
     def cache_needs(self, element_bytes: int) -> CacheNeeds:
         del element_bytes  # the state does not follow the weights' dtype
-        conv = self.conv_size * (self.conv_kernel - 1)
-        ssm = self.num_heads * self.head_dim * self.state_size
-        return CacheNeeds(0, (conv + ssm) * STATE_BYTES)
+        return state_needs(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Mamba1Spec:
+    """A Mamba-1 (selective scan) mixer: every channel of `inner_size` has a step and a decay of its own.
+
+    inner_norm_eps: the eps of RMS norms over the projected step, B and C, or None without such norms;
+    inner_norm_weights: whether those have weights.
+    """
+
+    inner_size: int
+    state_size: int
+    step_rank: int
+    conv_kernel: int
+    conv_bias: bool
+    proj_bias: bool
+    inner_norm_eps: float | None = None
+    inner_norm_weights: bool = False
+
+    @property
+    def conv_size(self) -> int:
+        """Channels of the causal convolution."""
+        return self.inner_size
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        return self.inner_size, self.state_size
+
+    def cache_needs(self, element_bytes: int) -> CacheNeeds:
+        del element_bytes  # the state does not follow the weights' dtype
+        return state_needs(self)
+
+
+RecurrentSpec = Mamba1Spec | Mamba2Spec
+MixerSpec = AttentionSpec | RecurrentSpec
+Activation = Literal["silu", "gelu_tanh"]
+
+
+def state_needs(spec: RecurrentSpec) -> CacheNeeds:
+    """One row of recurrent state: the convolution's last inputs and the state itself."""
+    conv = spec.conv_size * (spec.conv_kernel - 1)
+    return CacheNeeds(0, (conv + math.prod(spec.state_shape)) * STATE_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +187,21 @@ class MLPSpec:
 
     intermediate_size: int
     bias: bool = False
-    activation: Literal["silu", "gelu_tanh"] = "silu"
+    activation: Activation = "silu"
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsSpec:
+    """A mixture of gated MLPs, of which a router chooses `top_k` for each token and weights them by its softmax.
+
+    renormalise: whether the weights of those chosen are made to sum to one.
+    """
+
+    num_experts: int
+    top_k: int
+    intermediate_size: int
+    renormalise: bool
+    activation: Activation = "silu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +211,8 @@ class LayerSpec:
     norms: where each of the two is normalised: "pre" before it, "post" after it (what it adds), "both".
     """
 
-    mixer: AttentionSpec | Mamba2Spec
-    mlp: MLPSpec | None
+    mixer: MixerSpec
+    mlp: MLPSpec | ExpertsSpec | None
     norms: Literal["pre", "post", "both"] = "pre"
 
 

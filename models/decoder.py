@@ -10,9 +10,15 @@ from torch import Tensor, nn
 from models.attention import Attention
 from models.batch import ForwardBatch
 from models.cache import LayerCache
-from models.config import AttentionSpec, LayerSpec, ModelConfig
-from models.layers import GatedMLP, RMSNorm, soft_cap
-from models.ssm import Mamba2
+from models.config import AttentionSpec, LayerSpec, Mamba1Spec, MixerSpec, ModelConfig
+from models.layers import RMSNorm, build_mlp, soft_cap
+from models.ssm import Mamba1, Mamba2
+
+
+def build_mixer(config: ModelConfig, spec: MixerSpec) -> Attention | Mamba1 | Mamba2:
+    if isinstance(spec, AttentionSpec):
+        return Attention(config, spec)
+    return Mamba1(config.hidden_size, spec) if isinstance(spec, Mamba1Spec) else Mamba2(config.hidden_size, spec)
 
 
 class Layer(nn.Module):
@@ -26,14 +32,10 @@ class Layer(nn.Module):
             return RMSNorm(config.hidden_size, config.norm_eps, config.norm_unit_offset) if there else None
 
         self.mixer_norm = norm("pre", True)
-        self.mixer: Attention | Mamba2
-        if isinstance(spec.mixer, AttentionSpec):
-            self.mixer = Attention(config, spec.mixer)
-        else:
-            self.mixer = Mamba2(config.hidden_size, spec.mixer)
+        self.mixer = build_mixer(config, spec.mixer)
         self.mixer_post_norm = norm("post", True)
         self.mlp_norm = norm("pre", spec.mlp is not None)
-        self.mlp = GatedMLP(config.hidden_size, spec.mlp) if spec.mlp else None
+        self.mlp = build_mlp(config.hidden_size, spec.mlp) if spec.mlp else None
         self.mlp_post_norm = norm("post", spec.mlp is not None)
 
     def _enter(self, residual: Tensor, norm: RMSNorm | None) -> Tensor:

@@ -1,10 +1,20 @@
-"""The small parts that every layer is made of: RMS norms, the gated MLP, the soft cap."""
+"""The small parts that every layer is made of: RMS norms, the gated MLP, the mixture of them, the soft cap."""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.config import MLPSpec
+from models.config import Activation, ExpertsSpec, MLPSpec
+from models.kernels.experts_torch import run_experts
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu_tanh": _gelu_tanh}
 
 
 class RMSNorm(nn.Module):
@@ -22,7 +32,12 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.unit_offset:
             return F.rms_norm(x.float(), (x.shape[-1],), 1.0 + self.weight.float(), self.eps).to(x.dtype)
-        return F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps).to(x.dtype) * self.weight
+        return rms_normalised(x, self.eps) * self.weight
+
+
+def rms_normalised(x: Tensor, eps: float) -> Tensor:
+    """x / rms(x) over the last dimension, computed in float32, in x's dtype."""
+    return F.rms_norm(x.float(), (x.shape[-1],), eps=eps).to(x.dtype)
 
 
 class GatedRMSNorm(nn.Module):
@@ -47,16 +62,51 @@ class GatedMLP(nn.Module):
 
     def __init__(self, hidden_size: int, spec: MLPSpec) -> None:
         super().__init__()
-        self.activation = spec.activation
+        self.activation = ACTIVATIONS[spec.activation]
         self.gate_proj = nn.Linear(hidden_size, spec.intermediate_size, bias=spec.bias)
         self.up_proj = nn.Linear(hidden_size, spec.intermediate_size, bias=spec.bias)
         self.down_proj = nn.Linear(spec.intermediate_size, hidden_size, bias=spec.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.gate_proj(x)
-        active = F.silu(gate) if self.activation == "silu" else F.gelu(gate, approximate="tanh")
-        down: Tensor = self.down_proj(active * self.up_proj(x))
+        down: Tensor = self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
         return down
+
+
+class Experts(nn.Module):
+    """The matrices of a mixture's MLPs, one behind the other."""
+
+    def __init__(self, hidden_size: int, spec: ExpertsSpec) -> None:
+        super().__init__()
+        inner = (spec.num_experts, spec.intermediate_size, hidden_size)
+        self.gate_proj = nn.Parameter(torch.empty(inner))
+        self.up_proj = nn.Parameter(torch.empty(inner))
+        self.down_proj = nn.Parameter(torch.empty(spec.num_experts, hidden_size, spec.intermediate_size))
+
+
+class MixtureOfExperts(nn.Module):
+    """A router, and for each token the weighted MLPs that it chooses. Shapes: (..., hidden) -> (..., hidden)."""
+
+    def __init__(self, hidden_size: int, spec: ExpertsSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.router = nn.Linear(hidden_size, spec.num_experts, bias=False)
+        self.experts = Experts(hidden_size, spec)
+
+    def _route(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (t, hidden) -> the experts chosen (t, top_k) and their weights, float32."""
+        weights, chosen = self.router(x).float().softmax(-1).topk(self.spec.top_k, dim=-1)
+        return chosen, weights / weights.sum(-1, keepdim=True) if self.spec.renormalise else weights
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        chosen, weights = self._route(rows)
+        matrices = (self.experts.gate_proj, self.experts.up_proj, self.experts.down_proj)
+        mixed = run_experts(rows, chosen, weights, matrices, activation=ACTIVATIONS[self.spec.activation])
+        return mixed.view(x.shape)
+
+
+def build_mlp(hidden_size: int, spec: MLPSpec | ExpertsSpec) -> GatedMLP | MixtureOfExperts:
+    return GatedMLP(hidden_size, spec) if isinstance(spec, MLPSpec) else MixtureOfExperts(hidden_size, spec)
 
 
 def soft_cap(x: Tensor, cap: float) -> Tensor:

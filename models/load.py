@@ -1,12 +1,12 @@
 """From a checkpoint directory to a decoder: every tensor accounted for, none missing, extra or misshapen."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor
 
 from models.config import ModelConfig
 from models.decoder import Decoder
@@ -37,7 +37,7 @@ def shard_files(directory: Path) -> list[Path]:
     return files
 
 
-def _tensors(files: list[Path]) -> Iterator[tuple[str, Path, torch.Tensor]]:
+def _tensors(files: list[Path]) -> Iterator[tuple[str, Path, Tensor]]:
     for file in files:
         try:
             with safe_open(file, framework="pt") as shard:
@@ -47,12 +47,20 @@ def _tensors(files: list[Path]) -> Iterator[tuple[str, Path, torch.Tensor]]:
             raise WeightsError(f"{file} cannot be read as safetensors: {error}") from error
 
 
+def _named_parts(name: str, parameter: Tensor) -> Iterable[tuple[str, Tensor]]:
+    """A parameter under its name in the checkpoint, or its rows where each expert has a tensor of its own."""
+    if "{expert}" not in name:
+        return [(name, parameter)]
+    return [(name.format(expert=expert), rows) for expert, rows in enumerate(parameter)]
+
+
 def _fill(decoder: Decoder, config: ModelConfig, files: list[Path]) -> None:
     """Copy every tensor of the files into its parameter, or its rows into the several that share it."""
     rename = family_of(config.architecture).tensor_name
-    wanted: dict[str, list[nn.Parameter]] = {}
+    wanted: dict[str, list[Tensor]] = {}
     for parameter_name, parameter in decoder.named_parameters():
-        wanted.setdefault(rename(parameter_name), []).append(parameter)
+        for name, part in _named_parts(rename(parameter_name), parameter.data):
+            wanted.setdefault(name, []).append(part)
     # Checkpoints with tied embeddings may hold the head as a second copy.
     optional = {rename("head.weight")} if config.tie_embeddings else set()
     seen: set[str] = set()
@@ -61,12 +69,12 @@ def _fill(decoder: Decoder, config: ModelConfig, files: list[Path]) -> None:
             continue
         if name not in wanted:
             raise WeightsError(f"{file}: tensor {name!r} belongs to no parameter of {config.architecture}")
-        sizes = [len(parameter) for parameter in wanted[name]]
+        sizes = [len(target) for target in wanted[name]]
         shape = [sum(sizes), *wanted[name][0].shape[1:]]
         if list(tensor.shape) != shape:
             raise WeightsError(f"{file}: tensor {name!r} has shape {list(tensor.shape)}, not {shape}")
-        for parameter, rows in zip(wanted[name], tensor.split(sizes), strict=True):
-            parameter.data.copy_(rows)
+        for target, rows in zip(wanted[name], tensor.split(sizes), strict=True):
+            target.copy_(rows)
         seen.add(name)
     missing = sorted(set(wanted) - seen)
     if missing:

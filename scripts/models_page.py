@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from models.cache import KVCache, StateCache
-from models.config import AttentionSpec, CacheNeeds, Mamba2Spec
+from models.config import AttentionSpec, CacheNeeds, Mamba1Spec, Mamba2Spec
 from models.families import FAMILIES
 from models.families.rope import ROPE_TYPES
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "models.md"
 ELEMENT_BYTES = 2  # keys and values in bfloat16
-MIXERS = {"attention": (AttentionSpec, KVCache), "Mamba-2": (Mamba2Spec, StateCache)}
+MIXERS = {
+    "attention": (AttentionSpec, KVCache),
+    "Mamba-1": (Mamba1Spec, StateCache),
+    "Mamba-2": (Mamba2Spec, StateCache),
+}
 LLAMA_8B: dict[str, Any] = {
     "hidden_size": 4096,
     "intermediate_size": 14336,
@@ -39,6 +43,15 @@ GEMMA_1B: dict[str, Any] = {
     "sliding_window": 512,
     "vocab_size": 262_144,
 }
+FALCON_MAMBA_7B: dict[str, Any] = {
+    "conv_kernel": 4,
+    "hidden_size": 4096,
+    "intermediate_size": 8192,
+    "layer_norm_epsilon": 1e-5,
+    "num_hidden_layers": 64,
+    "state_size": 16,
+    "vocab_size": 65_024,
+}
 MAMBA_3B: dict[str, Any] = {
     "chunk_size": 256,
     "conv_kernel": 4,
@@ -55,6 +68,7 @@ MAMBA_3B: dict[str, Any] = {
 EXAMPLES = {
     "Llama-3.1-8B": ("LlamaForCausalLM", LLAMA_8B),
     "Gemma-3-1B": ("Gemma3ForCausalLM", GEMMA_1B),
+    "Falcon-Mamba-7B": ("FalconMambaForCausalLM", FALCON_MAMBA_7B),
     "Mamba-2-2.7B": ("Mamba2ForCausalLM", MAMBA_3B),
 }
 BEGIN = """# What can be served

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from transformers import (
+    FalconMambaConfig,
+    FalconMambaForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -16,10 +18,14 @@ from transformers import (
     LlamaForCausalLM,
     Mamba2Config,
     Mamba2ForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MinistralConfig,
     MinistralForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
     Phi3Config,
@@ -29,6 +35,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
     SmolLM3Config,
     SmolLM3ForCausalLM,
 )
@@ -113,6 +121,18 @@ def longrope(positions: int) -> dict[str, Any]:
     }
 
 
+def mixtral(**options: Any) -> PreTrainedModel:
+    return MixtralForCausalLM(MixtralConfig(**SIZES, num_local_experts=5, **options))
+
+
+def qwen3_moe(**options: Any) -> PreTrainedModel:
+    config = Qwen3MoeConfig(**SIZES, moe_intermediate_size=44, num_experts=7, head_dim=20, **options)
+    return Qwen3MoeForCausalLM(config)
+
+
+MAMBA: dict[str, Any] = {"vocab_size": VOCAB_SIZE, "hidden_size": 40, "state_size": 10, "num_hidden_layers": 3}
+
+
 def mamba2(tied: bool) -> PreTrainedModel:
     config = Mamba2Config(
         vocab_size=VOCAB_SIZE,
@@ -188,6 +208,24 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
         rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
         tie_word_embeddings=True,
     ),
+    "mixtral": lambda: mixtral(head_dim=20, num_experts_per_tok=2),
+    "mixtral-window-tied": lambda: mixtral(sliding_window=11, num_experts_per_tok=3, tie_word_embeddings=True),
+    "qwen3-moe": lambda: qwen3_moe(num_experts_per_tok=3, norm_topk_prob=True),
+    "qwen3-moe-mixed": lambda: qwen3_moe(
+        num_experts_per_tok=2,
+        mlp_only_layers=[0],
+        decoder_sparse_step=2,
+        use_sliding_window=True,
+        sliding_window=9,
+        attention_bias=True,
+    ),
+    "mamba-tied": lambda: MambaForCausalLM(MambaConfig(**MAMBA, conv_kernel=4)),
+    "mamba-untied-biased": lambda: MambaForCausalLM(
+        MambaConfig(
+            **MAMBA, conv_kernel=3, use_bias=True, use_conv_bias=False, time_step_rank=5, tie_word_embeddings=False
+        )
+    ),
+    "falcon-mamba": lambda: FalconMambaForCausalLM(FalconMambaConfig(**MAMBA, mixer_rms_eps=1e-3)),
     "mamba2-tied": lambda: mamba2(True),
     "mamba2-untied-biased": lambda: mamba2(False),
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 from models.config import ModelConfig
 from models.errors import ModelError, UnsupportedModelError
-from models.families import gemma, llama, mamba2, mistral, olmo2, phi3, qwen, smollm3
+from models.families import gemma, llama, mamba, mamba2, mamba_original, mistral, mixtral, olmo2, phi3, qwen, smollm3
 from models.families.fields import ReadFields
 
 
@@ -18,7 +18,7 @@ class Family:
 
     covers: published models of the family, for the page of models. read_config: the parsed config.json ->
     ModelConfig. tensor_name: our parameter name -> the checkpoint's; parameters of one name are its rows, in their
-    order in the decoder.
+    order in the decoder, and a name with `{expert}` in it stands for one tensor for each row of the parameter.
     """
 
     covers: str
@@ -37,6 +37,13 @@ FAMILIES: dict[str, Family] = {
     "Gemma2ForCausalLM": Family("Gemma 2", gemma.read_gemma2, gemma.tensor_name),
     "Gemma3ForCausalLM": Family("Gemma 3 (text only: 270M, 1B)", gemma.read_gemma3, gemma.tensor_name),
     "Phi3ForCausalLM": Family("Phi-3, Phi-3.5-mini, Phi-4-mini, Phi-4", phi3.read_config, phi3.tensor_name),
+    "MixtralForCausalLM": Family("Mixtral 8x7B, 8x22B", mixtral.read_config, mixtral.tensor_name),
+    "Qwen3MoeForCausalLM": Family("Qwen3-30B-A3B, -235B-A22B, Coder", qwen.read_qwen3_moe, qwen.tensor_name),
+    "MambaForCausalLM": Family("Mamba, in the layout of transformers", mamba.read_mamba, mamba2.tensor_name),
+    "FalconMambaForCausalLM": Family("Falcon-Mamba-7B", mamba.read_falcon_mamba, mamba2.tensor_name),
+    mamba_original.ARCHITECTURE: Family(
+        "Mamba and Mamba-2, in their first layout", mamba_original.read_config, mamba_original.tensor_name
+    ),
     "Mamba2ForCausalLM": Family("Mamba-2, in the layout of transformers", mamba2.read_config, mamba2.tensor_name),
 }
 
@@ -65,6 +72,8 @@ def read_config(directory: Path) -> ModelConfig:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}") from error
     architectures = raw.get("architectures") if isinstance(raw, dict) else None
+    if isinstance(raw, dict) and mamba_original.is_original(raw):
+        architectures = [mamba_original.ARCHITECTURE]
     if not isinstance(architectures, list) or len(architectures) != 1:
         raise ModelError(f"{path}: `architectures` must name exactly one class, got {architectures!r}")
     try:

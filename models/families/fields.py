@@ -1,7 +1,7 @@
 """Reading fields that several families' config.json share."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from models.errors import UnsupportedModelError
@@ -50,11 +50,11 @@ def size(raw: Mapping[str, Any], field: str, default: int | None = None) -> int:
     return value
 
 
-def num_layers(raw: Mapping[str, Any]) -> int:
-    """`num_hidden_layers`, within what anyone has built: a typing error must not fill the memory with layers."""
-    count = size(raw, "num_hidden_layers")
+def num_layers(raw: Mapping[str, Any], field: str = "num_hidden_layers") -> int:
+    """How many layers, within what anyone has built: a typing error must not fill the memory with them."""
+    count = size(raw, field)
     if count > MAX_LAYERS:
-        raise ValueError(f"num_hidden_layers = {count} is more than {MAX_LAYERS}")
+        raise ValueError(f"{field} = {count} is more than {MAX_LAYERS}")
     return count
 
 
@@ -80,6 +80,12 @@ def require(raw: Mapping[str, Any], field: str, allowed: tuple[Any, ...]) -> Non
         raise UnsupportedModelError(
             f"config.json: {field} = {raw[field]!r} is not supported; supported: {', '.join(map(repr, allowed))}"
         )
+
+
+def refuse_unknown(fields: Mapping[str, Any], known: Collection[str], what: str) -> None:
+    """Refuse an object inside a config.json that has fields whose meaning is not known."""
+    if unknown := sorted(set(fields) - set(known)):
+        raise UnsupportedModelError(f"config.json: {what} with {', '.join(unknown)} is not supported")
 
 
 def number(value: Any) -> float:

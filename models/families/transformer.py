@@ -4,9 +4,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from models.config import AttentionSpec, LayerSpec, MLPSpec, ModelConfig, RopeSpec, ScoreSpec
+from models.config import AttentionSpec, ExpertsSpec, LayerSpec, MLPSpec, ModelConfig, RopeSpec, ScoreSpec
 from models.families.fields import eos_token_ids, num_layers, positive, require, size
 
+MAX_EXPERTS = 1 << 14
 MAX_HEAD_DIM = 1 << 16  # a typing error must not fill the memory with frequencies
 PRE_NORMS = {"mixer_norm.": "input_layernorm.", "mlp_norm.": "post_attention_layernorm."}
 POST_NORMS = {"mixer_post_norm.": "post_attention_layernorm.", "mlp_post_norm.": "post_feedforward_layernorm."}
@@ -69,6 +70,18 @@ def read_mlp(raw: Mapping[str, Any]) -> MLPSpec:
     require(raw, "hidden_act", ("silu", "swish"))
     require(raw, "mlp_bias", (False, True))
     return MLPSpec(size(raw, "intermediate_size"), bias=bool(raw.get("mlp_bias", False)))
+
+
+def read_experts(raw: Mapping[str, Any], *, intermediate_size: int, renormalise: bool) -> ExpertsSpec:
+    """A mixture of gated MLPs with SiLU. How many there are has two names, of which transformers writes either."""
+    require(raw, "hidden_act", ("silu", "swish"))
+    count = "num_experts" if "num_experts" in raw else "num_local_experts"
+    num_experts, top_k = size(raw, count), size(raw, "num_experts_per_tok")
+    if num_experts > MAX_EXPERTS:
+        raise ValueError(f"{count} = {num_experts} is more than {MAX_EXPERTS}")
+    if top_k > num_experts:
+        raise ValueError(f"num_experts_per_tok = {top_k} is more than {count} = {num_experts}")
+    return ExpertsSpec(num_experts, top_k, intermediate_size, renormalise)
 
 
 def read_window(raw: Mapping[str, Any], default: int | None = None, *, used: bool = True) -> int | None:
@@ -142,6 +155,9 @@ def tensor_names(norms: Mapping[str, str]) -> Callable[[str], str]:
         layer = re.match(r"layers\.\d+\.", parameter)
         rest = parameter[layer.end() :] if layer else parameter
         part, _, leaf = rest.partition(".")
+        if leaf.startswith("experts."):
+            leaf = f"experts.{{expert}}.{leaf.removeprefix('experts.')}.weight"
+        leaf = leaf.replace("router.", "gate.")
         return (f"model.{layer.group()}" if layer else "") + renamed[f"{part}."] + leaf
 
     return tensor_name

@@ -56,7 +56,7 @@ def make_pair(name: str, directory: Path, device: torch.device) -> Pair:
     reference = BUILDERS[name]().eval()
     for parameter_name, parameter in reference.named_parameters():
         if parameter.dim() >= 2:
-            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+            torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
         elif "A_log" not in parameter_name:
             parameter.data += 0.1 * torch.randn_like(parameter)
     reference.save_pretrained(directory, max_shard_size="100KB")
