@@ -21,6 +21,7 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(hidden, queries, bias=spec.qkv_bias)
         self.k_proj = nn.Linear(hidden, keys, bias=spec.qkv_bias)
         self.v_proj = nn.Linear(hidden, keys, bias=spec.qkv_bias)
+        self.gate_proj = nn.Linear(hidden, queries, bias=spec.qkv_bias) if spec.output_gate else None
         self.o_proj = nn.Linear(queries, hidden, bias=spec.out_bias)
         self.q_norm: RMSNorm | None = None
         self.k_norm: RMSNorm | None = None
@@ -46,6 +47,14 @@ class Attention(nn.Module):
         cos, sin = self.rotary.table(positions)
         return apply_rotary(q, cos, sin), apply_rotary(k, cos, sin), v
 
+    def _finish(self, read: Tensor, x: Tensor) -> Tensor:
+        """What was read (..., heads, head_dim) through the gate and the output projection."""
+        read = read.flatten(-2)
+        if self.gate_proj is not None:
+            read = read * self.gate_proj(x).sigmoid()
+        projected: Tensor = self.o_proj(read)
+        return projected
+
     def forward(self, x: Tensor, batch: ForwardBatch, cache: KVCache) -> Tensor:
         """x (t, hidden) of a mixed batch -> (t, hidden); the new keys and values are written to the cache."""
         q, k, v = self._project(x, batch.positions)
@@ -62,11 +71,9 @@ class Attention(nn.Module):
             start, stop = int(batch.query_start[i]), int(batch.query_start[i + 1])
             table, context_len = batch.block_tables[i], int(batch.context_lens[i])
             out[start:stop] = attend_prefill(q[start:stop], cache, table, context_len, scores=self.spec.scores)
-        projected: Tensor = self.o_proj(out.flatten(-2))
-        return projected
+        return self._finish(out, x)
 
     def forward_dense(self, x: Tensor, positions: Tensor) -> Tensor:
         """x (b, l, hidden), whole sequences and no cache: the differentiable twin of `forward`."""
         q, k, v = self._project(x, positions)
-        projected: Tensor = self.o_proj(attend_dense(q, k, v, scores=self.spec.scores).flatten(-2))
-        return projected
+        return self._finish(attend_dense(q, k, v, scores=self.spec.scores), x)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.config import AttentionSpec, ModelConfig
+from models.config import AttentionSpec, MixerSpec, ModelConfig, ParallelSpec, RecurrentSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,40 +18,60 @@ class KVCache:
 
 @dataclass(frozen=True, slots=True)
 class StateCache:
-    """Recurrent state of one Mamba layer, float32, one row per state slot.
+    """Recurrent state of one layer, float32, one row per state slot.
 
     conv_state: (num_state_slots, conv_size, conv_kernel - 1), the last inputs of the convolution.
-    ssm_state: (num_state_slots, *state_shape): (num_heads, head_dim, state_size) in Mamba-2, (inner_size, state_size)
-    in Mamba-1.
+    ssm_state: (num_state_slots, *state_shape): (inner_size, state_size) in Mamba-1, (num_heads, head_dim, state_size)
+    in Mamba-2, (num_value_heads, key_head_dim, value_head_dim) in Gated DeltaNet.
     """
 
     conv_state: Tensor
     ssm_state: Tensor
 
 
-LayerCache = KVCache | StateCache
+@dataclass(frozen=True, slots=True)
+class ParallelCache:
+    """Keys and values of the attention, and the state of the recurrent mixer beside it."""
+
+    attention: KVCache
+    recurrent: StateCache
+
+
+LayerCache = KVCache | StateCache | ParallelCache | None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheShape:
+    """How much to allocate: blocks of block_size tokens for keys and values, slots for recurrent state."""
+
+    num_blocks: int
+    block_size: int
+    num_state_slots: int
 
 
 def allocate_caches(
-    config: ModelConfig,
-    *,
-    num_blocks: int,
-    block_size: int,
-    num_state_slots: int,
-    dtype: torch.dtype,
-    device: torch.device,
+    config: ModelConfig, shape: CacheShape, *, dtype: torch.dtype, device: torch.device
 ) -> list[LayerCache]:
     """Allocate every layer's cache. The sizes are exactly what the layers' `cache_needs` declare."""
-    caches: list[LayerCache] = []
-    for layer in config.layers:
-        mixer = layer.mixer
-        if isinstance(mixer, AttentionSpec):
-            shape = (num_blocks, block_size, mixer.num_kv_heads, mixer.head_dim)
-            keys, values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
-            caches.append(KVCache(keys, values))
-        else:
-            conv = (num_state_slots, mixer.conv_size, mixer.conv_kernel - 1)
-            ssm = (num_state_slots, *mixer.state_shape)
-            conv_state, ssm_state = (torch.zeros(s, dtype=torch.float32, device=device) for s in (conv, ssm))
-            caches.append(StateCache(conv_state, ssm_state))
-    return caches
+
+    def attention_cache(spec: AttentionSpec) -> KVCache:
+        blocks = (shape.num_blocks, shape.block_size, spec.num_kv_heads, spec.head_dim)
+        keys, values = (torch.zeros(blocks, dtype=dtype, device=device) for _ in range(2))
+        return KVCache(keys, values)
+
+    def recurrent_cache(spec: RecurrentSpec) -> StateCache:
+        conv = (shape.num_state_slots, spec.conv_size, spec.conv_kernel - 1)
+        ssm = (shape.num_state_slots, *spec.state_shape)
+        conv_state, ssm_state = (torch.zeros(size, dtype=torch.float32, device=device) for size in (conv, ssm))
+        return StateCache(conv_state, ssm_state)
+
+    def layer_cache(spec: MixerSpec | None) -> LayerCache:
+        if spec is None:
+            return None
+        if isinstance(spec, AttentionSpec):
+            return attention_cache(spec)
+        if isinstance(spec, ParallelSpec):
+            return ParallelCache(attention_cache(spec.attention), recurrent_cache(spec.recurrent))
+        return recurrent_cache(spec)
+
+    return [layer_cache(layer.mixer) for layer in config.layers]

@@ -89,7 +89,7 @@ class AttentionSpec:
     """Causal attention with grouped key/value heads: over everything before, or over a window of it.
 
     rope: None for a layer without positions. qk_norm: RMS norm of queries and keys before they are rotated, for each
-    head or over the whole projection.
+    head or over the whole projection. output_gate: what is read passes a sigmoid gate before the output projection.
     """
 
     num_heads: int
@@ -100,6 +100,7 @@ class AttentionSpec:
     out_bias: bool = False
     qk_norm: Literal["head", "projection"] | None = None
     scores: ScoreSpec = ScoreSpec()
+    output_gate: bool = False
 
     def cache_needs(self, element_bytes: int) -> CacheNeeds:
         """All tokens, in a layer with a window too: what lies before the window is masked, not yet given back."""
@@ -108,7 +109,12 @@ class AttentionSpec:
 
 @dataclass(frozen=True, slots=True)
 class Mamba2Spec:
-    """A Mamba-2 (SSD) mixer. d_inner = num_heads * head_dim; B and C are shared by the heads of a group."""
+    """A Mamba-2 (SSD) mixer. d_inner = num_heads * head_dim; B and C are shared by the heads of a group.
+
+    gated_norm: whether the output is gated and then normalised group by group, the other way round, or only gated.
+    out_bias: whether the output projection has a bias, proj_bias that of the input. projection_scales: factors on what
+    the input projection gives as gate, x, B, C and dt.
+    """
 
     num_heads: int
     head_dim: int
@@ -119,7 +125,10 @@ class Mamba2Spec:
     proj_bias: bool
     chunk_size: int
     norm_eps: float
-    time_step_limit: tuple[float, float]
+    time_step_limit: tuple[float, float] = (0.0, math.inf)
+    out_bias: bool = False
+    gated_norm: Literal["gate_first", "norm_first"] | None = "gate_first"
+    projection_scales: tuple[float, float, float, float, float] | None = None
 
     @property
     def inner_size(self) -> int:
@@ -170,9 +179,43 @@ class Mamba1Spec:
         return state_needs(self)
 
 
-RecurrentSpec = Mamba1Spec | Mamba2Spec
-MixerSpec = AttentionSpec | RecurrentSpec
-Activation = Literal["silu", "gelu_tanh"]
+@dataclass(frozen=True, slots=True)
+class DeltaNetSpec:
+    """A Gated DeltaNet mixer: a matrix of memory per value head, decayed, corrected and read at every token.
+
+    Each key head serves num_value_heads / num_key_heads neighbouring value heads.
+    """
+
+    num_key_heads: int
+    num_value_heads: int
+    key_head_dim: int
+    value_head_dim: int
+    conv_kernel: int
+    norm_eps: float
+
+    @property
+    def key_size(self) -> int:
+        return self.num_key_heads * self.key_head_dim
+
+    @property
+    def value_size(self) -> int:
+        return self.num_value_heads * self.value_head_dim
+
+    @property
+    def conv_size(self) -> int:
+        """Channels of the causal convolution: queries, keys and values."""
+        return 2 * self.key_size + self.value_size
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        return self.num_value_heads, self.key_head_dim, self.value_head_dim
+
+    def cache_needs(self, element_bytes: int) -> CacheNeeds:
+        del element_bytes  # the state does not follow the weights' dtype
+        return state_needs(self)
+
+
+RecurrentSpec = Mamba1Spec | Mamba2Spec | DeltaNetSpec
 
 
 def state_needs(spec: RecurrentSpec) -> CacheNeeds:
@@ -182,36 +225,79 @@ def state_needs(spec: RecurrentSpec) -> CacheNeeds:
 
 
 @dataclass(frozen=True, slots=True)
+class ParallelSpec:
+    """Attention and a recurrent mixer that read the same input side by side; what they give is added.
+
+    scales: factors on the input of attention, on its output, on the recurrent mixer's input and on its output.
+    """
+
+    attention: AttentionSpec
+    recurrent: RecurrentSpec
+    scales: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+
+    def cache_needs(self, element_bytes: int) -> CacheNeeds:
+        return self.attention.cache_needs(element_bytes) + self.recurrent.cache_needs(element_bytes)
+
+
+MixerSpec = AttentionSpec | RecurrentSpec | ParallelSpec
+Activation = Literal["silu", "gelu_tanh", "relu2"]
+
+
+@dataclass(frozen=True, slots=True)
 class MLPSpec:
-    """A gated MLP: down(activation(gate(x)) * up(x))."""
+    """down(activation(gate(x)) * up(x)) or, without a gate, down(activation(up(x))).
+
+    scales: factors on what the gate projection gives, before the activation, and on what the whole MLP gives.
+    """
 
     intermediate_size: int
     bias: bool = False
     activation: Activation = "silu"
+    gated: bool = True
+    scales: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class ExpertsSpec:
-    """A mixture of gated MLPs, of which a router chooses `top_k` for each token and weights them by its softmax.
+class RouterSpec:
+    """Which of `num_experts` a token reads, and with which weights: its `top_k` best by a softmax or by sigmoids.
 
-    renormalise: whether the weights of those chosen are made to sum to one.
+    renormalise: whether the weights of those chosen are made to sum to one. selection_bias: a bias that counts for the
+    choice and not for the weight. groups: (how many, how many of them may be chosen from): the best groups by the sum
+    of their two best. scale: a factor on all weights.
     """
 
     num_experts: int
     top_k: int
-    intermediate_size: int
     renormalise: bool
-    activation: Activation = "silu"
+    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    selection_bias: bool = False
+    groups: tuple[int, int] | None = None
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsSpec:
+    """A mixture of MLPs, all of one shape, of which a router chooses some for each token.
+
+    shared: an MLP that every token reads too, through a sigmoid gate where shared_gate is set. latent_size: the
+    experts read and write a projection of so many dimensions.
+    """
+
+    router: RouterSpec
+    expert: MLPSpec
+    shared: MLPSpec | None = None
+    shared_gate: bool = False
+    latent_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """One layer: a mixer, then (for most transformers) an MLP, each added to the residual stream.
+    """One layer: a mixer, then an MLP, each added to the residual stream; either may be missing.
 
     norms: where each of the two is normalised: "pre" before it, "post" after it (what it adds), "both".
     """
 
-    mixer: MixerSpec
+    mixer: MixerSpec | None
     mlp: MLPSpec | ExpertsSpec | None
     norms: Literal["pre", "post", "both"] = "pre"
 
@@ -221,6 +307,7 @@ class ModelConfig:
     """A whole model. `max_positions` is None where nothing in the model bounds the context.
 
     norm_unit_offset: norms multiply by 1 + weight. embedding_scale: embeddings are multiplied by it.
+    residual_scale: what mixers and MLPs add is multiplied by it, as logits are by logit_scale.
     logit_softcap: logits become c * tanh(logit / c).
     """
 
@@ -235,16 +322,19 @@ class ModelConfig:
     residual_in_float32: bool = False
     norm_unit_offset: bool = False
     embedding_scale: float | None = None
+    residual_scale: float | None = None
+    logit_scale: float | None = None
     logit_softcap: float | None = None
 
     @property
     def kind(self) -> ModelKind:
-        attends = {isinstance(layer.mixer, AttentionSpec) for layer in self.layers}
-        if attends == {True}:
-            return "transformer"
-        return "mamba" if attends == {False} else "hybrid"
+        mixers = [layer.mixer for layer in self.layers if layer.mixer is not None]
+        attends = {isinstance(mixer, AttentionSpec) for mixer in mixers}
+        if any(isinstance(mixer, ParallelSpec) for mixer in mixers) or len(attends) == 2:
+            return "hybrid"
+        return "transformer" if attends == {True} else "mamba"
 
     def cache_needs(self, element_bytes: int) -> CacheNeeds:
         """Sum over the layers, for cached keys and values of `element_bytes` each."""
-        needs = (layer.mixer.cache_needs(element_bytes) for layer in self.layers)
+        needs = (layer.mixer.cache_needs(element_bytes) for layer in self.layers if layer.mixer is not None)
         return reduce(lambda total, one: total + one, needs, CacheNeeds(0, 0))

@@ -10,54 +10,91 @@ from torch import Tensor, nn
 from models.attention import Attention
 from models.batch import ForwardBatch
 from models.cache import LayerCache
-from models.config import AttentionSpec, LayerSpec, Mamba1Spec, MixerSpec, ModelConfig
-from models.layers import RMSNorm, build_mlp, soft_cap
-from models.ssm import Mamba1, Mamba2
+from models.config import (
+    AttentionSpec,
+    ExpertsSpec,
+    LayerSpec,
+    Mamba1Spec,
+    Mamba2Spec,
+    MixerSpec,
+    MLPSpec,
+    ModelConfig,
+    ParallelSpec,
+    RecurrentSpec,
+)
+from models.delta_net import DeltaNet
+from models.experts import MixtureOfExperts
+from models.layers import MLP, RMSNorm, soft_cap
+from models.parallel import Parallel
+from models.ssm import Mamba1, Mamba2, RecurrentMixer
+
+Mixer = Attention | RecurrentMixer | Parallel
 
 
-def build_mixer(config: ModelConfig, spec: MixerSpec) -> Attention | Mamba1 | Mamba2:
+def build_recurrent(hidden_size: int, spec: RecurrentSpec) -> RecurrentMixer:
+    if isinstance(spec, Mamba1Spec):
+        return Mamba1(hidden_size, spec)
+    return Mamba2(hidden_size, spec) if isinstance(spec, Mamba2Spec) else DeltaNet(hidden_size, spec)
+
+
+def build_mixer(config: ModelConfig, spec: MixerSpec) -> Mixer:
     if isinstance(spec, AttentionSpec):
         return Attention(config, spec)
-    return Mamba1(config.hidden_size, spec) if isinstance(spec, Mamba1Spec) else Mamba2(config.hidden_size, spec)
+    if isinstance(spec, ParallelSpec):
+        return Parallel(config, spec, build_recurrent(config.hidden_size, spec.recurrent))
+    return build_recurrent(config.hidden_size, spec)
+
+
+def build_mlp(hidden_size: int, spec: MLPSpec | ExpertsSpec) -> MLP | MixtureOfExperts:
+    return MLP(hidden_size, spec) if isinstance(spec, MLPSpec) else MixtureOfExperts(hidden_size, spec)
 
 
 class Layer(nn.Module):
-    """A mixer and, where the spec has one, an MLP, each added to the residual stream, with norms before or after."""
+    """A mixer and an MLP, where the spec has them, each added to the residual stream, with norms before or after."""
 
     def __init__(self, config: ModelConfig, spec: LayerSpec) -> None:
         super().__init__()
+        self.residual_scale = config.residual_scale
 
-        def norm(place: Literal["pre", "post"], wanted: bool) -> RMSNorm | None:
-            there = wanted and spec.norms in (place, "both")
+        def norm(place: Literal["pre", "post"], part: object | None) -> RMSNorm | None:
+            there = part is not None and spec.norms in (place, "both")
             return RMSNorm(config.hidden_size, config.norm_eps, config.norm_unit_offset) if there else None
 
-        self.mixer_norm = norm("pre", True)
-        self.mixer = build_mixer(config, spec.mixer)
-        self.mixer_post_norm = norm("post", True)
-        self.mlp_norm = norm("pre", spec.mlp is not None)
+        self.mixer_norm = norm("pre", spec.mixer)
+        self.mixer = build_mixer(config, spec.mixer) if spec.mixer else None
+        self.mixer_post_norm = norm("post", spec.mixer)
+        self.mlp_norm = norm("pre", spec.mlp)
         self.mlp = build_mlp(config.hidden_size, spec.mlp) if spec.mlp else None
-        self.mlp_post_norm = norm("post", spec.mlp is not None)
+        self.mlp_post_norm = norm("post", spec.mlp)
 
     def _enter(self, residual: Tensor, norm: RMSNorm | None) -> Tensor:
         """What a mixer or MLP reads: the residual in the weights' dtype, normalised where there is a norm before."""
-        any_norm = self.mixer_norm or self.mixer_post_norm
-        assert any_norm is not None
-        x = residual.to(any_norm.weight.dtype)
+        norms = (self.mixer_norm, self.mixer_post_norm, self.mlp_norm, self.mlp_post_norm)
+        dtype = next(norm.weight.dtype for norm in norms if norm is not None)
+        x = residual.to(dtype)
         return x if norm is None else norm(x)
 
-    def _after_mixer(self, residual: Tensor, mixed: Tensor) -> Tensor:
-        residual = residual + (mixed if self.mixer_post_norm is None else self.mixer_post_norm(mixed))
+    def _add(self, residual: Tensor, added: Tensor, post_norm: RMSNorm | None) -> Tensor:
+        if post_norm is not None:
+            added = post_norm(added)
+        return residual + (added if self.residual_scale is None else added * self.residual_scale)
+
+    def _mlp(self, residual: Tensor) -> Tensor:
         if self.mlp is None:
             return residual
-        added = self.mlp(self._enter(residual, self.mlp_norm))
-        return residual + (added if self.mlp_post_norm is None else self.mlp_post_norm(added))
+        return self._add(residual, self.mlp(self._enter(residual, self.mlp_norm)), self.mlp_post_norm)
 
     def forward(self, residual: Tensor, batch: ForwardBatch, cache: LayerCache) -> Tensor:
-        return self._after_mixer(residual, self.mixer(self._enter(residual, self.mixer_norm), batch, cache))
+        if self.mixer is not None:
+            mixed = self.mixer(self._enter(residual, self.mixer_norm), batch, cache)
+            residual = self._add(residual, mixed, self.mixer_post_norm)
+        return self._mlp(residual)
 
     def forward_dense(self, residual: Tensor, positions: Tensor) -> Tensor:
-        mixed = self.mixer.forward_dense(self._enter(residual, self.mixer_norm), positions)
-        return self._after_mixer(residual, mixed)
+        if self.mixer is not None:
+            mixed = self.mixer.forward_dense(self._enter(residual, self.mixer_norm), positions)
+            residual = self._add(residual, mixed, self.mixer_post_norm)
+        return self._mlp(residual)
 
 
 class Decoder(nn.Module):
@@ -84,6 +121,8 @@ class Decoder(nn.Module):
         """Hidden states (..., hidden) before the last norm -> float32 logits (..., vocab)."""
         weight = self.embedding.weight if self.head is None else self.head.weight
         logits = F.linear(self.norm(hidden.to(self.norm.weight.dtype)), weight).float()
+        if self.config.logit_scale is not None:
+            logits = logits * self.config.logit_scale
         return logits if self.config.logit_softcap is None else soft_cap(logits, self.config.logit_softcap)
 
     def forward(self, batch: ForwardBatch, caches: Sequence[LayerCache]) -> Tensor:

@@ -56,7 +56,8 @@ def _named_parts(name: str, parameter: Tensor) -> Iterable[tuple[str, Tensor]]:
 
 def _fill(decoder: Decoder, config: ModelConfig, files: list[Path]) -> None:
     """Copy every tensor of the files into its parameter, or its rows into the several that share it."""
-    rename = family_of(config.architecture).tensor_name
+    family = family_of(config.architecture)
+    rename = family.tensor_name
     wanted: dict[str, list[Tensor]] = {}
     for parameter_name, parameter in decoder.named_parameters():
         for name, part in _named_parts(rename(parameter_name), parameter.data):
@@ -65,15 +66,21 @@ def _fill(decoder: Decoder, config: ModelConfig, files: list[Path]) -> None:
     optional = {rename("head.weight")} if config.tie_embeddings else set()
     seen: set[str] = set()
     for name, file, tensor in _tensors(files):
-        if name in optional:
+        if name in optional or name.startswith(family.ignored):
             continue
         if name not in wanted:
             raise WeightsError(f"{file}: tensor {name!r} belongs to no parameter of {config.architecture}")
-        sizes = [len(target) for target in wanted[name]]
-        shape = [sum(sizes), *wanted[name][0].shape[1:]]
+        first = wanted[name][0]
+        # Rows are shared; of matrices that lie one behind the other, the rows of each.
+        dim = max(0, first.dim() - 2)
+        sizes = [target.shape[dim] for target in wanted[name]]
+        shape = [*first.shape[:dim], sum(sizes), *first.shape[dim + 1 :]]
         if list(tensor.shape) != shape:
             raise WeightsError(f"{file}: tensor {name!r} has shape {list(tensor.shape)}, not {shape}")
-        for target, rows in zip(wanted[name], tensor.split(sizes), strict=True):
+        order = family.row_order(name, config)
+        if order is not None:
+            tensor = tensor[torch.tensor(order)]
+        for target, rows in zip(wanted[name], tensor.split(sizes, dim), strict=True):
             target.copy_(rows)
         seen.add(name)
     missing = sorted(set(wanted) - seen)

@@ -152,13 +152,23 @@ class Mamba2(RecurrentMixer):
         self.dt_bias = nn.Parameter(torch.zeros(spec.num_heads))
         self.A_log = nn.Parameter(torch.zeros(spec.num_heads))
         self.D = nn.Parameter(torch.ones(spec.num_heads))
-        self.norm = GatedRMSNorm(spec.inner_size, spec.norm_eps, spec.num_groups)
-        self.out_proj = nn.Linear(spec.inner_size, hidden_size, bias=spec.proj_bias)
+        self.norm: GatedRMSNorm | None = None
+        if spec.gated_norm is not None:
+            norm_first = spec.gated_norm == "norm_first"
+            self.norm = GatedRMSNorm(spec.inner_size, spec.norm_eps, spec.num_groups, norm_first=norm_first)
+        self.out_proj = nn.Linear(spec.inner_size, hidden_size, bias=spec.out_bias)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (..., hidden) -> gate (..., inner), convolution input (..., conv_size), dt (..., heads) > 0."""
         spec = self.spec
-        gate, xbc, dt = self.in_proj(x).split([spec.inner_size, spec.conv_size, spec.num_heads], dim=-1)
+        projected = self.in_proj(x)
+        if spec.projection_scales is not None:
+            bc_size = spec.num_groups * spec.state_size
+            sizes = (spec.inner_size, spec.inner_size, bc_size, bc_size, spec.num_heads)
+            parts = projected.split(sizes, dim=-1)
+            scaled = [part * scale for part, scale in zip(parts, spec.projection_scales, strict=True)]
+            projected = torch.cat(scaled, dim=-1)
+        gate, xbc, dt = projected.split([spec.inner_size, spec.conv_size, spec.num_heads], dim=-1)
         return gate, xbc, F.softplus(dt.float() + self.dt_bias.float()).clamp(*spec.time_step_limit)
 
     def _heads(self, xbc: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -174,7 +184,8 @@ class Mamba2(RecurrentMixer):
 
     def _finish(self, y: Tensor, x: Tensor, gate: Tensor) -> Tensor:
         y = y + self.D.float().unsqueeze(-1) * x
-        out: Tensor = self.out_proj(self.norm(y.flatten(-2).to(gate.dtype), gate))
+        y = y.flatten(-2).to(gate.dtype)
+        out: Tensor = self.out_proj(y * F.silu(gate) if self.norm is None else self.norm(y, gate))
         return out
 
     def _scan(self, x: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:

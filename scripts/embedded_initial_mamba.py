@@ -139,6 +139,7 @@ def keep_gathering(mixer: Mamba2) -> None:
     heads = spec.num_heads // spec.num_groups
     width = heads * spec.head_dim
     assert mixer.conv_bias is not None
+    assert mixer.norm is not None
     keep(mixer.in_proj.weight, slice(width))
     keep(mixer.in_proj.weight, slice(spec.inner_size, spec.inner_size + width))
     keep(mixer.in_proj.weight, slice(-spec.num_heads, heads - spec.num_heads or None))

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from models.cache import KVCache, StateCache
-from models.config import AttentionSpec, CacheNeeds, Mamba1Spec, Mamba2Spec
+from models.cache import KVCache, ParallelCache, StateCache
+from models.config import AttentionSpec, CacheNeeds, DeltaNetSpec, Mamba1Spec, Mamba2Spec, ParallelSpec
 from models.families import FAMILIES
 from models.families.rope import ROPE_TYPES
 
@@ -19,6 +19,8 @@ MIXERS = {
     "attention": (AttentionSpec, KVCache),
     "Mamba-1": (Mamba1Spec, StateCache),
     "Mamba-2": (Mamba2Spec, StateCache),
+    "Gated DeltaNet": (DeltaNetSpec, StateCache),
+    "both side by side": (ParallelSpec, ParallelCache),
 }
 LLAMA_8B: dict[str, Any] = {
     "hidden_size": 4096,
@@ -65,11 +67,42 @@ MAMBA_3B: dict[str, Any] = {
     "state_size": 128,
     "vocab_size": 50_288,
 }
+FALCON_H1_7B: dict[str, Any] = {
+    "hidden_size": 3072,
+    "intermediate_size": 12_288,
+    "mamba_d_head": 64,
+    "mamba_d_ssm": 3072,
+    "mamba_d_state": 256,
+    "mamba_n_heads": 48,
+    "max_position_embeddings": 262_144,
+    "head_dim": 128,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 44,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 130_048,
+}
+QWEN3_NEXT_80B: dict[str, Any] = {
+    "hidden_size": 2048,
+    "max_position_embeddings": 262_144,
+    "moe_intermediate_size": 512,
+    "num_attention_heads": 16,
+    "num_experts": 512,
+    "num_experts_per_tok": 10,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10_000_000.0,
+    "shared_expert_intermediate_size": 512,
+    "vocab_size": 151_936,
+}
 EXAMPLES = {
     "Llama-3.1-8B": ("LlamaForCausalLM", LLAMA_8B),
     "Gemma-3-1B": ("Gemma3ForCausalLM", GEMMA_1B),
     "Falcon-Mamba-7B": ("FalconMambaForCausalLM", FALCON_MAMBA_7B),
     "Mamba-2-2.7B": ("Mamba2ForCausalLM", MAMBA_3B),
+    "Falcon-H1-7B": ("FalconH1ForCausalLM", FALCON_H1_7B),
+    "Qwen3-Next-80B-A3B": ("Qwen3NextForCausalLM", QWEN3_NEXT_80B),
 }
 BEGIN = """# What can be served
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from models.batch import ForwardBatch
-from models.cache import allocate_caches
+from models.cache import CacheShape, allocate_caches
 from models.load import load_decoder
 from models.sampler import SamplingRow, sample
 from server.cache.planner import CachePlan
@@ -43,9 +43,7 @@ class Runner:
         self._block_size = plan.block_size
         self._caches = allocate_caches(
             self.decoder.config,
-            num_blocks=plan.num_blocks,
-            block_size=plan.block_size,
-            num_state_slots=plan.num_state_slots,
+            CacheShape(plan.num_blocks, plan.block_size, plan.num_state_slots),
             dtype=self.dtype,
             device=self.device,
         )

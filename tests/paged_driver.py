@@ -1,12 +1,25 @@
 """Drives a decoder over paged caches without a scheduler: any chunking, any company, scattered blocks and slots."""
 
+from collections.abc import Sequence
+
 import torch
 
 from models.batch import ForwardBatch
-from models.cache import allocate_caches
+from models.cache import CacheShape, KVCache, LayerCache, ParallelCache, StateCache, allocate_caches
 from models.decoder import Decoder
 
 BLOCK_SIZE = 4
+
+
+def simple_caches(caches: Sequence[LayerCache]) -> list[KVCache | StateCache]:
+    """Those inside of parallel ones one by one, and none for layers that remember nothing."""
+    simple: list[KVCache | StateCache] = []
+    for cache in caches:
+        if isinstance(cache, ParallelCache):
+            simple += [cache.attention, cache.recurrent]
+        elif cache is not None:
+            simple.append(cache)
+    return simple
 
 
 class PagedDriver:
@@ -18,13 +31,11 @@ class PagedDriver:
         per_sequence = -(-max_tokens // BLOCK_SIZE)
         self.caches = allocate_caches(
             decoder.config,
-            num_blocks=num_sequences * per_sequence,
-            block_size=BLOCK_SIZE,
-            num_state_slots=num_sequences + 2,
+            CacheShape(num_sequences * per_sequence, BLOCK_SIZE, num_sequences + 2),
             dtype=torch.float32,
             device=self.device,
         )
-        for cache in self.caches:
+        for cache in simple_caches(self.caches):
             for field in cache.__slots__:
                 getattr(cache, field).fill_(1e4)
         deal = torch.randperm(num_sequences * per_sequence, generator=torch.Generator().manual_seed(0))

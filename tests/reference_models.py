@@ -8,12 +8,20 @@ from collections.abc import Callable
 from typing import Any
 
 from transformers import (
+    BambaConfig,
+    BambaForCausalLM,
+    FalconH1Config,
+    FalconH1ForCausalLM,
     FalconMambaConfig,
     FalconMambaForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GraniteMoeHybridConfig,
+    GraniteMoeHybridForCausalLM,
+    JambaConfig,
+    JambaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Mamba2Config,
@@ -26,6 +34,8 @@ from transformers import (
     MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    NemotronHConfig,
+    NemotronHForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
     Phi3Config,
@@ -33,15 +43,23 @@ from transformers import (
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3_5ForCausalLM,
+    Qwen3_5MoeForCausalLM,
+    Qwen3_5MoeTextConfig,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
     SmolLM3Config,
     SmolLM3ForCausalLM,
 )
 
 VOCAB_SIZE = 131
+# The reference bounds the step of these from below in whole runs of tokens, but not when it goes on from its cache.
+CACHE_CONTRADICTS = ("nemotron-h-bounded-step",)
 SIZES: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 72,
@@ -128,6 +146,113 @@ def mixtral(**options: Any) -> PreTrainedModel:
 def qwen3_moe(**options: Any) -> PreTrainedModel:
     config = Qwen3MoeConfig(**SIZES, moe_intermediate_size=44, num_experts=7, head_dim=20, **options)
     return Qwen3MoeForCausalLM(config)
+
+
+# Mamba-2 inside of hybrids: eight heads of 18 in two groups.
+MIXER: dict[str, Any] = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 18,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 10,
+    "mamba_d_conv": 3,
+    "mamba_chunk_size": 16,
+}
+
+
+def bamba(**options: Any) -> PreTrainedModel:
+    return BambaForCausalLM(BambaConfig(**SIZES, **MIXER, attn_layer_indices=[1], **options))
+
+
+def granite(**options: Any) -> PreTrainedModel:
+    config = GraniteMoeHybridConfig(
+        **SIZES,
+        **MIXER,
+        shared_intermediate_size=60,
+        layer_types=["linear_attention", "full_attention", "linear_attention"],
+        embedding_multiplier=12,
+        attention_multiplier=0.4,
+        residual_multiplier=0.22,
+        logits_scaling=6,
+        **options,
+    )
+    return GraniteMoeHybridForCausalLM(config)
+
+
+def jamba(**options: Any) -> PreTrainedModel:
+    config = JambaConfig(
+        **SIZES, mamba_d_state=10, mamba_dt_rank=5, attn_layer_period=3, attn_layer_offset=1, **options
+    )
+    return JambaForCausalLM(config)
+
+
+def falcon_h1(**options: Any) -> PreTrainedModel:
+    config = FalconH1Config(
+        **SIZES,
+        **{**MIXER, "mamba_d_head": 12},
+        mamba_d_ssm=96,
+        key_multiplier=0.7,
+        attention_in_multiplier=0.9,
+        attention_out_multiplier=1.2,
+        ssm_in_multiplier=0.8,
+        ssm_out_multiplier=1.3,
+        ssm_multipliers=[0.6, 1.4, 0.9, 1.1, 0.7],
+        mlp_multipliers=[0.8, 1.2],
+        embedding_multiplier=5.6,
+        lm_head_multiplier=0.3,
+        **options,
+    )
+    return FalconH1ForCausalLM(config)
+
+
+def nemotron_h(kinds: list[str], **options: Any) -> PreTrainedModel:
+    sizes = {key: value for key, value in SIZES.items() if key != "num_hidden_layers"}
+    config = NemotronHConfig(
+        **sizes,
+        layers_block_type=kinds,
+        head_dim=20,
+        ssm_state_size=10,
+        mamba_num_heads=8,
+        mamba_head_dim=18,
+        n_groups=2,
+        conv_kernel=3,
+        chunk_size=16,
+        n_routed_experts=8,
+        moe_intermediate_size=28,
+        moe_shared_expert_intermediate_size=44,
+        num_experts_per_tok=3,
+        **options,
+    )
+    return NemotronHForCausalLM(config)
+
+
+# Where a query meets no key, what is read is nearly nothing and the norm after it blows up rounding: hence the eps.
+DELTA: dict[str, Any] = {
+    "rms_norm_eps": 1e-4,
+    "linear_key_head_dim": 12,
+    "linear_value_head_dim": 10,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+}
+MIXTURE: dict[str, Any] = {
+    "moe_intermediate_size": 44,
+    "shared_expert_intermediate_size": 30,
+    "num_experts": 7,
+    "num_experts_per_tok": 3,
+}
+
+
+def qwen3_next(**options: Any) -> PreTrainedModel:
+    return Qwen3NextForCausalLM(Qwen3NextConfig(**SIZES, **DELTA, **MIXTURE, head_dim=24, **options))
+
+
+def qwen3_5(**options: Any) -> PreTrainedModel:
+    return Qwen3_5ForCausalLM(Qwen3_5TextConfig(**SIZES, **DELTA, head_dim=24, **options))
+
+
+def qwen3_5_moe(**options: Any) -> PreTrainedModel:
+    sizes = {key: value for key, value in SIZES.items() if key != "intermediate_size"}
+    return Qwen3_5MoeForCausalLM(Qwen3_5MoeTextConfig(**sizes, **DELTA, **MIXTURE, head_dim=24, **options))
 
 
 MAMBA: dict[str, Any] = {"vocab_size": VOCAB_SIZE, "hidden_size": 40, "state_size": 10, "num_hidden_layers": 3}
@@ -226,6 +351,38 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
         )
     ),
     "falcon-mamba": lambda: FalconMambaForCausalLM(FalconMambaConfig(**MAMBA, mixer_rms_eps=1e-3)),
+    "bamba": lambda: bamba(rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}),
+    "bamba-tied-biased": lambda: bamba(
+        tie_word_embeddings=True, attention_bias=True, mlp_bias=True, mamba_proj_bias=True, mamba_conv_bias=False
+    ),
+    "granite-hybrid": lambda: granite(num_local_experts=5, position_embedding_type="rope"),
+    "granite-hybrid-dense": lambda: granite(num_local_experts=0, tie_word_embeddings=True),
+    "jamba": lambda: jamba(num_experts=4, expert_layer_period=2, expert_layer_offset=1),
+    "jamba-dense-biased": lambda: jamba(num_experts=1, mamba_proj_bias=True, tie_word_embeddings=True),
+    "falcon-h1": lambda: falcon_h1(),
+    "falcon-h1-normed": lambda: falcon_h1(
+        mamba_rms_norm=True, projectors_bias=True, attention_bias=True, mlp_bias=True, tie_word_embeddings=True
+    ),
+    "falcon-h1-gate-first": lambda: falcon_h1(mamba_rms_norm=True, mamba_norm_before_gate=False),
+    "nemotron-h": lambda: nemotron_h(
+        ["linear_attention", "mlp", "full_attention", "linear_attention", "mlp"], time_step_min=1e-9
+    ),
+    "nemotron-h-bounded-step": lambda: nemotron_h(["linear_attention", "full_attention"], time_step_min=0.02),
+    "nemotron-h-moe": lambda: nemotron_h(
+        ["linear_attention", "moe", "full_attention", "moe"],
+        n_group=4,
+        topk_group=2,
+        routed_scaling_factor=1.7,
+        mlp_bias=True,
+        use_bias=True,
+    ),
+    "nemotron-h-latent": lambda: nemotron_h(
+        ["moe", "full_attention", "linear_attention"], moe_latent_size=24, norm_topk_prob=False
+    ),
+    "qwen3-next": lambda: qwen3_next(mlp_only_layers=[1]),
+    "qwen3-next-biased": lambda: qwen3_next(attention_bias=True, norm_topk_prob=False, tie_word_embeddings=True),
+    "qwen3-5": lambda: qwen3_5(tie_word_embeddings=True),
+    "qwen3-5-moe": lambda: qwen3_5_moe(),
     "mamba2-tied": lambda: mamba2(True),
     "mamba2-untied-biased": lambda: mamba2(False),
 }

@@ -1,15 +1,38 @@
 """The families that can be served: for each `architectures` name, its config mapping and its tensor names."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from models.config import ModelConfig
 from models.errors import ModelError, UnsupportedModelError
-from models.families import gemma, llama, mamba, mamba2, mamba_original, mistral, mixtral, olmo2, phi3, qwen, smollm3
+from models.families import (
+    bamba,
+    falcon_h1,
+    gemma,
+    granite_hybrid,
+    jamba,
+    llama,
+    mamba,
+    mamba2,
+    mamba_original,
+    mistral,
+    mixtral,
+    nemotron_h,
+    olmo2,
+    phi3,
+    qwen,
+    qwen_next,
+    smollm3,
+)
 from models.families.fields import ReadFields
+
+
+def as_they_lie(name: str, config: ModelConfig) -> None:
+    """No other order of rows, for no tensor."""
+    del name, config
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +42,15 @@ class Family:
     covers: published models of the family, for the page of models. read_config: the parsed config.json ->
     ModelConfig. tensor_name: our parameter name -> the checkpoint's; parameters of one name are its rows, in their
     order in the decoder, and a name with `{expert}` in it stands for one tensor for each row of the parameter.
+    row_order: in which order a tensor's rows are taken, where not as they lie. ignored: how the names of tensors begin
+    that are not needed for text.
     """
 
     covers: str
     read_config: Callable[[Mapping[str, Any]], ModelConfig]
     tensor_name: Callable[[str], str]
+    row_order: Callable[[str, ModelConfig], Sequence[int] | None] = as_they_lie
+    ignored: tuple[str, ...] = ()
 
 
 FAMILIES: dict[str, Family] = {
@@ -39,6 +66,25 @@ FAMILIES: dict[str, Family] = {
     "Phi3ForCausalLM": Family("Phi-3, Phi-3.5-mini, Phi-4-mini, Phi-4", phi3.read_config, phi3.tensor_name),
     "MixtralForCausalLM": Family("Mixtral 8x7B, 8x22B", mixtral.read_config, mixtral.tensor_name),
     "Qwen3MoeForCausalLM": Family("Qwen3-30B-A3B, -235B-A22B, Coder", qwen.read_qwen3_moe, qwen.tensor_name),
+    "BambaForCausalLM": Family("Bamba-9B", bamba.read_config, bamba.tensor_name),
+    "FalconH1ForCausalLM": Family("Falcon-H1 0.5B to 34B", falcon_h1.read_config, falcon_h1.tensor_name),
+    "GraniteMoeHybridForCausalLM": Family("Granite 4.0", granite_hybrid.read_config, granite_hybrid.tensor_name),
+    "JambaForCausalLM": Family("Jamba, Jamba 1.5 to 1.7", jamba.read_config, jamba.tensor_name),
+    "NemotronHForCausalLM": Family(
+        "Nemotron-H, Nemotron Nano 2, Nemotron 3 Nano",
+        nemotron_h.read_config,
+        nemotron_h.tensor_name,
+        ignored=("mtp.",),
+    ),
+    "Qwen3NextForCausalLM": Family(
+        "Qwen3-Next-80B-A3B", qwen_next.read_qwen3_next, qwen_next.qwen3_next_name, qwen_next.row_order, ("mtp.",)
+    ),
+    "Qwen3_5ForCausalLM": Family(
+        "Qwen3.5, dense (text)", qwen_next.read_qwen3_5, qwen_next.qwen3_5_name, qwen_next.row_order, ("mtp.",)
+    ),
+    "Qwen3_5MoeForCausalLM": Family(
+        "Qwen3.5, mixtures (text)", qwen_next.read_qwen3_5_moe, qwen_next.qwen3_5_name, qwen_next.row_order, ("mtp.",)
+    ),
     "MambaForCausalLM": Family("Mamba, in the layout of transformers", mamba.read_mamba, mamba2.tensor_name),
     "FalconMambaForCausalLM": Family("Falcon-Mamba-7B", mamba.read_falcon_mamba, mamba2.tensor_name),
     mamba_original.ARCHITECTURE: Family(

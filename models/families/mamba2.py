@@ -20,6 +20,7 @@ def read_config(raw: Mapping[str, Any]) -> ModelConfig:
         conv_kernel=size(raw, "conv_kernel"),
         conv_bias=bool(raw.get("use_conv_bias", True)),
         proj_bias=bool(raw.get("use_bias", False)),
+        out_bias=bool(raw.get("use_bias", False)),
         chunk_size=size(raw, "chunk_size"),
         norm_eps=eps,
         time_step_limit=(number(low), number(high)),

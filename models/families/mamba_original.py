@@ -68,6 +68,7 @@ def _mamba2(fields: Mapping[str, Any], hidden_size: int) -> Mamba2Spec:
         conv_kernel=size(fields, "d_conv", 4),
         conv_bias=bool(fields.get("conv_bias", True)),
         proj_bias=bool(fields.get("bias", False)),
+        out_bias=bool(fields.get("bias", False)),
         chunk_size=size(fields, "chunk_size", CHUNK),
         norm_eps=NORM_EPS,
         time_step_limit=(number(low), number(high)),

@@ -112,12 +112,14 @@ def read_rope(
     *,
     theta: float = 10_000.0,
     partial: bool = False,
+    default_share: float = 1.0,
     fields: Mapping[str, Any] | None = None,
 ) -> Rope:
     """Rotary positions of a config.json; `theta` where it names none.
 
     Args:
-        partial: whether the family has heads that are rotated in part. fields: instead of `rope_parameters`, for a
+        partial: whether the family has heads that are rotated in part; default_share: by how much, where config.json
+            does not say it. fields: instead of `rope_parameters`, for a
             family whose layers differ.
     Raises:
         UnsupportedModelError: the type, a field of it, or a partial rotation is not implemented; the message names it.
@@ -133,7 +135,11 @@ def read_rope(
     base = positive(fields.get("rope_theta") or raw.get("rope_theta") or theta, "rope_theta")
     if base <= 1.0:
         raise ValueError(f"rope_theta = {base} must be greater than 1")
-    spec = RopeSpec(base, _rotary_dim(raw, fields, head_dim, partial), ROPE_TYPES[kind].read(fields, original))
+    spec = RopeSpec(
+        base,
+        _rotary_dim(raw, fields, head_dim, default_share if partial else None),
+        ROPE_TYPES[kind].read(fields, original),
+    )
     if isinstance(spec.scaling, YarnScaling):
         return Rope(spec, max(longest, int(spec.scaling.factor * original)))
     if isinstance(spec.scaling, LongRopeScaling):
@@ -155,12 +161,12 @@ def _kind(fields: Mapping[str, Any]) -> str:
     return str(kind)
 
 
-def _rotary_dim(raw: Mapping[str, Any], fields: Mapping[str, Any], head_dim: int, partial: bool) -> int:
-    """How many entries of each head are rotated."""
-    share = float(fields.get("partial_rotary_factor") or raw.get("partial_rotary_factor") or 1.0)
+def _rotary_dim(raw: Mapping[str, Any], fields: Mapping[str, Any], head_dim: int, default_share: float | None) -> int:
+    """How many entries of each head are rotated; all, in a family without a default share."""
+    share = float(fields.get("partial_rotary_factor") or raw.get("partial_rotary_factor") or default_share or 1.0)
     if not 0.0 < share <= 1.0:
         raise ValueError(f"partial_rotary_factor = {share} is not between 0 and 1")
-    if share != 1.0 and not partial:
+    if share != 1.0 and default_share is None:
         raise UnsupportedModelError(f"config.json: partial_rotary_factor = {share} is not supported; supported: 1.0")
     rotary_dim = int(head_dim * share)
     if rotary_dim % 2 or rotary_dim == 0:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from models.config import AttentionSpec, ExpertsSpec, LayerSpec, MLPSpec, ModelConfig, RopeSpec, ScoreSpec
+from models.config import AttentionSpec, ExpertsSpec, LayerSpec, MLPSpec, ModelConfig, RopeSpec, RouterSpec, ScoreSpec
 from models.families.fields import eos_token_ids, num_layers, positive, require, size
 
 MAX_EXPERTS = 1 << 14
@@ -72,7 +72,14 @@ def read_mlp(raw: Mapping[str, Any]) -> MLPSpec:
     return MLPSpec(size(raw, "intermediate_size"), bias=bool(raw.get("mlp_bias", False)))
 
 
-def read_experts(raw: Mapping[str, Any], *, intermediate_size: int, renormalise: bool) -> ExpertsSpec:
+def read_experts(
+    raw: Mapping[str, Any],
+    *,
+    intermediate_size: int,
+    renormalise: bool,
+    shared: MLPSpec | None = None,
+    shared_gate: bool = False,
+) -> ExpertsSpec:
     """A mixture of gated MLPs with SiLU. How many there are has two names, of which transformers writes either."""
     require(raw, "hidden_act", ("silu", "swish"))
     count = "num_experts" if "num_experts" in raw else "num_local_experts"
@@ -81,7 +88,7 @@ def read_experts(raw: Mapping[str, Any], *, intermediate_size: int, renormalise:
         raise ValueError(f"{count} = {num_experts} is more than {MAX_EXPERTS}")
     if top_k > num_experts:
         raise ValueError(f"num_experts_per_tok = {top_k} is more than {count} = {num_experts}")
-    return ExpertsSpec(num_experts, top_k, intermediate_size, renormalise)
+    return ExpertsSpec(RouterSpec(num_experts, top_k, renormalise), MLPSpec(intermediate_size), shared, shared_gate)
 
 
 def read_window(raw: Mapping[str, Any], default: int | None = None, *, used: bool = True) -> int | None:
@@ -144,6 +151,11 @@ def read_model(
     )
 
 
+def expert_names(leaf: str) -> str:
+    """`experts.up_proj` -> `experts.{expert}.up_proj.weight`, one tensor for each expert; `router.` -> `gate.`."""
+    return re.sub(r"^experts\.(.*)$", r"experts.{expert}.\1.weight", leaf).replace("router.", "gate.")
+
+
 def tensor_names(norms: Mapping[str, str]) -> Callable[[str], str]:
     """How our parameters are called in a checkpoint whose layers have these norms.
 
@@ -155,9 +167,8 @@ def tensor_names(norms: Mapping[str, str]) -> Callable[[str], str]:
         layer = re.match(r"layers\.\d+\.", parameter)
         rest = parameter[layer.end() :] if layer else parameter
         part, _, leaf = rest.partition(".")
-        if leaf.startswith("experts."):
-            leaf = f"experts.{{expert}}.{leaf.removeprefix('experts.')}.weight"
-        leaf = leaf.replace("router.", "gate.")
+        if part == "mlp":
+            leaf = expert_names(leaf)
         return (f"model.{layer.group()}" if layer else "") + renamed[f"{part}."] + leaf
 
     return tensor_name

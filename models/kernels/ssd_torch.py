@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def _decay_matrix(log_decay: Tensor) -> Tensor:
+def decay_matrix(log_decay: Tensor) -> Tensor:
     """exp(sum of log_decay over (s, t]) for s <= t, else 0. (..., q) -> (..., q, q)."""
     cumulative = log_decay.cumsum(-1)
     difference = cumulative.unsqueeze(-1) - cumulative.unsqueeze(-2)
@@ -42,7 +42,7 @@ def ssd_scan(
     C = C.view(batch, num_chunks, chunk, groups, -1)
     cumulative = log_decay.cumsum(-1)
 
-    scores = torch.einsum("bcqgn,bcsgn->bcgqs", C, B).unsqueeze(3) * _decay_matrix(log_decay)  # b c g r q s
+    scores = torch.einsum("bcqgn,bcsgn->bcgqs", C, B).unsqueeze(3) * decay_matrix(log_decay)  # b c g r q s
     xdt = xdt.permute(0, 1, 3, 4, 2, 5)  # b c g r q p
     y = scores @ xdt
 
@@ -51,7 +51,7 @@ def ssd_scan(
     added = torch.einsum("bcgrqp,bcgrq,bcqgn->bcgrpn", xdt, to_end, B)
     entering = torch.cat((state.view(batch, 1, groups, per_group, head_dim, -1), added), dim=1)
     chunk_decay = torch.nn.functional.pad(cumulative[..., -1].permute(0, 2, 3, 1), (1, 0))  # b g r 1+c
-    states = torch.einsum("bgrzc,bcgrpn->bzgrpn", _decay_matrix(chunk_decay), entering)
+    states = torch.einsum("bgrzc,bcgrpn->bzgrpn", decay_matrix(chunk_decay), entering)
     before, last = states[:, :-1], states[:, -1]
 
     y = y + torch.einsum("bcqgn,bcgrpn,bcgrq->bcgrqp", C, before, cumulative.exp())

@@ -3,11 +3,13 @@
 What each test measures is recorded; the run ends with a table of model, check and largest deviation.
 """
 
+import copy
 from collections.abc import Callable
 
 import pytest
 import torch
-from paged_driver import PagedDriver
+from paged_driver import PagedDriver, simple_caches
+from reference_models import CACHE_CONTRADICTS
 
 from models.config import CacheNeeds, ExpertsSpec
 from models.load import load_decoder
@@ -40,19 +42,20 @@ def test_dense_forward(pair, device, close):
 
 
 def test_bfloat16(pair, device):
-    """In bfloat16, 8 bits of mantissa, logits stay within 6 % of the largest one of the float32 reference.
+    """Root mean square of what bfloat16 changes: at most 1.25 times what it changes in transformers' own logits.
 
-    Where a router chooses experts, rounding turns close choices round: there it holds for three positions of four.
+    Where a router chooses experts, rounding turns close choices round, in other tokens here than there: at most twice.
     """
     ids = tokens(1, 67)
     ours = load_decoder(pair.directory, dtype=torch.bfloat16, device=device)
     with torch.inference_mode():
         logits = ours.logits(ours.forward_dense(torch.tensor([ids], device=device)))[0].cpu()
-    reference = pair.reference_logits(ids)
+        theirs = copy.deepcopy(pair.reference).to(torch.bfloat16)(torch.tensor([ids])).logits[0].float()
     assert logits.dtype == torch.float32
-    near = (logits - reference).abs().amax(-1) < 0.06 * reference.abs().max()
+    reference = pair.reference_logits(ids)
+    changed, changed_there = ((x - reference).square().mean().sqrt() for x in (logits, theirs))
     routed = any(isinstance(layer.mlp, ExpertsSpec) for layer in ours.config.layers)
-    assert near.float().mean() >= (0.75 if routed else 1.0)
+    assert 0 < changed < (2.0 if routed else 1.25) * changed_there
 
 
 def test_whole_prefill(pair, close):
@@ -113,6 +116,7 @@ def test_greedy_tokens(pair):
         do_sample=False,
         eos_token_id=None,
         pad_token_id=0,
+        use_cache=pair.name not in CACHE_CONTRADICTS,
     )
     assert ours == reference[0, len(prompt) :].tolist()
 
@@ -122,7 +126,7 @@ def test_declared_needs_are_the_allocated_bytes(pair):
     driver = PagedDriver(pair.ours, 3, 40)
     needs = pair.ours.config.cache_needs(4)
     per_token = per_sequence = 0
-    for cache in driver.caches:
+    for cache in simple_caches(driver.caches):
         for field in cache.__slots__:
             tensor = getattr(cache, field)
             if field in ("keys", "values"):

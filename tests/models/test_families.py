@@ -9,7 +9,7 @@ import torch
 from reference_models import BUILDERS
 from transformers import AutoConfig
 
-from models.config import ExpertsSpec, ModelConfig
+from models.config import AttentionSpec, ExpertsSpec, MixerSpec, MLPSpec, ModelConfig, ParallelSpec
 from models.decoder import Decoder
 from models.errors import ModelError, UnsupportedModelError
 from models.families import FAMILIES, read_config
@@ -36,6 +36,28 @@ def test_every_family_is_compared_with_the_reference():
     assert {type(build()).__name__ for build in BUILDERS.values()} == set(FAMILIES) - {"MambaLMHeadModel"}
 
 
+def changed_mixer(mixer: MixerSpec | None, whole: str, part: str, value: object) -> MixerSpec | None:
+    """The mixer, and those inside of a parallel one, with a field replaced where it has it."""
+    if isinstance(mixer, ParallelSpec):
+        if whole == "parallel":
+            return replace(mixer, **{part: value})
+        attention = changed_mixer(mixer.attention, whole, part, value)
+        return replace(mixer, attention=attention, recurrent=changed_mixer(mixer.recurrent, whole, part, value))
+    if isinstance(mixer, AttentionSpec) and whole == "scores":
+        return replace(mixer, scores=replace(mixer.scores, **{part: value}))
+    if isinstance(mixer, AttentionSpec) and whole == "rope" and mixer.rope is not None:
+        return replace(mixer, rope=replace(mixer.rope, **{part: value}))
+    return replace(mixer, **{part: value}) if whole == "mixer" and hasattr(mixer, part) else mixer
+
+
+def changed_mlp(
+    mlp: MLPSpec | ExpertsSpec | None, whole: str, part: str, value: object
+) -> MLPSpec | ExpertsSpec | None:
+    if isinstance(mlp, ExpertsSpec) and whole == "router":
+        return replace(mlp, router=replace(mlp.router, **{part: value}))
+    return replace(mlp, **{part: value}) if whole == "mlp" and hasattr(mlp, part) else mlp
+
+
 def without(config: ModelConfig, **changes) -> ModelConfig:
     """The config with fields of every layer's mixer (or its scores, or the layer, or the whole) replaced."""
     for name, value in changes.items():
@@ -43,19 +65,14 @@ def without(config: ModelConfig, **changes) -> ModelConfig:
         if whole == "model":
             config = replace(config, **{part: value})
             continue
-        layers = []
-        for layer in config.layers:
-            mixer = layer.mixer
-            if whole == "scores":
-                mixer = replace(mixer, scores=replace(mixer.scores, **{part: value}))
-            elif whole == "rope" and mixer.rope is not None:
-                mixer = replace(mixer, rope=replace(mixer.rope, **{part: value}))
-            elif whole == "mixer":
-                mixer = replace(mixer, **{part: value})
-            mlp = layer.mlp
-            if whole == "experts" and isinstance(mlp, ExpertsSpec):
-                mlp = replace(mlp, **{part: value})
-            layers.append(replace(layer, mixer=mixer, mlp=mlp))
+        layers = [
+            replace(
+                layer,
+                mixer=changed_mixer(layer.mixer, whole, part, value),
+                mlp=changed_mlp(layer.mlp, whole, part, value),
+            )
+            for layer in config.layers
+        ]
         config = replace(config, layers=tuple(layers))
     return config
 
@@ -77,9 +94,31 @@ def without(config: ModelConfig, **changes) -> ModelConfig:
         ("gemma2", {"model__embedding_scale": None}),
         ("gemma2", {"model__norm_unit_offset": False}),
         ("gemma3", {"rope__theta": 1e6}),
-        ("mixtral", {"experts__renormalise": False}),
-        ("mixtral", {"experts__top_k": 3}),
-        ("qwen3-moe-mixed", {"experts__renormalise": True}),
+        ("mixtral", {"router__renormalise": False}),
+        ("mixtral", {"router__top_k": 3}),
+        ("qwen3-moe-mixed", {"router__renormalise": True}),
+        ("nemotron-h-moe", {"router__groups": None}),
+        ("nemotron-h-moe", {"router__scale": 1.0}),
+        ("nemotron-h-moe", {"router__scoring": "softmax"}),
+        ("nemotron-h-latent", {"router__renormalise": True}),
+        ("nemotron-h-bounded-step", {"mixer__time_step_limit": (0.0, float("inf"))}),
+        ("jamba", {"router__renormalise": True}),
+        ("jamba", {"mixer__inner_norm_eps": 1e-2}),
+        ("granite-hybrid", {"model__residual_scale": None}),
+        ("granite-hybrid", {"model__logit_scale": None}),
+        ("granite-hybrid", {"model__embedding_scale": None}),
+        ("granite-hybrid", {"scores__scale": None}),
+        ("bamba", {"rope__rotary_dim": 12}),
+        ("falcon-h1", {"parallel__scales": (1.0, 1.2, 0.8, 1.3)}),
+        ("falcon-h1", {"parallel__scales": (0.9, 1.0, 0.8, 1.3)}),
+        ("falcon-h1", {"parallel__scales": (0.9, 1.2, 1.0, 1.3)}),
+        ("falcon-h1", {"parallel__scales": (0.9, 1.2, 0.8, 1.0)}),
+        ("falcon-h1", {"scores__scale": None}),
+        ("falcon-h1", {"mixer__projection_scales": None}),
+        ("falcon-h1-normed", {"mixer__gated_norm": "gate_first"}),
+        ("falcon-h1", {"mlp__scales": None}),
+        ("qwen3-next", {"rope__rotary_dim": 24}),
+        ("qwen3-5", {"model__norm_unit_offset": False}),
         ("qwen3-moe-mixed", {"scores__window": None}),
         ("mixtral-window-tied", {"scores__window": None}),
         ("falcon-mamba", {"mixer__inner_norm_eps": None}),
@@ -119,6 +158,13 @@ def test_each_option_tells_in_the_logits(pairs, name, changes):
         ("olmo2", {"mlp_bias": True}, "mlp_bias = True"),
         ("mixtral", {"attention_bias": True}, "attention_bias = True"),
         ("mamba-tied", {"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
+        ("bamba", {"partial_rotary_factor": 0.25}, r"partial_rotary_factor = 0\.25"),
+        ("granite-hybrid", {"position_embedding_type": "alibi"}, "position_embedding_type = 'alibi'"),
+        ("jamba", {"sliding_window": 64}, "sliding_window: not supported for JambaForCausalLM"),
+        ("nemotron-h", {"mlp_hidden_act": "silu"}, "mlp_hidden_act = 'silu'"),
+        ("nemotron-h", {"sliding_window": 64}, "sliding_window = 64"),
+        ("nemotron-h-moe", {"n_shared_experts": 2}, "n_shared_experts = 2"),
+        ("qwen3-next", {"rope_parameters": {"rope_type": "mrope"}}, "rope type 'mrope'"),
         ("gemma2", {"hidden_activation": "gelu"}, "hidden_activation = 'gelu'"),
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention = True"),
         ("gemma3", {"attn_logit_softcapping": 50.0}, r"attn_logit_softcapping = 50\.0"),
@@ -145,6 +191,16 @@ def test_what_is_not_implemented_is_refused_by_name(edited, name, changes, messa
         ("mixtral", {"num_experts_per_tok": 6}, "num_experts_per_tok = 6 is more than num_local_experts = 5"),
         ("mixtral", {"num_local_experts": 10**6}, "num_local_experts = 1000000 is more than"),
         ("mixtral", {"num_local_experts": ...}, "field 'num_local_experts' is missing"),
+        ("granite-hybrid", {"layer_types": ["mamba"]}, "layer_types must name 3 layers"),
+        ("granite-hybrid", {"layer_types": ["conv"] * 3}, "layer_types: conv: none of attention"),
+        ("granite-hybrid", {"mamba_d_head": 17}, r"mamba_n_heads \* mamba_d_head = 8 \* 17 must be 144"),
+        ("jamba", {"attn_layer_offset": 3}, "attn_layer_offset = 3 must be less than attn_layer_period = 3"),
+        ("falcon-h1", {"ssm_multipliers": [1.0]}, "ssm_multipliers must be 5 numbers"),
+        ("falcon-h1", {"key_multiplier": -1.0}, "key_multiplier must be a number greater than 0"),
+        ("nemotron-h", {"layers_block_type": ["mlp", "dense"]}, "layers_block_type: dense: none of"),
+        ("nemotron-h-moe", {"n_group": 3}, "do not fit n_routed_experts = 8"),
+        ("nemotron-h-moe", {"num_experts_per_tok": 5}, "more than there are to choose from"),
+        ("qwen3-next", {"linear_num_value_heads": 5}, "no multiple of linear_num_key_heads = 2"),
         ("mamba-tied", {"time_step_rank": 0}, "time_step_rank must be a whole number"),
         ("olmo2", {"rms_norm_eps": ...}, "field 'rms_norm_eps' is missing"),
         ("mistral-window", {"num_key_value_heads": ...}, "field 'num_key_value_heads' is missing"),
@@ -179,6 +235,11 @@ def fields_of(raw: dict) -> list[tuple[str, ...]]:
         "mamba2-tied",
         "mamba-tied",
         "qwen3-moe-mixed",
+        "granite-hybrid",
+        "jamba",
+        "falcon-h1-normed",
+        "nemotron-h-moe",
+        "qwen3-next",
     ],
 )
 def test_a_spoiled_config_is_read_or_refused_but_never_crashes(edited, name):
@@ -229,6 +290,14 @@ OLD_LLAMA3 = {
         ),
         ("qwen2-late-windows", {"layer_types": ...}),
         ("qwen2-tied", {"layer_types": ..., "use_sliding_window": False, "sliding_window": 131_072}),
+        ("granite-hybrid", {"layer_types": ["mamba", "attention", "mamba"]}),
+        ("jamba-dense-biased", {"num_experts": ..., "num_local_experts": 1}),
+        (
+            "nemotron-h-moe",
+            {"layers_block_type": ..., "hybrid_override_pattern": "ME*E", "n_groups": ..., "mamba_n_groups": 2},
+        ),
+        ("qwen3-next", {"layer_types": ..., "full_attention_interval": 2}),
+        ("qwen3-5", {"rope_parameters": ..., "rope_theta": 10_000.0}),
         ("mamba-tied", {"time_step_rank": "auto", "intermediate_size": ...}),
         ("mixtral", {"num_experts": 5, "num_local_experts": ...}),
         ("qwen3-moe", {"num_experts": 7, "num_local_experts": ...}),

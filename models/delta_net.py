@@ -1,0 +1,61 @@
+"""The Gated DeltaNet mixer: linear attention whose memory is corrected rather than added to."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.config import DeltaNetSpec
+from models.kernels.delta_rule_torch import delta_scan, delta_step
+from models.layers import GatedRMSNorm
+from models.ssm import RecurrentMixer, convolve, convolve_step
+
+L2_EPS = 1e-6
+
+
+class DeltaNet(RecurrentMixer):
+    """Projections -> causal convolution over q, k, v -> gated delta rule -> gated norm per head -> out_proj.
+
+    Source: arXiv:2412.06464.
+    """
+
+    def __init__(self, hidden_size: int, spec: DeltaNetSpec) -> None:
+        super().__init__()
+        self.spec: DeltaNetSpec = spec
+        self.in_proj_qkv = nn.Linear(hidden_size, spec.conv_size, bias=False)
+        self.in_proj_z = nn.Linear(hidden_size, spec.value_size, bias=False)
+        self.in_proj_b = nn.Linear(hidden_size, spec.num_value_heads, bias=False)
+        self.in_proj_a = nn.Linear(hidden_size, spec.num_value_heads, bias=False)
+        self.conv_weight = nn.Parameter(torch.empty(spec.conv_size, 1, spec.conv_kernel))
+        self.conv_bias: nn.Parameter | None = None
+        self.dt_bias = nn.Parameter(torch.zeros(spec.num_value_heads))
+        self.A_log = nn.Parameter(torch.zeros(spec.num_value_heads))
+        self.norm = GatedRMSNorm(spec.value_head_dim, spec.norm_eps, norm_first=True)
+        self.out_proj = nn.Linear(spec.value_size, hidden_size, bias=False)
+
+    def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Convolved (..., conv_size) -> q, k (..., key_heads, key_dim) of length one, v (..., value_heads, dim)."""
+        spec = self.spec
+        q, k, v = qkv.float().split([spec.key_size, spec.key_size, spec.value_size], dim=-1)
+        q, k = (x.unflatten(-1, (spec.num_key_heads, spec.key_head_dim)) for x in (q, k))
+        q, k = (x * torch.rsqrt(x.square().sum(-1, keepdim=True) + L2_EPS) for x in (q, k))
+        return q * spec.key_head_dim**-0.5, k, v.unflatten(-1, (spec.num_value_heads, spec.value_head_dim))
+
+    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (..., hidden) -> log decay <= 0 and beta in (0, 1), each (..., value_heads), float32."""
+        step = F.softplus(self.in_proj_a(x).float() + self.dt_bias.float())
+        return -self.A_log.float().exp() * step, self.in_proj_b(x).sigmoid().float()
+
+    def _finish(self, y: Tensor, x: Tensor) -> Tensor:
+        gate = self.in_proj_z(x).unflatten(-1, (self.spec.num_value_heads, -1))
+        out: Tensor = self.out_proj(self.norm(y.to(x.dtype), gate).flatten(-2))
+        return out
+
+    def _scan(self, x: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        qkv, conv_state = convolve(self, self.in_proj_qkv(x), conv_state)
+        y, ssm_state = delta_scan(*self._heads(qkv), *self._gates(x), state=ssm_state)
+        return self._finish(y, x), conv_state, ssm_state
+
+    def _step(self, x: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        qkv, conv_state = convolve_step(self, self.in_proj_qkv(x), conv_state)
+        y, ssm_state = delta_step(*self._heads(qkv), *self._gates(x), state=ssm_state)
+        return self._finish(y, x), conv_state, ssm_state

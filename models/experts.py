@@ -1,0 +1,81 @@
+"""The mixture of experts: a router, and the MLPs that it chooses for each token."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.config import ExpertsSpec, RouterSpec
+from models.kernels.experts_torch import run_experts
+from models.layers import ACTIVATIONS, MLP
+
+
+class Router(nn.Module):
+    """Scores of all experts, and the choice among them. x (t, hidden) -> chosen (t, top_k), weights (t, top_k)."""
+
+    def __init__(self, hidden_size: int, spec: RouterSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.weight = nn.Parameter(torch.empty(spec.num_experts, hidden_size))
+        self.selection_bias = nn.Parameter(torch.zeros(spec.num_experts)) if spec.selection_bias else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        spec = self.spec
+        if spec.scoring == "softmax":
+            scores = F.linear(x, self.weight).float().softmax(-1)
+        else:
+            scores = F.linear(x.float(), self.weight.float()).sigmoid()
+        merit = scores if self.selection_bias is None else scores + self.selection_bias.float()
+        if spec.groups is not None:
+            merit = merit.masked_fill(~self._in_best_groups(merit, *spec.groups), -torch.inf)
+        chosen = merit.topk(spec.top_k, dim=-1).indices
+        weights = scores.gather(-1, chosen)
+        if spec.renormalise:
+            weights = weights / weights.sum(-1, keepdim=True)
+        return chosen, weights * spec.scale
+
+    @staticmethod
+    def _in_best_groups(merit: Tensor, num_groups: int, num_best: int) -> Tensor:
+        """Which experts (t, e) are in the groups that are best by the sum of their two best."""
+        groups = merit.unflatten(-1, (num_groups, -1))
+        best = groups.topk(2, dim=-1).values.sum(-1).topk(num_best, dim=-1).indices
+        inside = torch.zeros(groups.shape[:-1], dtype=torch.bool, device=merit.device).scatter(-1, best, True)
+        return inside.unsqueeze(-1).expand_as(groups).flatten(-2)
+
+
+class Experts(nn.Module):
+    """The matrices of a mixture's MLPs, one behind the other."""
+
+    def __init__(self, size: int, spec: ExpertsSpec) -> None:
+        super().__init__()
+        count, inner = spec.router.num_experts, spec.expert.intermediate_size
+        self.gate_proj = nn.Parameter(torch.empty(count, inner, size)) if spec.expert.gated else None
+        self.up_proj = nn.Parameter(torch.empty(count, inner, size))
+        self.down_proj = nn.Parameter(torch.empty(count, size, inner))
+
+
+class MixtureOfExperts(nn.Module):
+    """For each token the weighted MLPs that its router chooses. Shapes: (..., hidden) -> (..., hidden)."""
+
+    def __init__(self, hidden_size: int, spec: ExpertsSpec) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[spec.expert.activation]
+        self.router = Router(hidden_size, spec.router)
+        size = spec.latent_size or hidden_size
+        self.experts = Experts(size, spec)
+        self.enter = nn.Linear(hidden_size, size, bias=spec.expert.bias) if spec.latent_size else None
+        self.leave = nn.Linear(size, hidden_size, bias=spec.expert.bias) if spec.latent_size else None
+        self.shared = MLP(hidden_size, spec.shared) if spec.shared else None
+        self.shared_gate = nn.Linear(hidden_size, 1, bias=False) if spec.shared_gate else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        chosen, weights = self.router(rows)
+        matrices = (self.experts.gate_proj, self.experts.up_proj, self.experts.down_proj)
+        read = rows if self.enter is None else self.enter(rows)
+        mixed = run_experts(read, chosen, weights, matrices, activation=self.activation)
+        if self.leave is not None:
+            mixed = self.leave(mixed)
+        if self.shared is not None:
+            shared = self.shared(rows)
+            mixed = mixed + (shared if self.shared_gate is None else self.shared_gate(rows).sigmoid() * shared)
+        return mixed.view(x.shape)
