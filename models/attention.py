@@ -10,19 +10,23 @@ from models.kernels.attention_torch import attend_decode, attend_dense, attend_p
 from models.layers import RMSNorm
 from models.rope import Rotary, apply_rotary
 
+Extra = tuple[Tensor, Tensor, Tensor] | None
+
 
 class Attention(nn.Module):
     """Causal attention with grouped key/value heads; norms, positions, window and cap as the spec has them."""
 
-    def __init__(self, config: ModelConfig, spec: AttentionSpec) -> None:
+    def __init__(self, config: ModelConfig, spec: AttentionSpec, input_size: int | None = None) -> None:
         super().__init__()
         self.spec = spec
-        hidden, queries, keys = config.hidden_size, spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-        self.q_proj = nn.Linear(hidden, queries, bias=spec.qkv_bias)
-        self.k_proj = nn.Linear(hidden, keys, bias=spec.qkv_bias)
-        self.v_proj = nn.Linear(hidden, keys, bias=spec.qkv_bias)
-        self.gate_proj = nn.Linear(hidden, queries, bias=spec.qkv_bias) if spec.output_gate else None
-        self.o_proj = nn.Linear(queries, hidden, bias=spec.out_bias)
+        inputs, queries, keys = config.hidden_size, spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+        if input_size is not None:
+            inputs = input_size
+        self.q_proj = nn.Linear(inputs, queries, bias=spec.qkv_bias)
+        self.k_proj = nn.Linear(inputs, keys, bias=spec.qkv_bias)
+        self.v_proj = nn.Linear(inputs, keys, bias=spec.qkv_bias)
+        self.gate_proj = nn.Linear(inputs, queries, bias=spec.qkv_bias) if spec.output_gate else None
+        self.o_proj = nn.Linear(queries, config.hidden_size, bias=spec.out_bias)
         self.q_norm: RMSNorm | None = None
         self.k_norm: RMSNorm | None = None
         if spec.qk_norm:
@@ -37,11 +41,12 @@ class Attention(nn.Module):
         heads = projected.unflatten(-1, (-1, self.spec.head_dim))
         return heads if norm is None else norm(heads)
 
-    def _project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor, positions: Tensor, extra: Extra) -> tuple[Tensor, Tensor, Tensor]:
         """x (..., hidden) -> rotated q (..., heads, head_dim), rotated k and v (..., kv_heads, head_dim)."""
-        q = self._heads(self.q_proj(x), self.q_norm)
-        k = self._heads(self.k_proj(x), self.k_norm)
-        v = self._heads(self.v_proj(x), None)
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        if extra is not None:
+            q, k, v = q + extra[0], k + extra[1], v + extra[2]
+        q, k, v = self._heads(q, self.q_norm), self._heads(k, self.k_norm), self._heads(v, None)
         if self.rotary is None:
             return q, k, v
         cos, sin = self.rotary.table(positions)
@@ -55,9 +60,12 @@ class Attention(nn.Module):
         projected: Tensor = self.o_proj(read)
         return projected
 
-    def forward(self, x: Tensor, batch: ForwardBatch, cache: KVCache) -> Tensor:
-        """x (t, hidden) of a mixed batch -> (t, hidden); the new keys and values are written to the cache."""
-        q, k, v = self._project(x, batch.positions)
+    def forward(self, x: Tensor, batch: ForwardBatch, cache: KVCache, extra: Extra = None) -> Tensor:
+        """x (t, hidden) of a mixed batch -> (t, hidden); the new keys and values are written to the cache.
+
+        extra: what is added to q, k and v before anything else, from adapters.
+        """
+        q, k, v = self._project(x, batch.positions, extra)
         write_kv(cache, k, v, batch.slot_mapping)
         out = torch.empty_like(q)
         lengths = batch.query_start.diff()
@@ -73,7 +81,7 @@ class Attention(nn.Module):
             out[start:stop] = attend_prefill(q[start:stop], cache, table, context_len, scores=self.spec.scores)
         return self._finish(out, x)
 
-    def forward_dense(self, x: Tensor, positions: Tensor) -> Tensor:
+    def forward_dense(self, x: Tensor, positions: Tensor, extra: Extra = None) -> Tensor:
         """x (b, l, hidden), whole sequences and no cache: the differentiable twin of `forward`."""
-        q, k, v = self._project(x, positions)
+        q, k, v = self._project(x, positions, extra)
         return self._finish(attend_dense(q, k, v, scores=self.spec.scores), x)

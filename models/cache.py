@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.config import AttentionSpec, MixerSpec, ModelConfig, ParallelSpec, RecurrentSpec
+from models.config import AttentionSpec, MixerSpec, ModelConfig, ParallelSpec, RecurrentSpec, SharedSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class StateCache:
 
 @dataclass(frozen=True, slots=True)
 class ParallelCache:
-    """Keys and values of the attention, and the state of the recurrent mixer beside it."""
+    """Keys and values of the attention, and the state of the recurrent mixer beside or behind it."""
 
     attention: KVCache
     recurrent: StateCache
@@ -70,7 +70,7 @@ def allocate_caches(
             return None
         if isinstance(spec, AttentionSpec):
             return attention_cache(spec)
-        if isinstance(spec, ParallelSpec):
+        if isinstance(spec, ParallelSpec | SharedSpec):
             return ParallelCache(attention_cache(spec.attention), recurrent_cache(spec.recurrent))
         return recurrent_cache(spec)
 

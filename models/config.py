@@ -239,8 +239,7 @@ class ParallelSpec:
         return self.attention.cache_needs(element_bytes) + self.recurrent.cache_needs(element_bytes)
 
 
-MixerSpec = AttentionSpec | RecurrentSpec | ParallelSpec
-Activation = Literal["silu", "gelu_tanh", "relu2"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu2"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +254,29 @@ class MLPSpec:
     activation: Activation = "silu"
     gated: bool = True
     scales: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SharedSpec:
+    """A transformer block that several layers share, before a recurrent mixer that reads what it gives (Zamba2).
+
+    block: which of the blocks. use: the how-manieth layer with such a block this is; its adapters, of adapter_rank, are
+    its own: on the MLP and, with attention_adapters, on queries, keys and values.
+    """
+
+    attention: AttentionSpec
+    mlp: MLPSpec
+    recurrent: RecurrentSpec
+    block: int
+    use: int
+    adapter_rank: int
+    attention_adapters: bool
+
+    def cache_needs(self, element_bytes: int) -> CacheNeeds:
+        return self.attention.cache_needs(element_bytes) + self.recurrent.cache_needs(element_bytes)
+
+
+MixerSpec = AttentionSpec | RecurrentSpec | ParallelSpec | SharedSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,12 +316,13 @@ class ExpertsSpec:
 class LayerSpec:
     """One layer: a mixer, then an MLP, each added to the residual stream; either may be missing.
 
-    norms: where each of the two is normalised: "pre" before it, "post" after it (what it adds), "both".
+    norms: where each of the two is normalised: "pre" before it, "post" after it (what it adds), "both", or "inside" of
+    a mixer that does it itself.
     """
 
     mixer: MixerSpec | None
     mlp: MLPSpec | ExpertsSpec | None
-    norms: Literal["pre", "post", "both"] = "pre"
+    norms: Literal["pre", "post", "both", "inside"] = "pre"
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +353,7 @@ class ModelConfig:
     def kind(self) -> ModelKind:
         mixers = [layer.mixer for layer in self.layers if layer.mixer is not None]
         attends = {isinstance(mixer, AttentionSpec) for mixer in mixers}
-        if any(isinstance(mixer, ParallelSpec) for mixer in mixers) or len(attends) == 2:
+        if any(isinstance(mixer, ParallelSpec | SharedSpec) for mixer in mixers) or len(attends) == 2:
             return "hybrid"
         return "transformer" if attends == {True} else "mamba"
 

@@ -1,6 +1,6 @@
 """The one decoder: an embedding, a list of layers built from their specs, a norm and a head."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -21,14 +21,16 @@ from models.config import (
     ModelConfig,
     ParallelSpec,
     RecurrentSpec,
+    SharedSpec,
 )
 from models.delta_net import DeltaNet
 from models.experts import MixtureOfExperts
 from models.layers import MLP, RMSNorm, soft_cap
 from models.parallel import Parallel
+from models.shared_block import SharedBlock, SharedThenRecurrent
 from models.ssm import Mamba1, Mamba2, RecurrentMixer
 
-Mixer = Attention | RecurrentMixer | Parallel
+Mixer = Attention | RecurrentMixer | Parallel | SharedThenRecurrent
 
 
 def build_recurrent(hidden_size: int, spec: RecurrentSpec) -> RecurrentMixer:
@@ -37,11 +39,23 @@ def build_recurrent(hidden_size: int, spec: RecurrentSpec) -> RecurrentMixer:
     return Mamba2(hidden_size, spec) if isinstance(spec, Mamba2Spec) else DeltaNet(hidden_size, spec)
 
 
-def build_mixer(config: ModelConfig, spec: MixerSpec) -> Mixer:
+def build_shared(config: ModelConfig) -> dict[int, SharedBlock]:
+    """The blocks that layers share, by their numbers."""
+    uses: dict[int, list[SharedSpec]] = {}
+    for layer in config.layers:
+        if isinstance(layer.mixer, SharedSpec):
+            uses.setdefault(layer.mixer.block, []).append(layer.mixer)
+    return {block: SharedBlock(config, specs) for block, specs in uses.items()}
+
+
+def build_mixer(config: ModelConfig, spec: MixerSpec, shared: Mapping[int, SharedBlock]) -> Mixer:
     if isinstance(spec, AttentionSpec):
         return Attention(config, spec)
     if isinstance(spec, ParallelSpec):
         return Parallel(config, spec, build_recurrent(config.hidden_size, spec.recurrent))
+    if isinstance(spec, SharedSpec):
+        recurrent = build_recurrent(config.hidden_size, spec.recurrent)
+        return SharedThenRecurrent(config, spec, shared[spec.block], recurrent)
     return build_recurrent(config.hidden_size, spec)
 
 
@@ -52,7 +66,7 @@ def build_mlp(hidden_size: int, spec: MLPSpec | ExpertsSpec) -> MLP | MixtureOfE
 class Layer(nn.Module):
     """A mixer and an MLP, where the spec has them, each added to the residual stream, with norms before or after."""
 
-    def __init__(self, config: ModelConfig, spec: LayerSpec) -> None:
+    def __init__(self, config: ModelConfig, spec: LayerSpec, shared: Mapping[int, SharedBlock]) -> None:
         super().__init__()
         self.residual_scale = config.residual_scale
 
@@ -61,7 +75,7 @@ class Layer(nn.Module):
             return RMSNorm(config.hidden_size, config.norm_eps, config.norm_unit_offset) if there else None
 
         self.mixer_norm = norm("pre", spec.mixer)
-        self.mixer = build_mixer(config, spec.mixer) if spec.mixer else None
+        self.mixer = build_mixer(config, spec.mixer, shared) if spec.mixer else None
         self.mixer_post_norm = norm("post", spec.mixer)
         self.mlp_norm = norm("pre", spec.mlp)
         self.mlp = build_mlp(config.hidden_size, spec.mlp) if spec.mlp else None
@@ -69,9 +83,7 @@ class Layer(nn.Module):
 
     def _enter(self, residual: Tensor, norm: RMSNorm | None) -> Tensor:
         """What a mixer or MLP reads: the residual in the weights' dtype, normalised where there is a norm before."""
-        norms = (self.mixer_norm, self.mixer_post_norm, self.mlp_norm, self.mlp_post_norm)
-        dtype = next(norm.weight.dtype for norm in norms if norm is not None)
-        x = residual.to(dtype)
+        x = residual.to(next(self.parameters()).dtype)
         return x if norm is None else norm(x)
 
     def _add(self, residual: Tensor, added: Tensor, post_norm: RMSNorm | None) -> Tensor:
@@ -84,15 +96,24 @@ class Layer(nn.Module):
             return residual
         return self._add(residual, self.mlp(self._enter(residual, self.mlp_norm)), self.mlp_post_norm)
 
-    def forward(self, residual: Tensor, batch: ForwardBatch, cache: LayerCache) -> Tensor:
+    def forward(self, residual: Tensor, embedded: Tensor, batch: ForwardBatch, cache: LayerCache) -> Tensor:
+        """residual (t, hidden) -> the same with what mixer and MLP add; embedded (t, hidden) is where it began."""
         if self.mixer is not None:
-            mixed = self.mixer(self._enter(residual, self.mixer_norm), batch, cache)
+            x = self._enter(residual, self.mixer_norm)
+            if isinstance(self.mixer, SharedThenRecurrent):
+                mixed = self.mixer(x, embedded.to(x.dtype), batch, cache)
+            else:
+                mixed = self.mixer(x, batch, cache)
             residual = self._add(residual, mixed, self.mixer_post_norm)
         return self._mlp(residual)
 
-    def forward_dense(self, residual: Tensor, positions: Tensor) -> Tensor:
+    def forward_dense(self, residual: Tensor, embedded: Tensor, positions: Tensor) -> Tensor:
         if self.mixer is not None:
-            mixed = self.mixer.forward_dense(self._enter(residual, self.mixer_norm), positions)
+            x = self._enter(residual, self.mixer_norm)
+            if isinstance(self.mixer, SharedThenRecurrent):
+                mixed = self.mixer.forward_dense(x, embedded.to(x.dtype), positions)
+            else:
+                mixed = self.mixer.forward_dense(x, positions)
             residual = self._add(residual, mixed, self.mixer_post_norm)
         return self._mlp(residual)
 
@@ -104,7 +125,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config, spec) for spec in config.layers)
+        shared = build_shared(config)
+        self.layers = nn.ModuleList(Layer(config, spec, shared) for spec in config.layers)
         self.norm = RMSNorm(config.hidden_size, config.norm_eps, config.norm_unit_offset)
         self.head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
@@ -131,9 +153,9 @@ class Decoder(nn.Module):
         Returns:
             (r, vocab) float32, one row for each of batch.logit_rows.
         """
-        residual = self._embed(batch.token_ids)
+        residual = embedded = self._embed(batch.token_ids)
         for layer, cache in zip(self.layers, caches, strict=True):
-            residual = layer(residual, batch, cache)
+            residual = layer(residual, embedded, batch, cache)
         return self.logits(residual[batch.logit_rows])
 
     def forward_dense(self, token_ids: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -146,8 +168,8 @@ class Decoder(nn.Module):
         """
         if positions is None:
             positions = torch.arange(token_ids.shape[1], device=token_ids.device).expand_as(token_ids)
-        residual = self._embed(token_ids)
+        residual = embedded = self._embed(token_ids)
         for layer in self.layers:
             assert isinstance(layer, Layer)
-            residual = layer.forward_dense(residual, positions)
+            residual = layer.forward_dense(residual, embedded, positions)
         return residual

@@ -19,6 +19,7 @@ def _relu2(x: Tensor) -> Tensor:
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
+    "gelu": F.gelu,
     "gelu_tanh": _gelu_tanh,
     "relu2": _relu2,
 }
@@ -80,13 +81,16 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(hidden_size, spec.intermediate_size, bias=spec.bias)
         self.down_proj = nn.Linear(spec.intermediate_size, hidden_size, bias=spec.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, extra: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """extra: what is added to what the gate and up projections give, from adapters."""
         gate_scale, down_scale = self.scales or (None, None)
         inner = self.up_proj(x)
         if self.gate_proj is None:
             inner = self.activation(inner)
         else:
             gate = self.gate_proj(x)
+            if extra is not None:
+                gate, inner = gate + extra[0], inner + extra[1]
             inner = self.activation(gate if gate_scale is None else gate * gate_scale) * inner
         down: Tensor = self.down_proj(inner)
         return down if down_scale is None else down * down_scale

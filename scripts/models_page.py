@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from models.cache import KVCache, ParallelCache, StateCache
-from models.config import AttentionSpec, CacheNeeds, DeltaNetSpec, Mamba1Spec, Mamba2Spec, ParallelSpec
+from models.config import AttentionSpec, CacheNeeds, DeltaNetSpec, Mamba1Spec, Mamba2Spec, ParallelSpec, SharedSpec
 from models.families import FAMILIES
 from models.families.rope import ROPE_TYPES
 
@@ -21,6 +21,7 @@ MIXERS = {
     "Mamba-2": (Mamba2Spec, StateCache),
     "Gated DeltaNet": (DeltaNetSpec, StateCache),
     "both side by side": (ParallelSpec, ParallelCache),
+    "both one after the other": (SharedSpec, ParallelCache),
 }
 LLAMA_8B: dict[str, Any] = {
     "hidden_size": 4096,

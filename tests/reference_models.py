@@ -55,6 +55,8 @@ from transformers import (
     Qwen3NextForCausalLM,
     SmolLM3Config,
     SmolLM3ForCausalLM,
+    Zamba2Config,
+    Zamba2ForCausalLM,
 )
 
 VOCAB_SIZE = 131
@@ -255,6 +257,23 @@ def qwen3_5_moe(**options: Any) -> PreTrainedModel:
     return Qwen3_5MoeForCausalLM(Qwen3_5MoeTextConfig(**sizes, **DELTA, **MIXTURE, head_dim=24, **options))
 
 
+def zamba2(**options: Any) -> PreTrainedModel:
+    """Three uses of two shared blocks."""
+    config = Zamba2Config(
+        **{**SIZES, "num_hidden_layers": 5, **options},
+        layers_block_type=["linear_attention", "hybrid", "hybrid", "linear_attention", "hybrid"],
+        mamba_d_state=10,
+        mamba_d_conv=3,
+        mamba_ngroups=2,
+        n_mamba_heads=8,
+        chunk_size=16,
+        num_mem_blocks=2,
+        adapter_rank=6,
+        time_step_min=1e-9,
+    )
+    return Zamba2ForCausalLM(config)
+
+
 MAMBA: dict[str, Any] = {"vocab_size": VOCAB_SIZE, "hidden_size": 40, "state_size": 10, "num_hidden_layers": 3}
 
 
@@ -383,6 +402,8 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "qwen3-next-biased": lambda: qwen3_next(attention_bias=True, norm_topk_prob=False, tie_word_embeddings=True),
     "qwen3-5": lambda: qwen3_5(tie_word_embeddings=True),
     "qwen3-5-moe": lambda: qwen3_5_moe(),
+    "zamba2": lambda: zamba2(use_mem_rope=True, use_shared_attention_adapter=True, num_key_value_heads=6),
+    "zamba2-grouped-biased": lambda: zamba2(add_bias_linear=True),
     "mamba2-tied": lambda: mamba2(True),
     "mamba2-untied-biased": lambda: mamba2(False),
 }

@@ -26,6 +26,7 @@ from models.families import (
     qwen,
     qwen_next,
     smollm3,
+    zamba2,
 )
 from models.families.fields import ReadFields
 
@@ -85,6 +86,7 @@ FAMILIES: dict[str, Family] = {
     "Qwen3_5MoeForCausalLM": Family(
         "Qwen3.5, mixtures (text)", qwen_next.read_qwen3_5_moe, qwen_next.qwen3_5_name, qwen_next.row_order, ("mtp.",)
     ),
+    "Zamba2ForCausalLM": Family("Zamba2 1.2B, 2.7B, 7B", zamba2.read_config, zamba2.tensor_name),
     "MambaForCausalLM": Family("Mamba, in the layout of transformers", mamba.read_mamba, mamba2.tensor_name),
     "FalconMambaForCausalLM": Family("Falcon-Mamba-7B", mamba.read_falcon_mamba, mamba2.tensor_name),
     mamba_original.ARCHITECTURE: Family(

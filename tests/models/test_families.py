@@ -9,7 +9,7 @@ import torch
 from reference_models import BUILDERS
 from transformers import AutoConfig
 
-from models.config import AttentionSpec, ExpertsSpec, MixerSpec, MLPSpec, ModelConfig, ParallelSpec
+from models.config import AttentionSpec, ExpertsSpec, MixerSpec, MLPSpec, ModelConfig, ParallelSpec, SharedSpec
 from models.decoder import Decoder
 from models.errors import ModelError, UnsupportedModelError
 from models.families import FAMILIES, read_config
@@ -38,7 +38,7 @@ def test_every_family_is_compared_with_the_reference():
 
 def changed_mixer(mixer: MixerSpec | None, whole: str, part: str, value: object) -> MixerSpec | None:
     """The mixer, and those inside of a parallel one, with a field replaced where it has it."""
-    if isinstance(mixer, ParallelSpec):
+    if isinstance(mixer, ParallelSpec | SharedSpec):
         if whole == "parallel":
             return replace(mixer, **{part: value})
         attention = changed_mixer(mixer.attention, whole, part, value)
@@ -118,6 +118,8 @@ def without(config: ModelConfig, **changes) -> ModelConfig:
         ("falcon-h1-normed", {"mixer__gated_norm": "gate_first"}),
         ("falcon-h1", {"mlp__scales": None}),
         ("qwen3-next", {"rope__rotary_dim": 24}),
+        ("zamba2", {"scores__scale": None}),
+        ("zamba2", {"rope__theta": 100.0}),
         ("qwen3-5", {"model__norm_unit_offset": False}),
         ("qwen3-moe-mixed", {"scores__window": None}),
         ("mixtral-window-tied", {"scores__window": None}),
@@ -165,6 +167,8 @@ def test_each_option_tells_in_the_logits(pairs, name, changes):
         ("nemotron-h", {"sliding_window": 64}, "sliding_window = 64"),
         ("nemotron-h-moe", {"n_shared_experts": 2}, "n_shared_experts = 2"),
         ("qwen3-next", {"rope_parameters": {"rope_type": "mrope"}}, "rope type 'mrope'"),
+        ("zamba2", {"use_long_context": True}, "use_long_context = True"),
+        ("zamba2", {"tie_word_embeddings": False}, "tie_word_embeddings = False"),
         ("gemma2", {"hidden_activation": "gelu"}, "hidden_activation = 'gelu'"),
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention = True"),
         ("gemma3", {"attn_logit_softcapping": 50.0}, r"attn_logit_softcapping = 50\.0"),
@@ -201,6 +205,9 @@ def test_what_is_not_implemented_is_refused_by_name(edited, name, changes, messa
         ("nemotron-h-moe", {"n_group": 3}, "do not fit n_routed_experts = 8"),
         ("nemotron-h-moe", {"num_experts_per_tok": 5}, "more than there are to choose from"),
         ("qwen3-next", {"linear_num_value_heads": 5}, "no multiple of linear_num_key_heads = 2"),
+        ("zamba2", {"layers_block_type": ["hybrid"]}, "layers_block_type must name 5 layers"),
+        ("zamba2", {"num_key_value_heads": 2}, "num_key_value_heads must be num_attention_heads"),
+        ("zamba2", {"n_mamba_heads": 7}, "no multiple of n_mamba_heads = 7"),
         ("mamba-tied", {"time_step_rank": 0}, "time_step_rank must be a whole number"),
         ("olmo2", {"rms_norm_eps": ...}, "field 'rms_norm_eps' is missing"),
         ("mistral-window", {"num_key_value_heads": ...}, "field 'num_key_value_heads' is missing"),
@@ -297,6 +304,7 @@ OLD_LLAMA3 = {
             {"layers_block_type": ..., "hybrid_override_pattern": "ME*E", "n_groups": ..., "mamba_n_groups": 2},
         ),
         ("qwen3-next", {"layer_types": ..., "full_attention_interval": 2}),
+        ("zamba2", {"layers_block_type": ["mamba", "hybrid", "hybrid", "mamba", "hybrid"]}),
         ("qwen3-5", {"rope_parameters": ..., "rope_theta": 10_000.0}),
         ("mamba-tied", {"time_step_rank": "auto", "intermediate_size": ...}),
         ("mixtral", {"num_experts": 5, "num_local_experts": ...}),
