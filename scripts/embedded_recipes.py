@@ -184,9 +184,9 @@ RECIPES: dict[str, Recipe] = {
         # No records first: what they teach is in its beginning.
         stages=(
             replace(QUESTIONS, tokens=3_000_000, focused_share=0.7),
-            replace(FEW_DOCUMENTS, tokens=10_000_000, two_hop_share=0.03, focused_share=0.25, alike_share=0.3),
-            Stage(10_000_000, 768, 6, (60, 560), two_hop_share=0.04, focused_share=0.15, alike_share=0.3),
-            Stage(2_000_000, 1536, 3, (100, 1100), two_hop_share=0.04, focused_share=0.1, alike_share=0.2),
+            replace(FEW_DOCUMENTS, tokens=11_000_000, two_hop_share=0.07, focused_share=0.25, alike_share=0.3),
+            Stage(14_000_000, 768, 6, (60, 560), two_hop_share=0.07, focused_share=0.15, alike_share=0.3),
+            Stage(3_500_000, 1536, 3, (100, 1100), two_hop_share=0.06, focused_share=0.1, alike_share=0.2),
         ),
     ),
 }

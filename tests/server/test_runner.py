@@ -148,7 +148,7 @@ def test_bfloat16_is_float32_but_for_its_rounding(runner, tmp_path, device):
     text, chunks = [rng.randrange(VOCAB_SIZE) for _ in range(118)], [17, *[1] * 60, 9, *[1] * 32]
     exact, close = forced_logits(runner, text, chunks), forced_logits(rounded, text, chunks)
     assert rounded.decoder.embedding.weight.dtype == torch.bfloat16
-    assert 0 < (close - exact).abs().max() < 0.1 * exact.std()
+    assert 0 < (close - exact).abs().max() < 0.15 * exact.std()
     assert (close.argmax(-1) == exact.argmax(-1)).float().mean() >= 0.95
 
 
