@@ -7,6 +7,7 @@ from typing import Any
 from models.errors import UnsupportedModelError
 
 MAX_LAYERS = 10_000
+MAX_SIZE = 1 << 40
 # Options that change what a model computes, in one family or another.
 CONSEQUENTIAL = frozenset({
     "attention_bias", "attn_logit_softcapping", "clip_qkv", "final_logit_softcapping", "layer_types", "mlp_bias",
@@ -41,12 +42,12 @@ class ReadFields(Mapping[str, Any]):
 
 
 def size(raw: Mapping[str, Any], field: str, default: int | None = None) -> int:
-    """A field that counts something: a whole number of at least one; `default` where it is absent or null."""
+    """A field that counts something: a whole number from one to 2**40; `default` where it is absent or null."""
     value = raw[field] if default is None else raw.get(field)
     if value is None and default is not None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{field} must be a whole number of at least 1, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SIZE:
+        raise ValueError(f"{field} must be a whole number from 1 to 2**40, not {value!r}")
     return value
 
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from models.embedded import embedded_directory
 from models.errors import ModelError, UnsupportedModelError, WeightsError
 from models.families import FAMILIES, read_config
-from models.load import load_decoder, read_eos_token_ids, shard_files
+from models.load import load_decoder, read_eos_token_ids
+from models.weights import shard_files
 
 
 @pytest.fixture(params=["llama-tied", "mamba2-untied-biased", "phi3-window"])
