@@ -12,7 +12,7 @@ TESTS ?= tests
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test format-check lint types layers unit format clean
+.PHONY: help demo serve bench test format-check lint types layers unit format clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ demo: $(RUN_READY) ## Measure the embedded models end to end; report in runs/dem
 
 serve: $(RUN_READY) ## Serve the embedded models on http://127.0.0.1:8000 (ARGS="--port 9000")
 	$(BIN)/fathom serve embedded:transformer embedded:mamba $(ARGS)
+
+bench: $(DEV_READY) ## Time the models beside transformers on this CPU, about 20 minutes (ARGS="--only load")
+	$(BIN)/python -m scripts.bench_models $(ARGS)
 
 test: format-check lint types layers unit ## Everything that must pass
 
