@@ -185,8 +185,8 @@ def measure_load(gigabytes: float) -> str:
     after, before = result["after"], result["before"]
     return (
         f"load: {size / 1e9:.2f} GB of weights; peak of resident memory {after / 1e9:.2f} GB = {after / size:.3f} "
-        f"times the weights, of which {before / 1e9:.2f} GB were there before (without them {(after - before) / size:.3f}); "
-        f"{result['seconds']:.1f} s"
+        f"times the weights, of which {before / 1e9:.2f} GB were there before "
+        f"(without them {(after - before) / size:.3f}); {result['seconds']:.1f} s"
     )
 
 
