@@ -41,7 +41,7 @@ class Attention(nn.Module):
         heads = projected.unflatten(-1, (-1, self.spec.head_dim))
         return heads if norm is None else norm(heads)
 
-    def _project(self, x: Tensor, positions: Tensor, extra: Extra) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor, positions: Tensor, extra: Extra = None) -> tuple[Tensor, Tensor, Tensor]:
         """x (..., hidden) -> rotated q (..., heads, head_dim), rotated k and v (..., kv_heads, head_dim)."""
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         if extra is not None:
