@@ -9,7 +9,8 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn, Self
+from types import FrameType
+from typing import Annotated, Self
 
 import typer
 from rich.console import Console
@@ -145,8 +146,14 @@ def demo(
         raise typer.Exit(EXIT_FAILED_SAMPLES)
 
 
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    """Do what Ctrl-C would do now. Inside of asyncio that cancels the main task in order: an exception out of whatever
+    callback the signal happens to meet could leave others waiting for ever.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):  # as in a shell's background job, where Ctrl-C is ignored
+        raise KeyboardInterrupt
+    handler(signal.SIGINT, frame)
 
 
 def run_demo(console: Console, plan: DemoPlan, directory: Path) -> int:

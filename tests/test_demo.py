@@ -1,5 +1,6 @@
 """`fathom demo --quick` as a user types it: whole, then again, and where it must not write."""
 
+import asyncio
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+import evals.demo
 from evals.records import PERMISSIONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,12 +100,35 @@ def test_whatever_ends_it_ends_its_server(tmp_path, number):
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment)
     line = next(line for line in process.stdout if line.startswith("serving "))
     url = line.split()[-1]
-    assert httpx.get(f"{url}/health").status_code == 200
-    process.send_signal(number)
-    process.communicate(timeout=60)
+    try:
+        assert httpx.get(f"{url}/health").status_code == 200
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/health")
+
+
+def test_inside_of_asyncio_a_signal_cancels_in_order():
+    seen = []
+
+    async def work():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+            await asyncio.sleep(60)
+        except BaseException as error:
+            seen.append(type(error))
+            raise
+
+    former = signal.signal(signal.SIGTERM, evals.demo._interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(work())
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert seen == [asyncio.CancelledError]
 
 
 def test_it_writes_over_nothing_of_others(tmp_path):
