@@ -43,6 +43,19 @@ class PagedDriver:
         self.slots = torch.arange(num_sequences).flip(0) + 2
         self.lengths = [0] * num_sequences
 
+    def copy(self, source: int, target: int) -> None:
+        """Make the target a copy of the source as it is now: its blocks into other blocks, its state into another slot.
+
+        A target that is never stepped is a snapshot; what it held before is lost.
+        """
+        used = -(-self.lengths[source] // BLOCK_SIZE)
+        for cache in simple_caches(self.caches):
+            rows = self.slots if isinstance(cache, StateCache) else self.tables[:, :used]
+            for field in cache.__slots__:
+                tensor = getattr(cache, field)
+                tensor[rows[target].to(self.device)] = tensor[rows[source].to(self.device)]
+        self.lengths[target] = self.lengths[source]
+
     def step(self, work: dict[int, list[int]]) -> dict[int, torch.Tensor]:
         """Feed each sequence its new tokens, all in one pass; returns logits (n, vocab) of all of them."""
         rows, positions, mapping, starts = [], [], [], [0]

@@ -99,6 +99,39 @@ def test_batched_with_other_lengths(pair, close):
         close(torch.cat(logits), pair.reference_logits(prompt))
 
 
+def test_snapshot_in_the_middle(pair, close):
+    """What the caches hold after a prefix, copied: the original reads on, the copies go other ways and the same again.
+
+    Each way is gone in one chunk, token by token, and from a single token to a chunk and back.
+    """
+    prefix, same, other = tokens(9, 23), tokens(10, 18), tokens(11, 15)
+    expected = {
+        name: pair.reference_logits(prefix + rest)[len(prefix) :] for name, rest in (("same", same), ("other", other))
+    }
+    original, snapshot, first, second = range(4)
+    driver = PagedDriver(pair.ours, 4, len(prefix + same))
+
+    def read_on(sequence: int, rest: list[int], sizes: tuple[int, ...]) -> torch.Tensor:
+        pieces = torch.tensor(rest).split(sizes)
+        return torch.cat([driver.step({sequence: piece.tolist()})[sequence] for piece in pieces])
+
+    driver.step({original: prefix[:10]})
+    driver.step({original: prefix[10:]})
+    driver.copy(original, snapshot)
+    close(read_on(original, same, (1, 16, 1)), expected["same"])
+    for sizes in ((15,), (1,) * 15, (1, 13, 1)):
+        driver.copy(snapshot, first)
+        close(read_on(first, other, sizes), expected["other"])
+    for sizes in ((18,), (1,) * 18):
+        driver.copy(snapshot, second)
+        close(read_on(second, same, sizes), expected["same"])
+    driver.copy(snapshot, first)
+    driver.copy(snapshot, second)
+    together = driver.step({first: other, second: same[:1]})
+    close(together[first], expected["other"])
+    close(together[second], expected["same"][:1])
+
+
 def test_greedy_tokens(pair):
     """64 greedy tokens equal those that transformers generates with its own cache."""
     prompt = tokens(8, 13)
