@@ -1,6 +1,7 @@
 """From a checkpoint directory to a decoder that is ready for inference."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,18 +19,25 @@ def load_decoder(directory: Path, *, dtype: torch.dtype, device: torch.device) -
     Raises:
         ModelError: its subclasses say what is wrong with the config or which tensor of which file is.
     """
-    config = read_config(directory)
-    try:
-        with torch.device("meta"):
-            decoder = Decoder(config)
-    except (RuntimeError, OverflowError) as error:  # sizes whose product no tensor can have
-        raise ModelError(
-            f"{directory / 'config.json'}: no model can have these sizes: {str(error).splitlines()[0]}"
-        ) from error
+    decoder = _lay_out(directory, read_config(directory))
     checkpoint = read_checkpoint(directory, decoder)
+    if checkpoint.head_differs():
+        decoder = _lay_out(directory, replace(decoder.config, tie_embeddings=False))
+        checkpoint = read_checkpoint(directory, decoder)
     decoder = decoder.to(dtype).to_empty(device=device)
     checkpoint.fill(decoder)
     return decoder.eval().requires_grad_(False)
+
+
+def _lay_out(directory: Path, config: ModelConfig) -> Decoder:
+    """A decoder without memory. Raises: ModelError, for sizes whose product no tensor can have."""
+    try:
+        with torch.device("meta"):
+            return Decoder(config)
+    except (RuntimeError, OverflowError) as error:
+        raise ModelError(
+            f"{directory / 'config.json'}: no model can have these sizes: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def read_eos_token_ids(directory: Path, config: ModelConfig) -> tuple[int, ...]:

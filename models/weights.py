@@ -4,55 +4,24 @@ All headers are compared with the model before the first parameter is allocated,
 makes a model in part or asks for memory that its own size does not warrant.
 """
 
-import json
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from models.config import ModelConfig
 from models.decoder import Decoder
 from models.errors import WeightsError
-from models.families import Family, family_of
+from models.families import family_of
+from models.families.family import Family, Layout
+from models.shards import Header, ShardReader, read_headers, row_runs, shard_files
 
-INDEX = "model.safetensors.index.json"
 DTYPES = ("F64", "F32", "F16", "BF16")
-# A file's pages stay resident while it is open: it is closed and opened again after so many bytes of it.
-RESIDENT_BYTES = 64 << 20
-
-
-def shard_files(directory: Path) -> list[Path]:
-    """The checkpoint's safetensors files, by its index where there is one.
-
-    Raises:
-        WeightsError: none there, the index cannot be read, or it names absent files.
-    """
-    index = directory / INDEX
-    if not index.exists():
-        files = sorted(directory.glob("*.safetensors"))
-        if not files:
-            raise WeightsError(f"{directory} has no *.safetensors file (other formats are not read)")
-        return files
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        files = [directory / name for name in names]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise WeightsError(f"{index} is not a shard index: {error!r}") from error
-    absent = [str(name) for name, file in zip(names, files, strict=True) if not _is_inside(directory, file)]
-    if absent or not files:
-        raise WeightsError(f"{index} names files that are not there: {', '.join(absent) or 'none at all'}")
-    return files
-
-
-def _is_inside(directory: Path, file: Path) -> bool:
-    try:
-        return file.parent == directory and file.is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
+LARGEST_ELEMENT_BYTES = 8
+HEAD = "head.weight"
 
 
 @dataclass(slots=True)
@@ -60,85 +29,59 @@ class Target:
     """What one tensor of the checkpoint fills: a parameter, or the rows of several, one behind the other.
 
     parts: the parameters' names, each with the number of the expert whose matrix it is, or None. sizes: rows of each.
-    dim: where they are counted, the last but one dimension.
+    dim: where they are counted, behind the experts where the tensor holds those of all. transposed: whether the file
+    has the last two dimensions the other way round.
     """
 
     shape: list[int]
     dim: int
+    transposed: bool
     parts: list[tuple[str, int | None]] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
 
+    @property
+    def stored_shape(self) -> list[int]:
+        """The shape in the file."""
+        return [*self.shape[:-2], self.shape[-1], self.shape[-2]] if self.transposed else self.shape
 
-def _targets(decoder: Decoder, family: Family) -> dict[str, Target]:
-    """What each tensor that the checkpoint must have fills."""
+    def runs(self, ordered: bool) -> Iterable[slice | None]:
+        """Along the first dimension, as what is read at once; None for all, where rows are dealt out or reordered."""
+        if self.dim == 0 and (ordered or len(self.parts) > 1):
+            return (None,)
+        return row_runs(self.shape[0], LARGEST_ELEMENT_BYTES * math.prod(self.shape[1:]))
+
+
+def _targets(decoder: Decoder, layout: Layout) -> dict[str, Target]:
+    """What each tensor fills that a checkpoint of this layout must have."""
     targets: dict[str, Target] = {}
     for parameter_name, parameter in decoder.named_parameters():
-        name = family.tensor_name(parameter_name)
-        experts: Iterable[int | None] = range(len(parameter)) if "{expert}" in name else (None,)
+        name = layout.tensor_name(parameter_name)
+        separate = "{expert}" in name
+        experts: Iterable[int | None] = range(len(parameter)) if separate else (None,)
+        dim = 1 if ".experts." in parameter_name and not separate else 0
         for expert in experts:
             shape = list(parameter.shape if expert is None else parameter.shape[1:])
             full_name = name if expert is None else name.format(expert=expert)
-            dim = max(0, len(shape) - 2)
-            target = targets.setdefault(full_name, Target([*shape[:dim], 0, *shape[dim + 1 :]], dim))
+            empty = Target([*shape[:dim], 0, *shape[dim + 1 :]], dim, full_name.endswith(layout.transposed))
+            target = targets.setdefault(full_name, empty)
             target.shape[dim] += shape[dim]
             target.parts.append((parameter_name, expert))
             target.sizes.append(shape[dim])
     return targets
 
 
-def _open(file: Path) -> Any:
-    """The file as safetensors. Raises: WeightsError."""
-    try:
-        return safe_open(file, framework="pt")
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{file} cannot be read as safetensors: {error}") from error
-
-
-def _tensor_names(file: Path, targets: dict[str, Target], optional: tuple[str, ...]) -> Iterator[str]:
-    """Those of a file's tensors that are wanted; all are what the model asks for, by the file's header.
-
-    Args:
-        optional: how the names of tensors begin that are passed over.
-    """
-    with _open(file) as shard:
-        for name in shard.keys():  # noqa: SIM118 - the handle is not a mapping
-            if name.startswith(optional):
-                continue
-            if name not in targets:
-                raise WeightsError(f"{file}: tensor {name!r} belongs to no parameter of the model")
-            entry = shard.get_slice(name)
-            if entry.get_shape() != targets[name].shape:
-                raise WeightsError(f"{file}: tensor {name!r} has shape {entry.get_shape()}, not {targets[name].shape}")
-            if entry.get_dtype() not in DTYPES:
-                raise WeightsError(
-                    f"{file}: tensor {name!r} has dtype {entry.get_dtype()}; supported: {', '.join(DTYPES)}"
-                )
-            yield name
-
-
-def _tensors(file: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of a file, of which never much more than RESIDENT_BYTES are in memory."""
-    shard, resident = None, 0
-    for name in names:
-        if shard is None or resident > RESIDENT_BYTES:
-            shard, resident = _open(file), 0
-        try:
-            tensor = shard.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{file} cannot be read as safetensors: {error}") from error
-        resident += tensor.nbytes
-        yield name, tensor
-        del tensor  # before the file is opened again: it keeps the old pages
-
-
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A decoder's weights in files whose headers fit it."""
+    """A decoder's weights in files whose headers fit it.
 
-    family: Family
+    files: where each tensor is. head: where a second copy of tied embeddings is, as file and name, if anywhere.
+    """
+
     config: ModelConfig
+    layout: Layout
     targets: dict[str, Target]
-    names: dict[Path, list[str]]
+    files: dict[str, Path]
+    head: tuple[Path, str] | None
 
     def fill(self, decoder: Decoder) -> None:
         """Copy every tensor into the parameters that it is for, in their dtype and on their device.
@@ -147,14 +90,46 @@ class Checkpoint:
             WeightsError: a file cannot be read any more.
         """
         parameters = {name: parameter.data for name, parameter in decoder.named_parameters()}
-        for file, names in self.names.items():
-            for name, tensor in _tensors(file, names):
-                target = self.targets[name]
-                order = self.family.row_order(name, self.config)
-                rows = tensor if order is None else tensor[torch.tensor(order)]
-                for (part, expert), piece in zip(target.parts, rows.split(target.sizes, target.dim), strict=True):
-                    parameter = parameters[part] if expert is None else parameters[part][expert]
-                    parameter.copy_(piece)
+        reader = ShardReader()
+        for name, file in self.files.items():
+            target = self.targets[name]
+            order = self.layout.row_order(name, self.config)
+            for run in target.runs(order is not None):
+                _copy(reader.read(file, name, run), target, run, order, parameters)
+
+    def head_differs(self) -> bool:
+        """Whether the files hold a head of its own for embeddings that config.json calls tied.
+
+        It says so of some models by mistake or by default, and the head that was trained is the one in the files.
+        """
+        if self.head is None:
+            return False
+        head_file, head = self.head
+        name = self.layout.tensor_name("embedding.weight")
+        target, readers = self.targets[name], (ShardReader(), ShardReader())
+        for run in target.runs(False):
+            embedded, own = readers[0].read(self.files[name], name, run), readers[1].read(head_file, head, run)
+            if not torch.equal(embedded.float(), own.float()):
+                return True
+        return False
+
+
+def _copy(
+    tensor: Tensor, target: Target, run: slice | None, order: Sequence[int] | None, parameters: dict[str, Tensor]
+) -> None:
+    """Deal a run of a tensor's rows out to the parameters that it is for."""
+    if target.transposed:
+        tensor = tensor.transpose(-1, -2)
+    if order is not None:
+        tensor = tensor.index_select(target.dim, torch.tensor(order))
+    for (part, expert), piece in zip(target.parts, tensor.split(_sizes(target, tensor), target.dim), strict=True):
+        parameter = parameters[part] if expert is None else parameters[part][expert]
+        (parameter if run is None else parameter[run]).copy_(piece)
+
+
+def _sizes(target: Target, tensor: Tensor) -> list[int]:
+    """Rows of each part in what was read, which of a single part may be a run."""
+    return target.sizes if len(target.sizes) > 1 else [tensor.shape[target.dim]]
 
 
 def read_checkpoint(directory: Path, decoder: Decoder) -> Checkpoint:
@@ -166,18 +141,48 @@ def read_checkpoint(directory: Path, decoder: Decoder) -> Checkpoint:
     """
     config = decoder.config
     family = family_of(config.architecture)
-    targets = _targets(decoder, family)
+    headers = {file: read_headers(file) for file in shard_files(directory)}
+    layout, targets = _best_layout(decoder, family, headers)
     # Checkpoints with tied embeddings may hold the head as a second copy.
-    optional = (*family.ignored, family.tensor_name("head.weight")) if config.tie_embeddings else family.ignored
-    names: dict[Path, list[str]] = {}
-    seen: dict[str, Path] = {}
-    for file in shard_files(directory):
-        names[file] = list(_tensor_names(file, targets, optional))
-        for name in names[file]:
-            if name in seen:
-                raise WeightsError(f"{file}: tensor {name!r} is in {seen[name].name} too")
-            seen[name] = file
-    missing = sorted(set(targets) - set(seen))
+    heads = {layout.tensor_name(HEAD) for layout in family.layouts} if config.tie_embeddings else set()
+    files: dict[str, Path] = {}
+    head: tuple[Path, str] | None = None
+    for file, tensors in headers.items():
+        for name, header in tensors.items():
+            if name.startswith(family.ignored):
+                continue
+            if name in heads:
+                head = (file, name)
+                _check(file, name, header, targets[layout.tensor_name("embedding.weight")])
+                continue
+            if name not in targets:
+                raise WeightsError(f"{file}: tensor {name!r} belongs to no parameter of the model")
+            _check(file, name, header, targets[name])
+            if name in files:
+                raise WeightsError(f"{file}: tensor {name!r} is in {files[name].name} too")
+            files[name] = file
+    missing = sorted(set(targets) - set(files))
     if missing:
         raise WeightsError(f"{directory}: tensors are missing: {', '.join(missing[:5])} ({len(missing)} in all)")
-    return Checkpoint(family, config, targets, names)
+    return Checkpoint(config, layout, targets, files, head)
+
+
+def _best_layout(
+    decoder: Decoder, family: Family, headers: dict[Path, dict[str, Header]]
+) -> tuple[Layout, dict[str, Target]]:
+    """The layout, and what its tensors fill, of which most tensors are there by name and shape."""
+    shapes = {name: list(header.shape) for tensors in headers.values() for name, header in tensors.items()}
+
+    def num_fitting(targets: dict[str, Target]) -> int:
+        return sum(shapes.get(name) == target.stored_shape for name, target in targets.items())
+
+    candidates = [(layout, _targets(decoder, layout)) for layout in family.layouts]
+    return max(candidates, key=lambda candidate: num_fitting(candidate[1]))
+
+
+def _check(file: Path, name: str, header: Header, target: Target) -> None:
+    """Raises: WeightsError."""
+    if list(header.shape) != target.stored_shape:
+        raise WeightsError(f"{file}: tensor {name!r} has shape {list(header.shape)}, not {target.stored_shape}")
+    if header.dtype not in DTYPES:
+        raise WeightsError(f"{file}: tensor {name!r} has dtype {header.dtype}; supported: {', '.join(DTYPES)}")

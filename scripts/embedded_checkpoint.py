@@ -22,7 +22,7 @@ def save_checkpoint(
     seconds: float,
 ) -> None:
     """Write the files beside the config and tokenizer that are already there; each is replaced in one move."""
-    rename = family_of(decoder.config.architecture).tensor_name
+    rename = family_of(decoder.config.architecture).layouts[0].tensor_name
     tensors = {rename(name): parameter.detach().cpu().contiguous() for name, parameter in decoder.named_parameters()}
     partial = directory / "model.safetensors.partial"
     save_file(tensors, partial, metadata={"format": "pt"})

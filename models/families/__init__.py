@@ -1,10 +1,7 @@
 """The families that can be served: for each `architectures` name, its config mapping and its tensor names."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from models.config import ModelConfig
 from models.errors import ModelError, UnsupportedModelError
@@ -28,71 +25,61 @@ from models.families import (
     smollm3,
     zamba2,
 )
+from models.families.family import Family, Layout
 from models.families.fields import ReadFields
 
-
-def as_they_lie(name: str, config: ModelConfig) -> None:
-    """No other order of rows, for no tensor."""
-    del name, config
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """How one architecture's published checkpoints map to ours.
-
-    covers: published models of the family, for the page of models. read_config: the parsed config.json ->
-    ModelConfig. tensor_name: our parameter name -> the checkpoint's; parameters of one name are its rows, in their
-    order in the decoder, and a name with `{expert}` in it stands for one tensor for each row of the parameter.
-    row_order: in which order a tensor's rows are taken, where not as they lie. ignored: how the names of tensors begin
-    that are not needed for text.
-    """
-
-    covers: str
-    read_config: Callable[[Mapping[str, Any]], ModelConfig]
-    tensor_name: Callable[[str], str]
-    row_order: Callable[[str, ModelConfig], Sequence[int] | None] = as_they_lie
-    ignored: tuple[str, ...] = ()
-
-
 FAMILIES: dict[str, Family] = {
-    "LlamaForCausalLM": Family("Llama 2, 3, 3.1, 3.2, 3.3 (text)", llama.read_config, llama.tensor_name),
-    "MistralForCausalLM": Family("Mistral 7B, Nemo, Small 3", mistral.read_mistral, mistral.tensor_name),
-    "MinistralForCausalLM": Family("Ministral", mistral.read_ministral, mistral.tensor_name),
-    "Qwen2ForCausalLM": Family("Qwen2, Qwen2.5", qwen.read_qwen2, qwen.tensor_name),
-    "Qwen3ForCausalLM": Family("Qwen3 (dense)", qwen.read_qwen3, qwen.tensor_name),
-    "SmolLM3ForCausalLM": Family("SmolLM3", smollm3.read_config, smollm3.tensor_name),
-    "Olmo2ForCausalLM": Family("OLMo-2", olmo2.read_config, olmo2.tensor_name),
-    "Gemma2ForCausalLM": Family("Gemma 2", gemma.read_gemma2, gemma.tensor_name),
-    "Gemma3ForCausalLM": Family("Gemma 3 (text only: 270M, 1B)", gemma.read_gemma3, gemma.tensor_name),
-    "Phi3ForCausalLM": Family("Phi-3, Phi-3.5-mini, Phi-4-mini, Phi-4", phi3.read_config, phi3.tensor_name),
-    "MixtralForCausalLM": Family("Mixtral 8x7B, 8x22B", mixtral.read_config, mixtral.tensor_name),
-    "Qwen3MoeForCausalLM": Family("Qwen3-30B-A3B, -235B-A22B, Coder", qwen.read_qwen3_moe, qwen.tensor_name),
-    "BambaForCausalLM": Family("Bamba-9B", bamba.read_config, bamba.tensor_name),
-    "FalconH1ForCausalLM": Family("Falcon-H1 0.5B to 34B", falcon_h1.read_config, falcon_h1.tensor_name),
-    "GraniteMoeHybridForCausalLM": Family("Granite 4.0", granite_hybrid.read_config, granite_hybrid.tensor_name),
-    "JambaForCausalLM": Family("Jamba, Jamba 1.5 to 1.7", jamba.read_config, jamba.tensor_name),
+    "LlamaForCausalLM": Family("Llama 2, 3, 3.1, 3.2, 3.3 (text)", llama.read_config, (Layout(llama.tensor_name),)),
+    "MistralForCausalLM": Family("Mistral 7B, Nemo, Small 3", mistral.read_mistral, (Layout(mistral.tensor_name),)),
+    "MinistralForCausalLM": Family("Ministral", mistral.read_ministral, (Layout(mistral.tensor_name),)),
+    "Qwen2ForCausalLM": Family("Qwen2, Qwen2.5", qwen.read_qwen2, (Layout(qwen.tensor_name),)),
+    "Qwen3ForCausalLM": Family("Qwen3 (dense)", qwen.read_qwen3, (Layout(qwen.tensor_name),)),
+    "SmolLM3ForCausalLM": Family("SmolLM3", smollm3.read_config, (Layout(smollm3.tensor_name),)),
+    "Olmo2ForCausalLM": Family("OLMo-2", olmo2.read_config, (Layout(olmo2.tensor_name),)),
+    "Gemma2ForCausalLM": Family("Gemma 2", gemma.read_gemma2, (Layout(gemma.tensor_name),)),
+    "Gemma3ForCausalLM": Family("Gemma 3 (text only: 270M, 1B)", gemma.read_gemma3, (Layout(gemma.tensor_name),)),
+    "Phi3ForCausalLM": Family("Phi-3, Phi-3.5-mini, Phi-4-mini, Phi-4", phi3.read_config, (Layout(phi3.tensor_name),)),
+    "MixtralForCausalLM": Family("Mixtral 8x7B, 8x22B", mixtral.read_config, (Layout(mixtral.tensor_name),)),
+    "Qwen3MoeForCausalLM": Family("Qwen3-30B-A3B, -235B-A22B, Coder", qwen.read_qwen3_moe, (Layout(qwen.tensor_name),)),
+    "BambaForCausalLM": Family("Bamba-9B", bamba.read_config, (Layout(bamba.tensor_name),)),
+    "FalconH1ForCausalLM": Family("Falcon-H1 0.5B to 34B", falcon_h1.read_config, (Layout(falcon_h1.tensor_name),)),
+    "GraniteMoeHybridForCausalLM": Family(
+        "Granite 4.0", granite_hybrid.read_config, (Layout(granite_hybrid.tensor_name),)
+    ),
+    "JambaForCausalLM": Family("Jamba, Jamba 1.5 to 1.7", jamba.read_config, (Layout(jamba.tensor_name),)),
     "NemotronHForCausalLM": Family(
         "Nemotron-H, Nemotron Nano 2, Nemotron 3 Nano",
         nemotron_h.read_config,
-        nemotron_h.tensor_name,
+        (Layout(nemotron_h.tensor_name),),
         ignored=("mtp.",),
     ),
     "Qwen3NextForCausalLM": Family(
-        "Qwen3-Next-80B-A3B", qwen_next.read_qwen3_next, qwen_next.qwen3_next_name, qwen_next.row_order, ("mtp.",)
+        "Qwen3-Next-80B-A3B",
+        qwen_next.read_qwen3_next,
+        (Layout(qwen_next.qwen3_next_name, qwen_next.row_order),),
+        ("mtp.",),
     ),
     "Qwen3_5ForCausalLM": Family(
-        "Qwen3.5, dense (text)", qwen_next.read_qwen3_5, qwen_next.qwen3_5_name, qwen_next.row_order, ("mtp.",)
+        "Qwen3.5, dense (text)",
+        qwen_next.read_qwen3_5,
+        (Layout(qwen_next.qwen3_5_name, qwen_next.row_order),),
+        ("mtp.",),
     ),
     "Qwen3_5MoeForCausalLM": Family(
-        "Qwen3.5, mixtures (text)", qwen_next.read_qwen3_5_moe, qwen_next.qwen3_5_name, qwen_next.row_order, ("mtp.",)
+        "Qwen3.5, mixtures (text)",
+        qwen_next.read_qwen3_5_moe,
+        (Layout(qwen_next.qwen3_5_name, qwen_next.row_order),),
+        ("mtp.",),
     ),
-    "Zamba2ForCausalLM": Family("Zamba2 1.2B, 2.7B, 7B", zamba2.read_config, zamba2.tensor_name),
-    "MambaForCausalLM": Family("Mamba, in the layout of transformers", mamba.read_mamba, mamba2.tensor_name),
-    "FalconMambaForCausalLM": Family("Falcon-Mamba-7B", mamba.read_falcon_mamba, mamba2.tensor_name),
+    "Zamba2ForCausalLM": Family("Zamba2 1.2B, 2.7B, 7B", zamba2.read_config, (Layout(zamba2.tensor_name),)),
+    "MambaForCausalLM": Family("Mamba, in the layout of transformers", mamba.read_mamba, (Layout(mamba2.tensor_name),)),
+    "FalconMambaForCausalLM": Family("Falcon-Mamba-7B", mamba.read_falcon_mamba, (Layout(mamba2.tensor_name),)),
     mamba_original.ARCHITECTURE: Family(
-        "Mamba and Mamba-2, in their first layout", mamba_original.read_config, mamba_original.tensor_name
+        "Mamba and Mamba-2, in their first layout", mamba_original.read_config, (Layout(mamba_original.tensor_name),)
     ),
-    "Mamba2ForCausalLM": Family("Mamba-2, in the layout of transformers", mamba2.read_config, mamba2.tensor_name),
+    "Mamba2ForCausalLM": Family(
+        "Mamba-2, in the layout of transformers", mamba2.read_config, (Layout(mamba2.tensor_name),)
+    ),
 }
 
 

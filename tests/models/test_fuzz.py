@@ -11,7 +11,7 @@ import torch
 
 from models.errors import ModelError
 from models.load import load_decoder
-from models.weights import INDEX, shard_files
+from models.shards import INDEX, shard_files
 
 CASES = 130  # of each kind of spoiling, over all checkpoints
 NAMES = ("llama-untied-biased", "mixtral", "nemotron-h-moe", "qwen3-next", "zamba2")

@@ -11,7 +11,7 @@ from models.embedded import embedded_directory
 from models.errors import ModelError, UnsupportedModelError, WeightsError
 from models.families import FAMILIES, read_config
 from models.load import load_decoder, read_eos_token_ids
-from models.weights import shard_files
+from models.shards import shard_files
 
 
 @pytest.fixture(params=["llama-tied", "mamba2-untied-biased", "phi3-window"])

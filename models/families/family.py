@@ -1,0 +1,44 @@
+"""What a family is: how its config.json is read, and how its tensors lie in files."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from models.config import ModelConfig
+
+
+def as_they_lie(name: str, config: ModelConfig) -> None:
+    """No other order of rows, for no tensor."""
+    del name, config
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One way in which a family's tensors lie in files.
+
+    tensor_name: our parameter name -> the checkpoint's; parameters of one name are its rows, in their order in the
+    decoder, and a name with `{expert}` in it stands for one tensor for each row of the parameter. row_order: in which
+    order a tensor's rows are taken, where not as they lie. transposed: how the names of tensors end whose last two
+    dimensions are the other way round.
+    """
+
+    tensor_name: Callable[[str], str]
+    row_order: Callable[[str, ModelConfig], Sequence[int] | None] = as_they_lie
+    transposed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How one architecture's published checkpoints map to ours.
+
+    covers: published models of the family, for the page of models. read_config: the parsed config.json ->
+    ModelConfig. layouts: in which ways their tensors lie; of several the one that fits a checkpoint best. ignored: how
+    the names of tensors begin that are not needed for text. wraps: the architectures of the text models around which
+    this one puts encoders of images or sound.
+    """
+
+    covers: str
+    read_config: Callable[[Mapping[str, Any]], ModelConfig]
+    layouts: tuple[Layout, ...]
+    ignored: tuple[str, ...] = ()
+    wraps: tuple[str, ...] = ()
