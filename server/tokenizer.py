@@ -1,50 +1,35 @@
-"""Text to tokens and back, for one checkpoint: its tokenizer.json and its chat template."""
+"""Text to tokens and back, for one checkpoint: its vocabulary and its chat template."""
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from jinja2 import Template, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import Tokenizer
+from jinja2 import TemplateError
 
-from models.errors import ModelError
+from server.chat_template import ChatTemplateError, read_chat_template
+from server.checkpoint_json import read_json
+from server.vocabulary.added import CONFIG, read_special_tokens
+from server.vocabulary.read import read_vocabulary
 
 REPLACEMENT = "\ufffd"
 MAX_HELD = 8  # tokens: more than any character has bytes
 MAX_PENDING = 3  # replacement characters at the end of a text that the next tokens may still make a character of
 
 
-class ChatTemplateError(Exception):
-    """The chat template refuses these messages, or there is none."""
-
-
 class ModelTokenizer:
-    """Owns a checkpoint's tokenizer and its chat template. The template runs sandboxed.
+    """Owns a checkpoint's vocabulary and its chat template. The template runs sandboxed.
 
     Raises:
         ModelError: a file is missing or cannot be read.
     """
 
     def __init__(self, directory: Path) -> None:
-        file = directory / "tokenizer.json"
-        if not file.is_file():
-            raise ModelError(f"{directory} has no tokenizer.json")
-        try:
-            self._tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises nothing narrower
-            raise ModelError(f"{file} is not a tokenizer: {error}") from error
-        # A file may store how its training cut and padded texts. A prompt is never cut in silence.
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        added = self._tokenizer.get_added_tokens_decoder()
-        self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
-        config_file = directory / "tokenizer_config.json"
-        config = _read_json(config_file) if config_file.is_file() else {}
-        self._special = {name: _token_text(config.get(name)) for name in ("bos_token", "eos_token", "pad_token")}
-        self._template = _chat_template(directory, config)
+        config = read_json(directory / CONFIG)
+        special = read_special_tokens(directory, config)
+        self._vocabulary = read_vocabulary(directory, config, special)
+        # Only those that there are: a template tests for the others, or writes nothing for them.
+        self._named = dict(special.named)
+        self._template = read_chat_template(directory, config)
 
     @property
     def has_chat_template(self) -> bool:
@@ -52,19 +37,17 @@ class ModelTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        return int(self._tokenizer.get_vocab_size())
+        return self._vocabulary.size
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        # The batch call works without the GIL, and so leaves the event loop free; the plain one holds it throughout.
-        [encoding] = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
-        return list(encoding.ids)
+        return self._vocabulary.encode(text, add_special_tokens=add_special_tokens)
 
     def has_text(self, token_id: int) -> bool:
         """Whether `decode` looks at it: it passes over special tokens, and over ids that it does not know."""
-        return token_id not in self._special_ids and self._tokenizer.id_to_token(token_id) is not None
+        return self._vocabulary.has_text(token_id)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
+        return self._vocabulary.decode(token_ids, skip_special_tokens=skip_special_tokens)
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> list[int]:
         """Token ids of a chat, as the template renders it.
@@ -80,7 +63,7 @@ class ModelTokenizer:
             raise ChatTemplateError("this model has no chat template; use /v1/completions")
         try:
             return self._template.render(
-                messages=messages, add_generation_prompt=add_generation_prompt, tools=None, **self._special
+                messages=messages, add_generation_prompt=add_generation_prompt, tools=None, **self._named
             )
         except (TemplateError, TypeError, ValueError, OverflowError) as error:
             raise ChatTemplateError(f"the model's chat template refuses these messages: {error}") from error
@@ -125,43 +108,3 @@ class IncrementalDetokenizer:
         self._window = window
         self._num_shown = len(window)
         self._given = max(0, len(self._tokenizer.decode(window)) - pending)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} is not a JSON object")
-    return content
-
-
-def _token_text(token: object) -> str | None:
-    """A special token, which is written plainly or as an object with its properties."""
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else None
-
-
-def _chat_template(directory: Path, config: Mapping[str, Any]) -> Template | None:
-    file = directory / "chat_template.jinja"
-    source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
-    if isinstance(source, list):  # several named ones
-        source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)
-    if source is None:
-        return None
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-    try:
-        return environment.from_string(source)
-    except TemplateError as error:
-        raise ModelError(f"{directory}: the chat template cannot be read: {error}") from error
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise TemplateError(message)

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 from fastapi import Request
 
 from server.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
+from server.chat_template import ChatTemplateError
 from server.errors import ApiError, bad_request, from_engine_error
 from server.hosting import HostedModel, TextOutput
 from server.metrics import Metrics
 from server.process import RETRY_AFTER_S, EngineError, EngineUnavailableError
 from server.request import EngineRequest, SamplingParams, SequenceUsage
-from server.tokenizer import ChatTemplateError
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for plain completions
 LONG_TEXT = 20_000  # characters from which tokenizing leaves the event loop

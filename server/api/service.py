@@ -10,8 +10,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from server.api.auth import KeyedRoute
 from server.api.schemas import DetokenizeRequest, TokenizeRequest
 from server.api.state import find_model_or_only, served
+from server.chat_template import ChatTemplateError
 from server.errors import bad_request
-from server.tokenizer import ChatTemplateError
 
 tokens_router = APIRouter(route_class=KeyedRoute)
 open_router = APIRouter()

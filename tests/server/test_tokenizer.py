@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from models.embedded import embedded_directory
 from models.errors import ModelError
-from server.tokenizer import ChatTemplateError, IncrementalDetokenizer, ModelTokenizer
+from server.chat_template import ChatTemplateError
+from server.tokenizer import IncrementalDetokenizer, ModelTokenizer
 
 DIRECTORY = embedded_directory("embedded:transformer")
 TOKENIZER = ModelTokenizer(DIRECTORY)
@@ -168,14 +169,33 @@ def test_named_templates_give_the_default_one(checkpoint):
         ("tokenizer.json", '{"model": 1}', "tokenizer.json is not a tokenizer"),
         ("tokenizer_config.json", "[]", "is not a JSON object"),
         ("chat_template.jinja", "{% if %}", "chat template cannot be read"),
+        ("chat_template.json", "[", r"chat_template\.json cannot be read as JSON"),
+        ("chat_template.json", '{"chat_template": 1}', "the chat template cannot be read: it is no text, but 1"),
+        ("special_tokens_map.json", "[]", r"special_tokens_map\.json is not a JSON object"),
     ],
 )
 def test_broken_files_are_named(checkpoint, name, content, message):
+    if name == "chat_template.json":
+        set_template(checkpoint, None)
     (checkpoint / name).write_text(content)
     with pytest.raises(ModelError, match=message):
         ModelTokenizer(checkpoint)
 
 
-def test_a_missing_tokenizer_is_named(tmp_path):
-    with pytest.raises(ModelError, match=r"has no tokenizer\.json"):
+def test_a_missing_tokenizer_tells_what_was_looked_for(tmp_path):
+    with pytest.raises(ModelError, match=r"no tokenizer: looked for tokenizer\.json, tokenizer\.model .* \*\.tiktoken"):
         ModelTokenizer(tmp_path)
+
+
+def test_a_processor_s_template_is_taken_where_there_is_no_other(checkpoint):
+    (checkpoint / "chat_template.json").write_text(json.dumps({"chat_template": "from json"}))
+    assert ModelTokenizer(checkpoint).render_chat([{"role": "user", "content": "hi"}], True) != "from json"
+    set_template(checkpoint, None)
+    assert ModelTokenizer(checkpoint).render_chat([], True) == "from json"
+
+
+def test_special_tokens_that_there_are_not_write_nothing(checkpoint):
+    (checkpoint / "special_tokens_map.json").write_text(json.dumps({"bos_token": "<s>", "pad_token": "<p>"}))
+    file = checkpoint / "tokenizer_config.json"
+    file.write_text(json.dumps({"bos_token": None, "chat_template": "{{ bos_token }}|{{ eos_token }}|{{ pad_token }}"}))
+    assert ModelTokenizer(checkpoint).render_chat([], True) == "||<p>"

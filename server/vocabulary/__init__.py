@@ -1,0 +1,1 @@
+"""What turns text into token ids and back, in the formats in which checkpoints have it. Knows nothing of chats."""

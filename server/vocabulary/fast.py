@@ -1,0 +1,43 @@
+"""Vocabularies of the `tokenizers` library: what tokenizer.json holds, and what is made of a file of ranks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from models.errors import ModelError
+
+
+class FastVocabulary:
+    """A tokenizer of the library, which does all the work."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        # A file may store how its training cut and padded texts. A prompt is never cut in silence.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        added = tokenizer.get_added_tokens_decoder()
+        self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+
+    @property
+    def size(self) -> int:
+        return int(self._tokenizer.get_vocab_size())
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        # The batch call works without the GIL, and so leaves the event loop free; the plain one holds it throughout.
+        [encoding] = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return list(encoding.ids)
+
+    def has_text(self, token_id: int) -> bool:
+        return token_id not in self._special_ids and self._tokenizer.id_to_token(token_id) is not None
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
+
+
+def read_tokenizer_json(file: Path) -> FastVocabulary:
+    """Raises: ModelError, where the library cannot read the file."""
+    try:
+        return FastVocabulary(Tokenizer.from_file(str(file)))
+    except Exception as error:  # the library raises nothing narrower
+        raise ModelError(f"{file} is not a tokenizer: {error}") from error
