@@ -1,16 +1,33 @@
 """From a checkpoint directory to a decoder that is ready for inference."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from models.config import ModelConfig
 from models.decoder import Decoder
 from models.errors import ModelError
 from models.families import read_config
 from models.weights import read_checkpoint
+
+
+class _NoInitialValues(TorchFunctionMode):
+    """Leaves parameters as they are allocated: a file fills them. On the meta device, what would fill them with random
+    numbers makes torch import a good 150 MB of itself first.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def load_decoder(directory: Path, *, dtype: torch.dtype, device: torch.device) -> Decoder:
@@ -32,7 +49,7 @@ def load_decoder(directory: Path, *, dtype: torch.dtype, device: torch.device) -
 def _lay_out(directory: Path, config: ModelConfig) -> Decoder:
     """A decoder without memory. Raises: ModelError, for sizes whose product no tensor can have."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NoInitialValues():
             return Decoder(config)
     except (RuntimeError, OverflowError) as error:
         raise ModelError(

@@ -13,7 +13,7 @@ from models.errors import WeightsError
 
 INDEX = "model.safetensors.index.json"
 # A file's pages stay resident while it is open: it is closed and opened again after so many bytes of it.
-RESIDENT_BYTES = 64 << 20
+RESIDENT_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
