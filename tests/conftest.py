@@ -1,6 +1,13 @@
 """What the tests measured, as a table at the end of the run: largest deviation from the reference, model by model."""
 
+import os
+
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # Triton's kernels run in its interpreter then. It reads this when it is imported, and transformers imports it.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

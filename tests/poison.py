@@ -1,0 +1,32 @@
+"""What the kernels' tests need to see a read or a write that should not be."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """torch.empty gives NaN, so that what a kernel leaves unwritten shows."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def among_poison(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values as a piece of a wider last dimension, as a split gives it, between NaN."""
+    size = tensor.shape[-1]
+    wide = tensor.new_full((*tensor.shape[:-1], size + 6), float("nan"))
+    wide[..., 3 : 3 + size] = tensor
+    return wide[..., 3 : 3 + size]
+
+
+def skip_unless_triton_runs_on(device: torch.device) -> None:
+    """Triton compiles for a GPU; on the CPU it has its interpreter, which is chosen when triton is imported."""
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("Triton's interpreter is off where there is a GPU")
