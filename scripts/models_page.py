@@ -105,6 +105,12 @@ EXAMPLES = {
     "Falcon-H1-7B": ("FalconH1ForCausalLM", FALCON_H1_7B),
     "Qwen3-Next-80B-A3B": ("Qwen3NextForCausalLM", QWEN3_NEXT_80B),
 }
+WEIGHTS = """## Weights
+
+In safetensors files, one or several with an index, as float64, float32, float16 or bfloat16. Every tensor is accounted
+for: one that is missing, extra, there twice or of another shape is refused by its name, before memory is allocated. A
+checkpoint with a `quantization_config` is refused by its `quant_method`.
+"""
 BEGIN = """# What can be served
 
 Written by `python -m scripts.models_page` from the code; a test fails where the two differ.
@@ -133,6 +139,15 @@ def family_rows() -> list[tuple[str, str, str]]:
             first_line(family.read_config) or first_line(inspect.getmodule(family.read_config)),
         )
         for name, family in FAMILIES.items()
+        if not family.wraps
+    ]
+
+
+def wrapper_rows() -> list[tuple[str, str, str]]:
+    return [
+        (f"`{name}`", family.covers, ", ".join(f"`{text}`" for text in family.wraps))
+        for name, family in FAMILIES.items()
+        if family.wraps
     ]
 
 
@@ -154,6 +169,10 @@ def page() -> str:
     parts = [
         BEGIN,
         "## Families\n\n" + table(("architecture", "published models", "what it is"), family_rows()),
+        "## Models that see, served for text only\n\nTheir text model is read, from `text_config` and the tensors that "
+        "belong to it; those of the encoders of images are passed over, and a request with images is refused.",
+        table(("architecture", "published models", "its text model is read as"), wrapper_rows()),
+        WEIGHTS,
         "## Mixers and what they remember\n\n" + table(("mixer", "what it does", "its cache"), mixer_rows()),
         "A layer with a sliding window masks what lies before it, but its blocks are kept: it remembers as much as a "
         "full layer.",

@@ -33,8 +33,8 @@ class Family:
 
     covers: published models of the family, for the page of models. read_config: the parsed config.json ->
     ModelConfig. layouts: in which ways their tensors lie; of several the one that fits a checkpoint best. ignored: how
-    the names of tensors begin that are not needed for text. wraps: the architectures of the text models around which
-    this one puts encoders of images or sound.
+    the names of tensors begin that are not needed for text. wraps: the architectures of the text models before which
+    this one puts encoders of images. quant_methods: values of `quant_method` whose packed weights are read.
     """
 
     covers: str
@@ -42,3 +42,4 @@ class Family:
     layouts: tuple[Layout, ...]
     ignored: tuple[str, ...] = ()
     wraps: tuple[str, ...] = ()
+    quant_methods: tuple[str, ...] = ()

@@ -11,8 +11,8 @@ MAX_SIZE = 1 << 40
 # Options that change what a model computes, in one family or another.
 CONSEQUENTIAL = frozenset({
     "attention_bias", "attn_logit_softcapping", "clip_qkv", "final_logit_softcapping", "layer_types", "mlp_bias",
-    "no_rope_layers", "num_experts", "num_local_experts", "partial_rotary_factor", "quantization_config",
-    "query_pre_attn_scalar", "rope_local_base_freq", "rope_parameters", "rope_scaling", "sliding_window",
+    "no_rope_layers", "num_experts", "num_local_experts", "partial_rotary_factor", "query_pre_attn_scalar",
+    "rope_local_base_freq", "rope_parameters", "rope_scaling", "sliding_window",
     "use_bidirectional_attention",
 })  # fmt: skip
 
@@ -81,6 +81,25 @@ def require(raw: Mapping[str, Any], field: str, allowed: tuple[Any, ...]) -> Non
         raise UnsupportedModelError(
             f"config.json: {field} = {raw[field]!r} is not supported; supported: {', '.join(map(repr, allowed))}"
         )
+
+
+def refuse_quantized(raw: Mapping[str, Any], supported: Collection[str]) -> None:
+    """Refuse weights in a number format that is not read, wherever in a config.json it is named.
+
+    Args:
+        supported: values of `quant_method` that the family reads.
+    """
+    places = {"": raw, "text_config.": raw.get("text_config")}
+    for place, fields in places.items():
+        for name in ("quantization_config", "compression_config"):
+            quantized = fields.get(name) if isinstance(fields, Mapping) else None
+            method = quantized.get("quant_method") if isinstance(quantized, Mapping) else quantized
+            if quantized and method not in supported:
+                formats = ", ".join(map(repr, supported)) or "none for this architecture"
+                raise UnsupportedModelError(
+                    f"config.json: {place}{name}: quant_method = {method!r} is not supported; supported: {formats}. "
+                    "Weights in float64, float32, float16 or bfloat16 are read: take a checkpoint that is not quantized"
+                )
 
 
 def refuse_unknown(fields: Mapping[str, Any], known: Collection[str], what: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from models.config import LayerSpec, ModelConfig
 from models.families.fields import num_layers
 from models.families.rope import read_rope
-from models.families.transformer import PRE_NORMS, head_dim_of, read_attention, read_mlp, read_model, tensor_names
+from models.families.transformer import head_dim_of, read_attention, read_mlp, read_model
 
 
 def read_config(raw: Mapping[str, Any]) -> ModelConfig:
@@ -15,6 +15,3 @@ def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     layer = LayerSpec(read_attention(raw, head_dim=head_dim, rope=rope.spec, grouped=False), read_mlp(raw))
     layers = (layer,) * num_layers(raw)
     return read_model(raw, "LlamaForCausalLM", layers, max_positions=rope.max_positions)
-
-
-tensor_name = tensor_names(PRE_NORMS)

@@ -7,7 +7,6 @@ from models.config import LayerSpec, ModelConfig
 from models.families.fields import num_layers, require
 from models.families.rope import read_rope
 from models.families.transformer import (
-    PRE_NORMS,
     head_dim_of,
     read_attention,
     read_mlp,
@@ -15,7 +14,6 @@ from models.families.transformer import (
     read_window,
     read_windows,
     scores_of,
-    tensor_names,
 )
 
 DEFAULT_WINDOW = 4096  # of a config.json without `sliding_window`; null means none
@@ -44,6 +42,3 @@ def _read_config(raw: Mapping[str, Any], architecture: str, windows: Sequence[in
         for scores in scores_of(windows)
     ]
     return read_model(raw, architecture, layers, max_positions=rope.max_positions)
-
-
-tensor_name = tensor_names(PRE_NORMS)

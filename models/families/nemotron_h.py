@@ -34,7 +34,6 @@ def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     require(raw, "mlp_hidden_act", ("relu2",))
     require(raw, "mamba_hidden_act", ("silu",))
     require(raw, "sliding_window", (None,))
-    require(raw, "quantization_config", (None,))
     eps = positive(raw.get("layer_norm_epsilon", 1e-5), "layer_norm_epsilon")
     kinds = _read_kinds(raw)
     layers = {"mamba": LayerSpec(_read_mamba(raw, eps), None), "attention": LayerSpec(_read_attention(raw), None)}

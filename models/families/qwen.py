@@ -7,7 +7,6 @@ from models.config import LayerSpec, ModelConfig, ScoreSpec
 from models.families.fields import num_layers, require, size
 from models.families.rope import read_rope
 from models.families.transformer import (
-    PRE_NORMS,
     head_dim_of,
     read_attention,
     read_experts,
@@ -16,7 +15,6 @@ from models.families.transformer import (
     read_window,
     read_windows,
     scores_of,
-    tensor_names,
 )
 
 QWEN3_HEAD_DIM = 128
@@ -63,6 +61,3 @@ def _read_config(raw: Mapping[str, Any], architecture: str, head_dim: int, **att
         for scores in scores_of(windows)
     ]
     return read_model(raw, architecture, layers, max_positions=rope.max_positions)
-
-
-tensor_name = tensor_names(PRE_NORMS)

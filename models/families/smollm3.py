@@ -7,7 +7,6 @@ from models.config import LayerSpec, ModelConfig
 from models.families.fields import num_layers, size
 from models.families.rope import read_rope
 from models.families.transformer import (
-    PRE_NORMS,
     head_dim_of,
     read_attention,
     read_mlp,
@@ -15,7 +14,6 @@ from models.families.transformer import (
     read_window,
     read_windows,
     scores_of,
-    tensor_names,
 )
 
 DEFAULT_THETA, DEFAULT_INTERVAL = 2_000_000.0, 4
@@ -36,6 +34,3 @@ def read_config(raw: Mapping[str, Any]) -> ModelConfig:
         for turns, scores in zip(rotated, scores_of(windows), strict=False)
     ]
     return read_model(raw, "SmolLM3ForCausalLM", layers, max_positions=rope.max_positions, tied=True)
-
-
-tensor_name = tensor_names(PRE_NORMS)

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from models.config import AttentionSpec, ExpertsSpec, LayerSpec, MLPSpec, ModelConfig, RopeSpec, RouterSpec, ScoreSpec
+from models.families.family import Layout
 from models.families.fields import eos_token_ids, num_layers, positive, require, size
 
 MAX_EXPERTS = 1 << 14
@@ -132,12 +134,7 @@ def read_model(
     tied: bool = False,
     **options: Any,
 ) -> ModelConfig:
-    """The fields of the whole model; `tied` is what an absent `tie_word_embeddings` means, `options` are further ones.
-
-    Raises:
-        UnsupportedModelError: the weights are quantized.
-    """
-    require(raw, "quantization_config", (None,))
+    """The fields of the whole model; `tied` is what an absent `tie_word_embeddings` means, `options` are others."""
     return ModelConfig(
         architecture=architecture,
         hidden_size=size(raw, "hidden_size"),
@@ -172,3 +169,21 @@ def tensor_names(norms: Mapping[str, str]) -> Callable[[str], str]:
         return (f"model.{layer.group()}" if layer else "") + renamed[f"{part}."] + leaf
 
     return tensor_name
+
+
+llama_tensor_name = tensor_names(PRE_NORMS)
+
+
+def with_stacked_experts(layout: Layout) -> tuple[Layout, ...]:
+    """A layout with a tensor for each expert's matrix, and those with one for the matrices of all, either way round."""
+
+    def tensor_name(parameter: str) -> str:
+        name = layout.tensor_name(parameter)
+        return re.sub(r"experts\.\{expert\}\.(?:(gate|up)|down)_proj\.weight$", _stacked, name)
+
+    stacked = replace(layout, tensor_name=tensor_name)
+    return layout, stacked, replace(stacked, transposed=("experts.gate_up_proj", "experts.down_proj"))
+
+
+def _stacked(found: re.Match[str]) -> str:
+    return "experts.gate_up_proj" if found[1] else "experts.down_proj"

@@ -44,7 +44,8 @@ def test_dense_forward(pair, device, close):
 def test_bfloat16(pair, device):
     """Root mean square of what bfloat16 changes: at most 1.25 times what it changes in transformers' own logits.
 
-    Where a router chooses experts, rounding turns close choices round, in other tokens here than there: at most twice.
+    Where a router chooses experts, rounding turns close choices round, in a few tokens, and in others here than there:
+    the median of the tokens, at most twice.
     """
     ids = tokens(1, 67)
     ours = load_decoder(pair.directory, dtype=torch.bfloat16, device=device)
@@ -53,9 +54,11 @@ def test_bfloat16(pair, device):
         theirs = copy.deepcopy(pair.reference).to(torch.bfloat16)(torch.tensor([ids])).logits[0].float()
     assert logits.dtype == torch.float32
     reference = pair.reference_logits(ids)
-    changed, changed_there = ((x - reference).square().mean().sqrt() for x in (logits, theirs))
-    routed = any(isinstance(layer.mlp, ExpertsSpec) for layer in ours.config.layers)
-    assert 0 < changed < (2.0 if routed else 1.25) * changed_there
+    changed, changed_there = ((x - reference).square().mean(-1) for x in (logits, theirs))
+    if any(isinstance(layer.mlp, ExpertsSpec) for layer in ours.config.layers):
+        assert 0 < changed.median().sqrt() < 2.0 * changed_there.median().sqrt()
+    else:
+        assert 0 < changed.mean().sqrt() < 1.25 * changed_there.mean().sqrt()
 
 
 def test_whole_prefill(pair, close):

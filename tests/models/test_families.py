@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from reference_models import BUILDERS
+from reference_wrapped import BUILDERS
 from transformers import AutoConfig
 
 from models.config import AttentionSpec, ExpertsSpec, MixerSpec, MLPSpec, ModelConfig, ParallelSpec, SharedSpec
