@@ -5,12 +5,17 @@ from torch import Tensor, nn
 
 from models.batch import ForwardBatch
 from models.cache import KVCache
-from models.config import AttentionSpec, ModelConfig
+from models.config import AttentionSpec, GrowthSpec, ModelConfig
 from models.kernels.attention_torch import attend_decode, attend_dense, attend_prefill, write_kv
 from models.layers import RMSNorm
 from models.rope import Rotary, apply_rotary
 
 Extra = tuple[Tensor, Tensor, Tensor] | None
+
+
+def query_growth(spec: GrowthSpec, positions: Tensor) -> Tensor:
+    """The factors on queries at `positions` (...,) int64 -> (...,) float32."""
+    return 1 + spec.rate * torch.log(1 + torch.floor(positions / spec.positions))
 
 
 class Attention(nn.Module):
@@ -47,10 +52,12 @@ class Attention(nn.Module):
         if extra is not None:
             q, k, v = q + extra[0], k + extra[1], v + extra[2]
         q, k, v = self._heads(q, self.q_norm), self._heads(k, self.k_norm), self._heads(v, None)
-        if self.rotary is None:
-            return q, k, v
-        cos, sin = self.rotary.table(positions)
-        return apply_rotary(q, cos, sin), apply_rotary(k, cos, sin), v
+        if self.rotary is not None:
+            cos, sin = self.rotary.table(positions)
+            q, k = apply_rotary(q, cos, sin), apply_rotary(k, cos, sin)
+        if self.spec.growth is not None:
+            q = q * query_growth(self.spec.growth, positions).to(q.dtype)[..., None, None]
+        return q, k, v
 
     def _finish(self, read: Tensor, x: Tensor) -> Tensor:
         """What was read (..., heads, head_dim) through the gate and the output projection."""

@@ -85,11 +85,20 @@ class ScoreSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class GrowthSpec:
+    """Queries times 1 + rate * ln(1 + floor(position / positions)), so that far out attention stays as sharp."""
+
+    rate: float
+    positions: int
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionSpec:
     """Causal attention with grouped key/value heads: over everything before, or over a window of it.
 
     rope: None for a layer without positions. qk_norm: RMS norm of queries and keys before they are rotated, for each
     head or over the whole projection. output_gate: what is read passes a sigmoid gate before the output projection.
+    growth: a factor on the queries that grows with their position.
     """
 
     num_heads: int
@@ -101,6 +110,7 @@ class AttentionSpec:
     qk_norm: Literal["head", "projection"] | None = None
     scores: ScoreSpec = ScoreSpec()
     output_gate: bool = False
+    growth: GrowthSpec | None = None
 
     def cache_needs(self, element_bytes: int) -> CacheNeeds:
         """All tokens, in a layer with a window too: what lies before the window is masked, not yet given back."""

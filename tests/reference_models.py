@@ -28,6 +28,8 @@ from transformers import (
     Mamba2ForCausalLM,
     MambaConfig,
     MambaForCausalLM,
+    Ministral3Config,
+    Ministral3ForCausalLM,
     MinistralConfig,
     MinistralForCausalLM,
     MistralConfig,
@@ -98,6 +100,16 @@ def mistral(**options: Any) -> PreTrainedModel:
 
 def ministral(**options: Any) -> PreTrainedModel:
     return MinistralForCausalLM(MinistralConfig(**SIZES, head_dim=20, rope_parameters=DEFAULT, **options))
+
+
+def growing(**options: Any) -> dict[str, Any]:
+    """Rotary fields of queries that grow, within the lengths of the tests several times."""
+    return {**YARN, "llama_4_scaling_beta": 0.3, "max_position_embeddings": 80, **options}
+
+
+def ministral3(rope: dict[str, Any], **options: Any) -> PreTrainedModel:
+    config = Ministral3Config(**SIZES, head_dim=20, rope_parameters=rope, max_position_embeddings=80, **options)
+    return Ministral3ForCausalLM(config)
 
 
 def qwen2(**options: Any) -> PreTrainedModel:
@@ -311,6 +323,12 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "mistral-full-tied": lambda: mistral(sliding_window=None, tie_word_embeddings=True),
     "ministral-mixed": lambda: ministral(
         sliding_window=9, layer_types=["sliding_attention", "full_attention", "sliding_attention"]
+    ),
+    "ministral3": lambda: ministral3(growing(mscale=1.0, mscale_all_dim=1.0)),
+    "ministral3-window-tied": lambda: ministral3(
+        growing(original_max_position_embeddings=13, llama_4_scaling_beta=0.1),
+        sliding_window=9,
+        tie_word_embeddings=True,
     ),
     "qwen2-tied": lambda: qwen2(tie_word_embeddings=True),
     "qwen2-late-windows": lambda: qwen2(use_sliding_window=True, sliding_window=7, max_window_layers=1),

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from reference_models import BUILDERS as TEXT_BUILDERS
-from reference_models import DEFAULT, DELTA, MIXTURE, SIZES, YARN
+from reference_models import DEFAULT, DELTA, MIXTURE, SIZES, YARN, growing
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
@@ -66,8 +66,8 @@ def gemma3(**options: Any) -> PreTrainedModel:
     return Gemma3ForConditionalGeneration(Gemma3Config(text_config=fields, vision_config=SIGLIP, mm_tokens_per_image=4))
 
 
-def mistral3(tied: bool, **options: Any) -> PreTrainedModel:
-    config = Mistral3Config(text_config=text("mistral", **options), vision_config=PIXTRAL, tie_word_embeddings=tied)
+def mistral3(tied: bool, kind: str = "mistral", **options: Any) -> PreTrainedModel:
+    config = Mistral3Config(text_config=text(kind, **options), vision_config=PIXTRAL, tie_word_embeddings=tied)
     return Mistral3ForConditionalGeneration(config)
 
 
@@ -136,6 +136,7 @@ WRAPPED: dict[str, Callable[[], PreTrainedModel]] = {
     "wrapped-gemma3": lambda: gemma3(),
     "wrapped-mistral3": lambda: mistral3(False, sliding_window=None, rope_parameters=DEFAULT),
     "wrapped-mistral3-tied": lambda: mistral3(True, sliding_window=11),
+    "wrapped-ministral3": lambda: mistral3(False, "ministral3", rope_parameters=growing(), max_position_embeddings=80),
     "wrapped-qwen2-vl": qwen2_vl,
     "wrapped-qwen2-5-vl": qwen2_5_vl,
     "wrapped-qwen3-vl": qwen3_vl,

@@ -35,6 +35,7 @@ TEXT_FAMILIES: dict[str, Family] = {
     "LlamaForCausalLM": Family("Llama 2, 3, 3.1, 3.2, 3.3 (text)", llama.read_config, LLAMA),
     "MistralForCausalLM": Family("Mistral 7B, Nemo, Small 3", mistral.read_mistral, LLAMA),
     "MinistralForCausalLM": Family("Ministral", mistral.read_ministral, LLAMA),
+    "Ministral3ForCausalLM": Family("Ministral 3 (text)", mistral.read_ministral3, LLAMA),
     "Qwen2ForCausalLM": Family("Qwen2, Qwen2.5", qwen.read_qwen2, LLAMA),
     "Qwen3ForCausalLM": Family("Qwen3 (dense)", qwen.read_qwen3, LLAMA),
     "SmolLM3ForCausalLM": Family("SmolLM3", smollm3.read_config, LLAMA),
@@ -99,7 +100,12 @@ MISTRAL_TEXT = {"mistral": "MistralForCausalLM"}
 QWEN_TEXT = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 WRAPPERS: tuple[tuple[str, str, dict[str, str], dict[str, bool]], ...] = (
     ("Gemma3", "Gemma 3 4B, 12B, 27B", {"gemma3_text": "Gemma3ForCausalLM"}, {"tied": True}),
-    ("Mistral3", "Mistral Small 3.1, 3.2, Magistral Small", MISTRAL_TEXT, {"tied": True}),
+    (
+        "Mistral3",
+        "Mistral Small 3.1, 3.2, Ministral 3, Devstral Small 2",
+        {**MISTRAL_TEXT, "ministral3": "Ministral3ForCausalLM"},
+        {"tied": True},
+    ),
     ("Qwen2VL", "Qwen2-VL", {"qwen2_vl_text": "Qwen2ForCausalLM"}, {"flat": True}),
     ("Qwen2_5_VL", "Qwen2.5-VL", {"qwen2_5_vl_text": "Qwen2ForCausalLM"}, {"flat": True}),
     ("Qwen3VL", "Qwen3-VL, dense", {"qwen3_vl_text": "Qwen3ForCausalLM"}, {}),
