@@ -11,6 +11,7 @@ from models.config import ScoreSpec
 from models.layers import soft_cap
 
 PLAIN = ScoreSpec()
+MAX_SCORES = 1 << 25  # what is held of them at once where they are written out
 SHORT = 256  # positions up to which one call for all costs less than a call for each length
 
 
@@ -23,18 +24,21 @@ def write_kv(cache: KVCache, keys: Tensor, values: Tensor, slot_mapping: Tensor)
     cache.values.flatten(0, 1).index_copy_(0, slot_mapping, values.to(cache.values.dtype))
 
 
-def _attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scores: ScoreSpec) -> Tensor:
+def _attend(
+    q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *, scores: ScoreSpec, sinks: Tensor | None
+) -> Tensor:
     """softmax(cap(scale * q.k)) v, causal where mask is None.
 
     Shapes: b sequences, n queries, t keys; t = n where mask is None.
 
     Args:
         q: (b, heads, n, head_dim). keys, values: (b, kv_heads, t, head_dim).
-        mask: bool, broadcast to (b, heads, n, t), True where a query may look; at least one in each row.
+        mask: bool, (n, t) or (b, 1, n, t), True where a query may look; at least one in each row.
+        sinks: (heads,), a logit of each head that takes weight and gives nothing.
     Returns:
         (b, heads, n, head_dim) in q's dtype.
     """
-    if scores.softcap is None:
+    if scores.softcap is None and sinks is None:
         return F.scaled_dot_product_attention(
             q,
             keys,
@@ -44,15 +48,33 @@ def _attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scores
             scale=scores.scale,
             enable_gqa=q.shape[1] != keys.shape[1],
         )
+    if mask is None:
+        mask = torch.ones(q.shape[2], keys.shape[2], dtype=torch.bool, device=q.device).tril()
+    step = max(1, MAX_SCORES // (q.shape[0] * q.shape[1] * keys.shape[2]))
+    parts = zip(q.split(step, 2), mask.split(step, -2), strict=True)
+    runs = [_attend_run(queries, keys, values, rows, scores=scores, sinks=sinks) for queries, rows in parts]
+    return runs[0] if len(runs) == 1 else torch.cat(runs, 2)
+
+
+def _attend_run(
+    q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, *, scores: ScoreSpec, sinks: Tensor | None
+) -> Tensor:
+    """`_attend` written out, for so few queries that their scores fit into memory."""
     scale = q.shape[-1] ** -0.5 if scores.scale is None else scores.scale
     num_queries, num_kv_heads = q.shape[2], keys.shape[1]
     # The queries that share a key head become rows of one product, so that no key is copied.
     rows = q.unflatten(1, (num_kv_heads, -1)).flatten(2, 3)
     products = (rows @ keys.transpose(-1, -2)).float().unflatten(2, (-1, num_queries))  # b kv g n t
-    weights = soft_cap(products.flatten(1, 2) * scale, scores.softcap)
-    if mask is None:
-        mask = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).tril()
-    weights = weights.masked_fill(~mask, -torch.inf).softmax(-1).to(q.dtype)
+    logits = products.flatten(1, 2) * scale
+    if scores.softcap is not None:
+        logits = soft_cap(logits, scores.softcap)
+    logits = logits.masked_fill(~mask, -torch.inf)
+    if sinks is None:
+        weights = logits.softmax(-1)
+    else:
+        column = sinks.float().view(-1, 1, 1).expand(*logits.shape[:-1], 1)
+        weights = torch.cat((logits, column), -1).softmax(-1)[..., :-1]
+    weights = weights.to(q.dtype)
     out = weights.unflatten(1, (num_kv_heads, -1)).flatten(2, 3) @ values
     return out.unflatten(2, (-1, num_queries)).flatten(1, 2)
 
@@ -68,24 +90,35 @@ def _causal_mask(
     return mask if window is None else mask & (columns > rows - window)
 
 
-def attend_dense(q: Tensor, keys: Tensor, values: Tensor, *, scores: ScoreSpec = PLAIN) -> Tensor:
+def attend_dense(
+    q: Tensor, keys: Tensor, values: Tensor, *, scores: ScoreSpec = PLAIN, sinks: Tensor | None = None
+) -> Tensor:
     """Causal attention of whole sequences without a cache.
 
-    Shapes: q (b, l, heads, head_dim), keys and values (b, l, kv_heads, head_dim) -> (b, l, heads, head_dim).
+    Shapes: q (b, l, heads, head_dim), keys and values (b, l, kv_heads, head_dim) -> (b, l, heads, head_dim); sinks
+    (heads,).
     """
     length, window = q.shape[1], scores.window
     mask = None if window is None or window >= length else _causal_mask(0, length, 0, window, q.device)
-    return _attend(q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), mask, scores).transpose(1, 2)
+    q, keys, values = (tensor.transpose(1, 2) for tensor in (q, keys, values))
+    return _attend(q, keys, values, mask, scores=scores, sinks=sinks).transpose(1, 2)
 
 
 def attend_prefill(
-    q: Tensor, cache: KVCache, block_table: Tensor, context_len: int, *, scores: ScoreSpec = PLAIN
+    q: Tensor,
+    cache: KVCache,
+    block_table: Tensor,
+    context_len: int,
+    *,
+    scores: ScoreSpec = PLAIN,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Causal attention of one sequence's new tokens over everything it has written, themselves included.
 
     Args:
         q: (n, heads, head_dim), rotated; the tokens at positions context_len .. context_len + n - 1.
         block_table: (m,) int64, covering at least context_len + n positions.
+        sinks: (heads,), a logit of each head that takes weight and gives nothing.
     Returns:
         (n, heads, head_dim) in q's dtype.
     """
@@ -102,29 +135,37 @@ def attend_prefill(
     if context_len or window is not None:
         mask = _causal_mask(context_len, q.shape[0], first_key, window, q.device)
     q, keys, values = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, keys, values))
-    return _attend(q, keys, values, mask, scores).squeeze(0).transpose(0, 1)
+    return _attend(q, keys, values, mask, scores=scores, sinks=sinks).squeeze(0).transpose(0, 1)
 
 
 def attend_decode(
-    q: Tensor, cache: KVCache, block_tables: Tensor, lengths: Tensor, *, scores: ScoreSpec = PLAIN
+    q: Tensor,
+    cache: KVCache,
+    block_tables: Tensor,
+    lengths: Tensor,
+    *,
+    scores: ScoreSpec = PLAIN,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Attention of one new token per sequence, sequences of similar length at once.
 
     Args:
         q: (b, heads, head_dim), rotated. block_tables: (b, m) int64, -1 = padding.
         lengths: (b,) int64 on the CPU, positions written, the new token's own included.
+        sinks: (heads,), a logit of each head that takes weight and gives nothing.
     Returns:
         (b, heads, head_dim) in q's dtype.
     """
     attended = lengths if scores.window is None else lengths.clamp(max=scores.window)
     groups = group_by_length(attended.tolist())
     if len(groups) == 1:
-        return _attend_decode_padded(q, cache, block_tables, lengths, scores)
+        return _attend_decode_padded(q, cache, block_tables, lengths, scores=scores, sinks=sinks)
     out = torch.empty_like(q)
     for group in groups:
         rows = torch.tensor(group)
         there = rows.to(q.device)
-        out[there] = _attend_decode_padded(q[there], cache, block_tables[there], lengths[rows], scores)
+        tables = block_tables[there]
+        out[there] = _attend_decode_padded(q[there], cache, tables, lengths[rows], scores=scores, sinks=sinks)
     return out
 
 
@@ -137,7 +178,7 @@ def group_by_length(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def _attend_decode_padded(
-    q: Tensor, cache: KVCache, block_tables: Tensor, lengths: Tensor, scores: ScoreSpec
+    q: Tensor, cache: KVCache, block_tables: Tensor, lengths: Tensor, *, scores: ScoreSpec, sinks: Tensor | None
 ) -> Tensor:
     """`attend_decode` in one call, every sequence padded to the longest."""
     block_size = cache.keys.shape[1]
@@ -149,8 +190,8 @@ def _attend_decode_padded(
     tables = tables.clamp(min=0)
     keys = cache.keys[tables].flatten(1, 2).to(q.dtype)
     values = cache.values[tables].flatten(1, 2).to(q.dtype)
-    out = _attend(q.unsqueeze(2), keys.transpose(1, 2), values.transpose(1, 2), mask[:, None, None, :], scores)
-    return out.squeeze(2)
+    keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+    return _attend(q.unsqueeze(2), keys, values, mask[:, None, None, :], scores=scores, sinks=sinks).squeeze(2)
 
 
 def _window_blocks(block_tables: Tensor, lengths: Tensor, block_size: int, window: int) -> tuple[Tensor, Tensor]:

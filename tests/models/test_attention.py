@@ -7,6 +7,7 @@ from devices import DEVICES
 
 from models.cache import KVCache
 from models.config import ScoreSpec
+from models.kernels import attention_torch
 from models.kernels.attention_torch import PLAIN, attend_decode, attend_prefill, group_by_length
 
 BLOCK_SIZE, HEADS, KV_HEADS, HEAD_DIM = 16, 6, 2, 20
@@ -31,7 +32,15 @@ def decode_inputs(lengths: list[int], device: torch.device) -> tuple[torch.Tenso
     return q, KVCache(keys, values), tables.to(device), torch.tensor(lengths)
 
 
-def plain(q: torch.Tensor, cache: KVCache, table: torch.Tensor, length: int, scores: ScoreSpec = PLAIN) -> torch.Tensor:
+def plain(
+    q: torch.Tensor,
+    cache: KVCache,
+    table: torch.Tensor,
+    length: int,
+    *,
+    scores: ScoreSpec = PLAIN,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:
     """One query's attention over the first positions, (heads, head_dim), written out in float64."""
     blocks = table[: -(-length // BLOCK_SIZE)]
     keys, values = (
@@ -43,7 +52,11 @@ def plain(q: torch.Tensor, cache: KVCache, table: torch.Tensor, length: int, sco
         products = scores.softcap * torch.tanh(products / scores.softcap)
     if scores.window:
         products[:, : max(0, length - scores.window)] = -torch.inf
-    return torch.einsum("ht,thd->hd", products.softmax(-1), values)
+    powers = products.exp()
+    total = powers.sum(-1, keepdim=True)
+    if sinks is not None:
+        total = total + sinks.double().exp().unsqueeze(-1)
+    return torch.einsum("ht,thd->hd", powers / total, values)
 
 
 SCORES = {
@@ -57,25 +70,41 @@ SCORES = {
 }
 
 
+@pytest.fixture(params=[False, True], ids=["", "sinks"])
+def sinks(request, device) -> torch.Tensor | None:
+    if not request.param:
+        return None
+    return torch.randn(HEADS, generator=torch.Generator().manual_seed(7)).to(device)
+
+
 @pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
 @pytest.mark.parametrize("lengths", [[1], [40, 3, 17], [1, 2000, 256, 257, 90, 511, 2048, 33, 513]])
-def test_decoding_is_plain_attention_whatever_the_company(device, lengths, scores):
+def test_decoding_is_plain_attention_whatever_the_company(device, lengths, scores, sinks):
     q, cache, tables, counts = decode_inputs(lengths, device)
-    out = attend_decode(q, cache, tables, counts, scores=scores)
+    out = attend_decode(q, cache, tables, counts, scores=scores, sinks=sinks)
     for row, length in enumerate(lengths):
-        expected = plain(q[row], cache, tables[row], length, scores)
+        expected = plain(q[row], cache, tables[row], length, scores=scores, sinks=sinks)
         torch.testing.assert_close(out[row].double(), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
 @pytest.mark.parametrize(("context_len", "num_new"), [(0, 2), (0, 90), (15, 2), (16, 33), (400, 50)])
-def test_prefill_is_plain_attention(device, context_len, num_new, scores):
+def test_prefill_is_plain_attention(device, context_len, num_new, scores, sinks):
     _, cache, tables, _ = decode_inputs([context_len + num_new], device)
     q = torch.randn(num_new, HEADS, HEAD_DIM, generator=torch.Generator().manual_seed(5)).to(device)
-    out = attend_prefill(q, cache, tables[0], context_len, scores=scores)
+    out = attend_prefill(q, cache, tables[0], context_len, scores=scores, sinks=sinks)
     for row in range(num_new):
-        expected = plain(q[row], cache, tables[0], context_len + row + 1, scores)
+        expected = plain(q[row], cache, tables[0], context_len + row + 1, scores=scores, sinks=sinks)
         torch.testing.assert_close(out[row].double(), expected, rtol=0, atol=1e-6)
+
+
+def test_queries_one_after_the_other_where_scores_fill_the_memory(monkeypatch: pytest.MonkeyPatch):
+    _, cache, tables, _ = decode_inputs([90], torch.device("cpu"))
+    q, sinks = torch.randn(50, HEADS, HEAD_DIM), torch.randn(HEADS)
+    whole = attend_prefill(q, cache, tables[0], 40, scores=ScoreSpec(window=30), sinks=sinks)
+    monkeypatch.setattr(attention_torch, "MAX_SCORES", 7 * HEADS * 90)
+    pieces = attend_prefill(q, cache, tables[0], 40, scores=ScoreSpec(window=30), sinks=sinks)
+    torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-6)
 
 
 def test_what_lies_before_a_window_is_not_read(monkeypatch: pytest.MonkeyPatch):
