@@ -134,13 +134,16 @@ def test_delta_rule(device, dtype, sizes):
 
 
 @DTYPES
+@pytest.mark.parametrize("layout", ["channel by channel", "token by token"])
 @pytest.mark.parametrize("sizes", [(1, 1, 7, 5), (2, 40, 70, 16), (1, 9, 33, 64)], ids=str)
-def test_selective_scan(device, dtype, sizes):
+def test_selective_scan(device, dtype, sizes, layout):
     batch, length, channels, size = sizes
     draw = Draw(device, length, dtype)
-    # As a convolution gives it: tokens are neighbours, not channels. B and C are parts of one projection.
-    x = draw.plain(batch, channels, length).to(dtype).transpose(1, 2)
-    dt, A = draw.plain(batch, length, channels).abs(), -draw.plain(channels, size).abs()
+    # A convolution lets tokens be neighbours, a projection's part channels.
+    x, dt = draw.plain(batch, channels, length).to(dtype).transpose(1, 2), draw.plain(batch, length, channels).abs()
+    if layout == "token by token":
+        x, dt = among_poison(x), among_poison(dt)
+    A = -draw.plain(channels, size).abs()
     B, C = (among_poison(draw.plain(batch, length, size).to(dtype)) for _ in range(2))
     state = draw.plain(batch, channels, size)
     given = state.clone()
@@ -150,6 +153,14 @@ def test_selective_scan(device, dtype, sizes):
     torch.testing.assert_close(y.double(), wanted[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(after.double(), wanted[1], rtol=1e-5, atol=1e-6)
     assert torch.equal(state, given)
+
+
+def test_inputs_whose_channels_lie_apart(device):
+    draw = Draw(device, 1)
+    x, weight, pool = draw.plain(9, 2).T[:1], draw.plain(9, 1, 4), draw.plain(1, 9, 3)
+    wanted = F.silu((torch.cat((pool[0], x.T), dim=-1) * weight.squeeze(1)).sum(-1))
+    y = conv_step(x, pool, torch.zeros(1, dtype=torch.int64, device=device), weight, None)
+    torch.testing.assert_close(y[0], wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("device", DEVICES[1:], indirect=True)
