@@ -1,18 +1,20 @@
 """`fathom serve`: the command line of the server."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
 import time
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 import uvicorn
 
 from server.api.app import create_app
+from server.checkpoints import CheckpointOptions
 from server.config import ConfigError, Device, Dtype, EngineConfig
 from server.hosting import HostedModel, host_models
 from server.process import EngineError
@@ -39,7 +41,18 @@ class ServerConfig:
 
 Models = Annotated[
     list[str],
-    typer.Argument(metavar="MODEL...", help="embedded:transformer, embedded:mamba, DIRECTORY or NAME=DIRECTORY."),
+    typer.Argument(
+        metavar="MODEL...",
+        help="embedded:transformer, embedded:mamba, DIRECTORY, ORG/NAME or ORG/NAME@REVISION of the Hugging Face Hub; "
+        "NAME= before one of the latter serves it under that name.",
+    ),
+]
+Revision = Annotated[
+    str | None, typer.Option(help="Branch, tag or commit of the models from the Hub that name none. Default: main.")
+]
+GenerationConfigOption = Annotated[
+    Literal["auto", "none"],
+    typer.Option(help="auto: sampling defaults by the model's generation_config.json. none: the API's own."),
 ]
 Host = Annotated[str, typer.Option(help="Address to bind.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to bind; 0 takes a free one.")]
@@ -67,6 +80,8 @@ AccessLog = Annotated[bool, typer.Option(help="Log every HTTP request.")]
 def serve(
     models: Models,
     *,
+    revision: Revision = None,
+    generation_config: GenerationConfigOption = "auto",
     host: Host = "127.0.0.1",
     port: Port = 8000,
     api_key: ApiKey = None,
@@ -88,6 +103,7 @@ def serve(
     access_log: AccessLog = True,
 ) -> None:
     """Serve models behind an OpenAI-compatible API; each has an engine process of its own."""
+    configure_logging()
     try:
         engine = EngineConfig(
             dtype=dtype,
@@ -105,8 +121,11 @@ def serve(
             start_timeout_s=start_timeout_s,
             stall_timeout_s=stall_timeout_s,
         )
-        hosted = host_models(models, engine, created_s=int(time.time()))
-        listener = bind(host, port)
+        options = CheckpointOptions(revision, use_generation_config=generation_config == "auto")
+        with contextlib.ExitStack() as bound:
+            listener = bound.enter_context(bind(host, port))
+            hosted = host_models(models, engine, options, created_s=int(time.time()))
+            bound.pop_all()
     except ConfigError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(EXIT_CONFIG) from error
@@ -114,8 +133,15 @@ def serve(
     raise typer.Exit(asyncio.run(run_server(hosted, config, listener)))
 
 
+def configure_logging() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    # The Hub's client would tell of each of its requests, and of everything else twice.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").propagate = False
+
+
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket, bound before anything is loaded, so that a taken port is told at once.
+    """A socket, bound before anything is fetched or loaded, so that a taken port is told at once.
 
     Raises:
         ConfigError: the address cannot be bound.
@@ -132,7 +158,6 @@ def bind(host: str, port: int) -> socket.socket:
 
 async def run_server(hosted: dict[str, HostedModel], config: ServerConfig, listener: socket.socket) -> int:
     """Serve until a signal; returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     app = create_app(hosted, api_key=config.api_key, max_body_bytes=config.max_body_bytes)
     server = uvicorn.Server(
         uvicorn.Config(

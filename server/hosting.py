@@ -1,19 +1,21 @@
 """The models that one server hosts: each with its tokenizer and the client of its engine process."""
 
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from models.config import ModelConfig
 from models.digest import checkpoint_digest
-from models.embedded import PREFIX, embedded_directory
-from models.errors import ModelError
-from models.families import read_config
+from server.checkpoints import Checkpoint, CheckpointOptions, complete, open_checkpoint, resolve_models
 from server.config import ConfigError, EngineConfig
+from server.generation_config import FILE as GENERATION_FILE
+from server.generation_config import SamplingDefaults
 from server.process import EngineClient
 from server.request import EngineRequest, FinishReason, SequenceUsage
 from server.stop import StopChecker
 from server.tokenizer import IncrementalDetokenizer, ModelTokenizer
+
+log = logging.getLogger("fathom.models")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class HostedModel:
     config: ModelConfig
     digest: str
     tokenizer: ModelTokenizer
+    defaults: SamplingDefaults
     engine: EngineClient
     created_s: int
 
@@ -67,51 +70,30 @@ class HostedModel:
             await outputs.aclose()
 
 
-def resolve_model(argument: str) -> tuple[str, Path]:
-    """The served name and the directory that a command line argument means.
-
-    `embedded:NAME`, a directory, which is served under its own name and may have a '=' in its path, or
-    `NAME=DIRECTORY`.
-
-    Raises:
-        ConfigError: there is no such model.
-    """
-    if argument.startswith(PREFIX):
-        try:
-            return argument, embedded_directory(argument)
-        except ModelError as error:
-            raise ConfigError(f"MODEL: {error}") from error
-    directory = Path(argument).expanduser().resolve()
-    name = directory.name
-    if not directory.is_dir() and "=" in argument:
-        name, _, path = argument.partition("=")
-        directory = Path(path).expanduser().resolve()
-    if not directory.is_dir():
-        raise ConfigError(
-            f"MODEL {argument!r}: there is no directory {directory}; give embedded:NAME, a directory, or NAME=DIRECTORY"
-        )
-    if not name:
-        raise ConfigError(f"MODEL {argument!r}: the name before '=' is empty")
-    return name, directory
-
-
-def host_models(arguments: Sequence[str], config: EngineConfig, *, created_s: int) -> dict[str, HostedModel]:
+def host_models(
+    arguments: Sequence[str], config: EngineConfig, options: CheckpointOptions, *, created_s: int
+) -> dict[str, HostedModel]:
     """What the arguments name, by served name; the engines are not started yet.
+
+    All models are looked at before weights are fetched for any, so that a fault in the last is told at once.
 
     Raises:
         ConfigError: a model is not there, its tokenizer or config cannot be read, or two would bear the same name.
     """
-    hosted: dict[str, HostedModel] = {}
-    for argument in arguments:
-        name, directory = resolve_model(argument)
-        if name in hosted:
-            raise ConfigError(f"MODEL {argument!r}: {name!r} is served already; tell them apart with NAME=DIRECTORY")
-        try:
-            model_config, tokenizer = read_config(directory), ModelTokenizer(directory)
-            digest = checkpoint_digest(directory)
-        except (ModelError, OSError) as error:
-            raise ConfigError(f"MODEL {argument!r}: {error}") from error
-        hosted[name] = HostedModel(
-            name, model_config, digest, tokenizer, EngineClient(name, directory, config), created_s
-        )
-    return hosted
+    places = resolve_models(arguments, options)
+    checkpoints = {name: open_checkpoint(*place, options) for name, place in places.items()}
+    return {name: _host(name, checkpoint, config, created_s) for name, checkpoint in checkpoints.items()}
+
+
+def _host(name: str, checkpoint: Checkpoint, config: EngineConfig, created_s: int) -> HostedModel:
+    complete(checkpoint)
+    directory, generation = checkpoint.directory, checkpoint.generation
+    if generation.ignored:
+        asked = ", ".join(generation.ignored)
+        log.warning("%s: %s asks for what is not implemented: %s", name, GENERATION_FILE, asked)
+    try:
+        digest = checkpoint_digest(directory)
+    except OSError as error:
+        raise ConfigError(f"MODEL {checkpoint.argument!r}: {error}") from error
+    engine = EngineClient(name, directory, config)
+    return HostedModel(name, checkpoint.config, digest, checkpoint.tokenizer, generation.defaults, engine, created_s)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -18,18 +19,18 @@ START_TIMEOUT_S = 120.0
 class ServerProcess:
     """Owns one server process. `url` is there once it is ready; `log` holds all lines so far."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         self.log: list[str] = []
         self._ready = threading.Event()
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-        environment.pop("FATHOM_API_KEY", None)
+        variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | (environment or {})
+        variables.pop("FATHOM_API_KEY", None)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "fathom", "serve", "--port", "0", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             cwd=ROOT,
-            env=environment,
+            env=variables,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

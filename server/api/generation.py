@@ -11,6 +11,7 @@ from fastapi import Request
 from server.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
 from server.chat_template import ChatTemplateError
 from server.errors import ApiError, bad_request, from_engine_error
+from server.generation_config import SamplingDefaults
 from server.hosting import HostedModel, TextOutput
 from server.metrics import Metrics
 from server.process import RETRY_AFTER_S, EngineError, EngineUnavailableError
@@ -79,13 +80,13 @@ async def prompt_tokens(hosted: HostedModel, body: CompletionRequest) -> list[in
     return prompt
 
 
-def sampling_params(body: GenerationRequest, max_tokens: int) -> SamplingParams:
+def sampling_params(body: GenerationRequest, max_tokens: int, defaults: SamplingDefaults) -> SamplingParams:
     return SamplingParams(
         max_tokens=max_tokens,
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        top_k=max(0, body.top_k or 0),
-        min_p=body.min_p or 0.0,
+        temperature=defaults.temperature if body.temperature is None else body.temperature,
+        top_p=defaults.top_p if body.top_p is None else body.top_p,
+        top_k=defaults.top_k if body.top_k is None else max(0, body.top_k),
+        min_p=defaults.min_p if body.min_p is None else body.min_p,
         # Seeds may be negative in OpenAI's API; the sampler wants 63 bits.
         seed=None if body.seed is None else body.seed % 2**63,
         stop_token_ids=tuple(body.stop_token_ids or ()),

@@ -4,7 +4,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -125,6 +125,7 @@ def model_body(hosted: HostedModel) -> dict[str, Any]:
             "device": info.device if info else None,
             "bytes_per_token": info.bytes_per_token if info else None,
             "bytes_per_sequence": info.bytes_per_sequence if info else None,
+            "sampling_defaults": asdict(hosted.defaults),
         },
     }
 
@@ -146,7 +147,8 @@ async def _answer(
             f"{param}: token id {largest} is outside the model's vocabulary of {vocab_size} tokens", param=param
         )
     answer_id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
-    engine_request = EngineRequest(answer_id, tuple(token_ids), sampling_params(body, max_tokens))
+    params = sampling_params(body, max_tokens, hosted.defaults)
+    engine_request = EngineRequest(answer_id, tuple(token_ids), params)
     job = Job(hosted, engine_request, body.stop or [], served(request).metrics)
     shape = Shape(chat, answer_id, hosted.name, int(time.time()), body.include_usage)
     if not body.stream:

@@ -16,12 +16,12 @@ def engine_config(monkeypatch: pytest.MonkeyPatch):
     def run(*arguments: str) -> EngineConfig:
         seen: list[EngineConfig] = []
 
-        def host_models(_: list[str], config: EngineConfig, **__: int) -> None:
+        def host_models(_: list[str], config: EngineConfig, *__: object, **___: object) -> None:
             seen.append(config)
             raise ConfigError("no further")
 
         monkeypatch.setattr(server.cli, "host_models", host_models)
-        result = CliRunner().invoke(app, ["serve", *arguments])
+        result = CliRunner().invoke(app, ["serve", "--port", "0", *arguments])
         assert result.exit_code == server.cli.EXIT_CONFIG
         assert seen, result.output
         return seen[0]

@@ -212,7 +212,11 @@ async def test_a_full_queue_refuses_and_keeps_what_it_took():
 )
 def test_wrong_command_lines(arguments, words):
     done = subprocess.run(
-        [sys.executable, "-m", "fathom", "serve", *arguments], capture_output=True, text=True, cwd=ROOT, timeout=60
+        [sys.executable, "-m", "fathom", "serve", "--port", "0", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
     )
     assert done.returncode == 2
     assert words in done.stderr

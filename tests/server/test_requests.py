@@ -15,9 +15,9 @@ from models.embedded import embedded_directory
 from models.families import read_config
 from server.api.generation import Job, fit_max_tokens
 from server.api.schemas import ChatRequest, CompletionRequest, DetokenizeRequest
+from server.checkpoints import resolve_model
 from server.config import ConfigError
 from server.errors import ApiError
-from server.hosting import resolve_model
 from server.metrics import Metrics
 
 MODEL = "embedded:transformer"
