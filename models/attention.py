@@ -1,5 +1,7 @@
 """The attention mixer: projections and rotary positions here, the paged cache in the kernels."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +40,7 @@ class Attention(nn.Module):
             sizes = (spec.head_dim, spec.head_dim) if spec.qk_norm == "head" else (queries, keys)
             self.q_norm, self.k_norm = (RMSNorm(size, config.norm_eps, config.norm_unit_offset) for size in sizes)
         self.rotary = Rotary(spec.rope) if spec.rope else None
+        self.sinks = nn.Parameter(torch.zeros(spec.num_heads)) if spec.sinks else None
 
     def _heads(self, projected: Tensor, norm: RMSNorm | None) -> Tensor:
         """(..., heads * head_dim) -> (..., heads, head_dim), normalised over what the norm is as wide as."""
@@ -75,20 +78,21 @@ class Attention(nn.Module):
         q, k, v = self._project(x, batch.positions, extra)
         write_kv(cache, k, v, batch.slot_mapping)
         out = torch.empty_like(q)
+        how: Any = {"scores": self.spec.scores, "sinks": self.sinks}
         lengths = batch.query_start.diff()
         decodes = (lengths == 1).nonzero().squeeze(-1)
         if len(decodes):
             rows = batch.query_start[decodes].to(x.device)
             tables = batch.block_tables[decodes.to(batch.block_tables.device)]
             lengths_now = batch.context_lens[decodes] + 1
-            out[rows] = attend_decode(q[rows], cache, tables, lengths_now, scores=self.spec.scores)
+            out[rows] = attend_decode(q[rows], cache, tables, lengths_now, **how)
         for i in (lengths > 1).nonzero().squeeze(-1).tolist():
             start, stop = int(batch.query_start[i]), int(batch.query_start[i + 1])
             table, context_len = batch.block_tables[i], int(batch.context_lens[i])
-            out[start:stop] = attend_prefill(q[start:stop], cache, table, context_len, scores=self.spec.scores)
+            out[start:stop] = attend_prefill(q[start:stop], cache, table, context_len, **how)
         return self._finish(out, x)
 
     def forward_dense(self, x: Tensor, positions: Tensor, extra: Extra = None) -> Tensor:
         """x (b, l, hidden), whole sequences and no cache: the differentiable twin of `forward`."""
         q, k, v = self._project(x, positions, extra)
-        return self._finish(attend_dense(q, k, v, scores=self.spec.scores), x)
+        return self._finish(attend_dense(q, k, v, scores=self.spec.scores, sinks=self.sinks), x)

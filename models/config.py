@@ -98,7 +98,8 @@ class AttentionSpec:
 
     rope: None for a layer without positions. qk_norm: RMS norm of queries and keys before they are rotated, for each
     head or over the whole projection. output_gate: what is read passes a sigmoid gate before the output projection.
-    growth: a factor on the queries that grows with their position.
+    growth: a factor on the queries that grows with their position. sinks: whether each head has a logit of its own that
+    takes a share of the weight and gives nothing.
     """
 
     num_heads: int
@@ -111,6 +112,7 @@ class AttentionSpec:
     scores: ScoreSpec = ScoreSpec()
     output_gate: bool = False
     growth: GrowthSpec | None = None
+    sinks: bool = False
 
     def cache_needs(self, element_bytes: int) -> CacheNeeds:
         """All tokens, in a layer with a window too: what lies before the window is masked, not yet given back."""
@@ -253,10 +255,19 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "relu2"]
 
 
 @dataclass(frozen=True, slots=True)
+class ClampSpec:
+    """gate * sigmoid(slope * gate) * (up + 1), of a gate of at most `limit` and an up within it on both sides."""
+
+    slope: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
 class MLPSpec:
     """down(activation(gate(x)) * up(x)) or, without a gate, down(activation(up(x))).
 
     scales: factors on what the gate projection gives, before the activation, and on what the whole MLP gives.
+    clamp: how gate and up are combined instead.
     """
 
     intermediate_size: int
@@ -264,6 +275,7 @@ class MLPSpec:
     activation: Activation = "silu"
     gated: bool = True
     scales: tuple[float, float] | None = None
+    clamp: ClampSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,8 +306,8 @@ class RouterSpec:
     """Which of `num_experts` a token reads, and with which weights: its `top_k` best by a softmax or by sigmoids.
 
     renormalise: whether the weights of those chosen are made to sum to one. selection_bias: a bias that counts for the
-    choice and not for the weight. groups: (how many, how many of them may be chosen from): the best groups by the sum
-    of their two best. scale: a factor on all weights.
+    choice and not for the weight; bias: one of the projection, which counts for both. groups: (how many, how many of
+    them may be chosen from): the best groups by the sum of their two best. scale: a factor on all weights.
     """
 
     num_experts: int
@@ -303,6 +315,7 @@ class RouterSpec:
     renormalise: bool
     scoring: Literal["softmax", "sigmoid"] = "softmax"
     selection_bias: bool = False
+    bias: bool = False
     groups: tuple[int, int] | None = None
     scale: float = 1.0
 
@@ -312,7 +325,8 @@ class ExpertsSpec:
     """A mixture of MLPs, all of one shape, of which a router chooses some for each token.
 
     shared: an MLP that every token reads too, through a sigmoid gate where shared_gate is set. latent_size: the
-    experts read and write a projection of so many dimensions.
+    experts read and write a projection of so many dimensions. expert_biases: whether each expert's projections have
+    biases.
     """
 
     router: RouterSpec
@@ -320,6 +334,7 @@ class ExpertsSpec:
     shared: MLPSpec | None = None
     shared_gate: bool = False
     latent_size: int | None = None
+    expert_biases: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from models.config import ExpertsSpec, RouterSpec
 from models.kernels.experts_torch import run_experts
-from models.layers import ACTIVATIONS, MLP
+from models.layers import MLP, combine_of
 
 
 class Router(nn.Module):
@@ -16,14 +16,16 @@ class Router(nn.Module):
         super().__init__()
         self.spec = spec
         self.weight = nn.Parameter(torch.empty(spec.num_experts, hidden_size))
+        self.bias = nn.Parameter(torch.zeros(spec.num_experts)) if spec.bias else None
         self.selection_bias = nn.Parameter(torch.zeros(spec.num_experts)) if spec.selection_bias else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         spec = self.spec
         if spec.scoring == "softmax":
-            scores = F.linear(x, self.weight).float().softmax(-1)
+            scores = F.linear(x, self.weight, self.bias).float().softmax(-1)
         else:
-            scores = F.linear(x.float(), self.weight.float()).sigmoid()
+            bias = None if self.bias is None else self.bias.float()
+            scores = F.linear(x.float(), self.weight.float(), bias).sigmoid()
         merit = scores if self.selection_bias is None else scores + self.selection_bias.float()
         if spec.groups is not None:
             merit = merit.masked_fill(~self._in_best_groups(merit, *spec.groups), -torch.inf)
@@ -43,14 +45,26 @@ class Router(nn.Module):
 
 
 class Experts(nn.Module):
-    """The matrices of a mixture's MLPs, one behind the other."""
+    """The matrices of a mixture's MLPs, one behind the other, and their biases where they have any."""
 
     def __init__(self, size: int, spec: ExpertsSpec) -> None:
         super().__init__()
+        self.combine = combine_of(spec.expert)
         count, inner = spec.router.num_experts, spec.expert.intermediate_size
         self.gate_proj = nn.Parameter(torch.empty(count, inner, size)) if spec.expert.gated else None
         self.up_proj = nn.Parameter(torch.empty(count, inner, size))
         self.down_proj = nn.Parameter(torch.empty(count, size, inner))
+
+        def bias(width: int) -> nn.Parameter | None:
+            return nn.Parameter(torch.zeros(count, width)) if spec.expert_biases else None
+
+        self.gate_bias = bias(inner) if spec.expert.gated else None
+        self.up_bias, self.down_bias = bias(inner), bias(size)
+
+    def forward(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        matrices = (self.gate_proj, self.up_proj, self.down_proj)
+        biases = (self.gate_bias, self.up_bias, self.down_bias)
+        return run_experts(x, chosen, weights, matrices, combine=self.combine, biases=biases)
 
 
 class MixtureOfExperts(nn.Module):
@@ -58,7 +72,6 @@ class MixtureOfExperts(nn.Module):
 
     def __init__(self, hidden_size: int, spec: ExpertsSpec) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[spec.expert.activation]
         self.router = Router(hidden_size, spec.router)
         size = spec.latent_size or hidden_size
         self.experts = Experts(size, spec)
@@ -70,9 +83,7 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         chosen, weights = self.router(rows)
-        matrices = (self.experts.gate_proj, self.experts.up_proj, self.experts.down_proj)
-        read = rows if self.enter is None else self.enter(rows)
-        mixed = run_experts(read, chosen, weights, matrices, activation=self.activation)
+        mixed = self.experts(rows if self.enter is None else self.enter(rows), chosen, weights)
         if self.leave is not None:
             mixed = self.leave(mixed)
         if self.shared is not None:

@@ -25,6 +25,25 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 }
 
 
+Combine = Callable[[Tensor | None, Tensor], Tensor]
+
+
+def combine_of(spec: MLPSpec) -> Combine:
+    """How what an MLP's gate projection gives, None without one, meets what its up projection gives."""
+    activation, clamp = ACTIVATIONS[spec.activation], spec.clamp
+
+    def plain(gate: Tensor | None, up: Tensor) -> Tensor:
+        return activation(up) if gate is None else activation(gate) * up
+
+    def clamped(gate: Tensor | None, up: Tensor) -> Tensor:
+        assert clamp is not None
+        assert gate is not None
+        gate, up = gate.clamp(max=clamp.limit), up.clamp(-clamp.limit, clamp.limit)
+        return (up + 1) * (gate * torch.sigmoid(gate * clamp.slope))
+
+    return plain if clamp is None else clamped
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight, computed in float32; with unit_offset * (1 + weight), rounded after that product only.
 
@@ -75,7 +94,7 @@ class MLP(nn.Module):
 
     def __init__(self, hidden_size: int, spec: MLPSpec) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[spec.activation]
+        self.combine = combine_of(spec)
         self.scales = spec.scales
         self.gate_proj = nn.Linear(hidden_size, spec.intermediate_size, bias=spec.bias) if spec.gated else None
         self.up_proj = nn.Linear(hidden_size, spec.intermediate_size, bias=spec.bias)
@@ -84,15 +103,12 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, extra: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """extra: what is added to what the gate and up projections give, from adapters."""
         gate_scale, down_scale = self.scales or (None, None)
-        inner = self.up_proj(x)
-        if self.gate_proj is None:
-            inner = self.activation(inner)
-        else:
-            gate = self.gate_proj(x)
-            if extra is not None:
-                gate, inner = gate + extra[0], inner + extra[1]
-            inner = self.activation(gate if gate_scale is None else gate * gate_scale) * inner
-        down: Tensor = self.down_proj(inner)
+        up, gate = self.up_proj(x), None if self.gate_proj is None else self.gate_proj(x)
+        if gate is not None and extra is not None:
+            gate, up = gate + extra[0], up + extra[1]
+        if gate is not None and gate_scale is not None:
+            gate = gate * gate_scale
+        down: Tensor = self.down_proj(self.combine(gate, up))
         return down if down_scale is None else down * down_scale
 
 

@@ -18,6 +18,8 @@ from transformers import (
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GptOssConfig,
+    GptOssForCausalLM,
     GraniteMoeHybridConfig,
     GraniteMoeHybridForCausalLM,
     JambaConfig,
@@ -160,6 +162,11 @@ def mixtral(**options: Any) -> PreTrainedModel:
 def qwen3_moe(**options: Any) -> PreTrainedModel:
     config = Qwen3MoeConfig(**SIZES, moe_intermediate_size=44, num_experts=7, head_dim=20, **options)
     return Qwen3MoeForCausalLM(config)
+
+
+def gpt_oss(**options: Any) -> PreTrainedModel:
+    config = GptOssConfig(**{**SIZES, "intermediate_size": 44, **options}, head_dim=20, num_experts_per_tok=3)
+    return GptOssForCausalLM(config)
 
 
 # Mamba-2 inside of hybrids: eight heads of 18 in two groups.
@@ -380,6 +387,21 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
         use_sliding_window=True,
         sliding_window=9,
         attention_bias=True,
+    ),
+    "gpt-oss": lambda: gpt_oss(
+        num_local_experts=7,
+        sliding_window=9,
+        swiglu_limit=0.7,
+        rope_parameters={**YARN, "truncate": False},
+        max_position_embeddings=80,
+    ),
+    "gpt-oss-unbiased-tied": lambda: gpt_oss(
+        num_local_experts=4,
+        attention_bias=False,
+        sliding_window=13,
+        swiglu_alpha=0.9,
+        layer_types=["full_attention", "sliding_attention", "sliding_attention"],
+        tie_word_embeddings=True,
     ),
     "mamba-tied": lambda: MambaForCausalLM(MambaConfig(**MAMBA, conv_kernel=4)),
     "mamba-untied-biased": lambda: MambaForCausalLM(

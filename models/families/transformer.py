@@ -39,17 +39,19 @@ def read_attention(
     head_dim: int,
     rope: RopeSpec | None,
     qkv_bias: bool | None = None,
+    biased: bool = False,
     grouped: bool = True,
     **options: Any,
 ) -> AttentionSpec:
     """Heads and biases; `options` are further fields of the spec.
 
     Args:
-        qkv_bias: the family's own; without it `attention_bias` is for all projections. grouped: whether a config.json
-            must say how many key/value heads there are, and does not mean as many as queries.
+        qkv_bias: the family's own; without it `attention_bias` is for all projections, or `biased` where it is absent.
+        grouped: whether a config.json must say how many key/value heads there are, and does not mean as many as
+            queries.
     """
     require(raw, "attention_bias", (False, True) if qkv_bias is None else (False,))
-    bias = bool(raw.get("attention_bias", False))
+    bias = bool(raw.get("attention_bias", biased))
     num_heads = size(raw, "num_attention_heads")
     if grouped and "num_key_value_heads" not in raw:
         raise KeyError("num_key_value_heads")

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+OptionalTriple = tuple[Tensor | None, Tensor | None, Tensor | None]
+NO_BIASES: OptionalTriple = (None, None, None)
+
 
 def run_experts(
     x: Tensor,
@@ -13,7 +16,8 @@ def run_experts(
     weights: Tensor,
     gate_up_down: tuple[Tensor | None, Tensor, Tensor],
     *,
-    activation: Callable[[Tensor], Tensor],
+    combine: Callable[[Tensor | None, Tensor], Tensor],
+    biases: OptionalTriple = NO_BIASES,
 ) -> Tensor:
     """For each token, the weighted sum of the MLPs that it chose.
 
@@ -22,10 +26,12 @@ def run_experts(
     Args:
         x: (t, hidden). chosen: (t, k) int64, distinct in a row. weights: (t, k) float32.
         gate_up_down: the experts' matrices, (e, i, hidden) twice, the first one or None, and (e, hidden, i).
+        combine: what gate, or None, and up give -> what down reads. biases: (e, i) twice, (e, hidden), or None.
     Returns:
         (t, hidden) in x's dtype, summed in float32.
     """
     gate, up, down = gate_up_down
+    gate_bias, up_bias, down_bias = biases
     top_k = chosen.shape[1]
     # Tokens in the order of their experts, so that those of one expert are neighbours.
     order = chosen.flatten().argsort(stable=True)
@@ -39,8 +45,12 @@ def run_experts(
             continue
         mine = slice(start, start + count)
         read = x[tokens[mine]]
-        inner = F.linear(read, up[expert])
-        inner = activation(inner) if gate is None else activation(F.linear(read, gate[expert])) * inner
-        out.index_add_(0, tokens[mine], F.linear(inner, down[expert]) * scale[mine])
+        opened = None if gate is None else F.linear(read, gate[expert], _of(gate_bias, expert))
+        inner = combine(opened, F.linear(read, up[expert], _of(up_bias, expert)))
+        out.index_add_(0, tokens[mine], F.linear(inner, down[expert], _of(down_bias, expert)) * scale[mine])
         start += count
     return out.to(x.dtype)
+
+
+def _of(bias: Tensor | None, expert: int) -> Tensor | None:
+    return None if bias is None else bias[expert]

@@ -6,10 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from reference_models import YARN
 from reference_wrapped import BUILDERS
 from transformers import AutoConfig
 
-from models.config import AttentionSpec, ExpertsSpec, MixerSpec, MLPSpec, ModelConfig, ParallelSpec, SharedSpec
+from models.config import (
+    AttentionSpec,
+    ClampSpec,
+    ExpertsSpec,
+    MixerSpec,
+    MLPSpec,
+    ModelConfig,
+    ParallelSpec,
+    SharedSpec,
+)
 from models.decoder import Decoder
 from models.errors import ModelError, UnsupportedModelError
 from models.families import FAMILIES, read_config
@@ -55,6 +65,8 @@ def changed_mlp(
 ) -> MLPSpec | ExpertsSpec | None:
     if isinstance(mlp, ExpertsSpec) and whole == "router":
         return replace(mlp, router=replace(mlp.router, **{part: value}))
+    if isinstance(mlp, ExpertsSpec) and whole == "expert":
+        return replace(mlp, expert=replace(mlp.expert, **{part: value}))
     return replace(mlp, **{part: value}) if whole == "mlp" and hasattr(mlp, part) else mlp
 
 
@@ -99,6 +111,12 @@ def without(config: ModelConfig, **changes) -> ModelConfig:
         ("mixtral", {"router__renormalise": False}),
         ("mixtral", {"router__top_k": 3}),
         ("qwen3-moe-mixed", {"router__renormalise": True}),
+        ("gpt-oss", {"scores__window": None}),
+        ("gpt-oss", {"rope__scaling": None}),
+        ("gpt-oss", {"expert__clamp": ClampSpec(1.702, 7.0)}),
+        ("gpt-oss", {"expert__clamp": None}),
+        ("gpt-oss-unbiased-tied", {"expert__clamp": ClampSpec(1.702, 7.0)}),
+        ("gpt-oss", {"router__renormalise": False}),
         ("nemotron-h-moe", {"router__groups": None}),
         ("nemotron-h-moe", {"router__scale": 1.0}),
         ("nemotron-h-moe", {"router__scoring": "softmax"}),
@@ -172,6 +190,7 @@ def test_each_option_tells_in_the_logits(pairs, name, changes):
         ("ministral3", {"attention_bias": True}, "attention_bias = True"),
         ("zamba2", {"use_long_context": True}, "use_long_context = True"),
         ("zamba2", {"tie_word_embeddings": False}, "tie_word_embeddings = False"),
+        ("gpt-oss", {"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
         ("gemma2", {"hidden_activation": "gelu"}, "hidden_activation = 'gelu'"),
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention = True"),
         ("gemma3", {"attn_logit_softcapping": 50.0}, r"attn_logit_softcapping = 50\.0"),
@@ -191,6 +210,8 @@ def test_what_is_not_implemented_is_refused_by_name(edited, name, changes, messa
         ("ministral-mixed", {"layer_types": ["chunked_attention"] * 3}, "chunked_attention"),
         ("ministral-mixed", {"sliding_window": None}, "sliding_window is None"),
         ("ministral3", {"rope_parameters": {"rope_type": "default"}}, "field 'llama_4_scaling_beta' is missing"),
+        ("gpt-oss", {"layer_types": ["linear_attention"] * 3}, "linear_attention"),
+        ("gpt-oss", {"swiglu_limit": 0}, "swiglu_limit must be a number greater than 0"),
         ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers names 1 layers"),
         ("phi3-longrope", {"num_attention_heads": 12}, "short_factor has 4"),
         ("phi3-partial-tied", {"rope_parameters": {"partial_rotary_factor": 0.25}}, "3 entries of each head"),
@@ -244,6 +265,7 @@ def fields_of(raw: dict) -> list[tuple[str, ...]]:
         "phi3-longrope",
         "llama-yarn",
         "ministral3",
+        "gpt-oss",
         "mamba2-tied",
         "mamba-tied",
         "qwen3-moe-mixed",
@@ -316,6 +338,16 @@ OLD_LLAMA3 = {
         ("qwen3-moe", {"num_experts": 7, "num_local_experts": ...}),
         ("smollm3", {"layer_types": ..., "no_rope_layers": ..., "tie_word_embeddings": ...}),
         ("gemma2", {"layer_types": ..., "tie_word_embeddings": ...}),
+        (
+            "gpt-oss",
+            {
+                "layer_types": ...,
+                "rope_parameters": ...,
+                "rope_theta": 10_000.0,
+                "rope_scaling": {**YARN, "truncate": False},
+                "attention_bias": ...,
+            },
+        ),
         (
             "gemma3",
             {

@@ -14,7 +14,7 @@ from models.load import load_decoder
 from models.shards import INDEX, shard_files
 
 CASES = 130  # of each kind of spoiling, over all checkpoints
-NAMES = ("llama-untied-biased", "mixtral", "nemotron-h-moe", "qwen3-next", "zamba2")
+NAMES = ("llama-untied-biased", "mixtral", "gpt-oss", "wrapped-gemma3", "nemotron-h-moe", "qwen3-next", "zamba2")
 Spoil = Callable[[random.Random, Path], None]
 
 
