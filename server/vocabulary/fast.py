@@ -18,10 +18,12 @@ class FastVocabulary:
         tokenizer.no_padding()
         added = tokenizer.get_added_tokens_decoder()
         self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        # The library counts the tokens, but there may be gaps between their ids.
+        self._size = max(tokenizer.get_vocab().values(), default=-1) + 1
 
     @property
     def size(self) -> int:
-        return int(self._tokenizer.get_vocab_size())
+        return self._size
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         # The batch call works without the GIL, and so leaves the event loop free; the plain one holds it throughout.

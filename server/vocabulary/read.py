@@ -17,7 +17,9 @@ class Vocabulary(Protocol):
     """Texts as token ids, the tokens that stand beside the vocabulary included."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """One more than the largest id."""
+        ...
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 

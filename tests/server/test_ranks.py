@@ -58,6 +58,14 @@ def pair(request):
     return request.getfixturevalue(request.param), REFERENCES[request.param]
 
 
+def test_ids_may_have_gaps(llama):
+    assert llama.vocab_size == NUM_RANKS + 10
+    known = [
+        llama.has_text(token) for token in (NUM_RANKS - 1, NUM_RANKS, NUM_RANKS + 5, NUM_RANKS + 9, NUM_RANKS + 10)
+    ]
+    assert known == [True, False, False, False, False]
+
+
 def test_texts_are_encoded_as_by_tiktoken(pair):
     tokenizer, reference = pair
 
