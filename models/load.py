@@ -13,6 +13,7 @@ from models.config import ModelConfig
 from models.decoder import Decoder
 from models.errors import ModelError
 from models.families import read_config
+from models.families.fields import eos_token_ids
 from models.weights import read_checkpoint
 
 
@@ -58,14 +59,16 @@ def _lay_out(directory: Path, config: ModelConfig) -> Decoder:
 
 
 def read_eos_token_ids(directory: Path, config: ModelConfig) -> tuple[int, ...]:
-    """End-of-sequence ids: generation_config.json's where it names any, else config.json's."""
+    """End-of-sequence ids: generation_config.json's where it names any, else config.json's.
+
+    Raises:
+        ModelError: the former cannot be read.
+    """
     path = directory / "generation_config.json"
     if not path.exists():
         return config.eos_token_ids
     try:
-        value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return eos_token_ids(content) or config.eos_token_ids
     except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{path} cannot be read as a JSON object: {error}") from error
-    if value is None:
-        return config.eos_token_ids
-    return tuple(int(token) for token in value) if isinstance(value, list) else (int(value),)
+        raise ModelError(f"{path} cannot be used: {error}") from error

@@ -72,7 +72,10 @@ def eos_token_ids(raw: Mapping[str, Any]) -> tuple[int, ...]:
     value = raw.get("eos_token_id")
     if value is None:
         return ()
-    return tuple(value) if isinstance(value, list) else (int(value),)
+    tokens = value if isinstance(value, list) else [value]
+    if not all(type(token) is int for token in tokens):
+        raise ValueError(f"eos_token_id must be a token id or a list of some, not {value!r}")
+    return tuple(tokens)
 
 
 def require(raw: Mapping[str, Any], field: str, allowed: tuple[Any, ...]) -> None:

@@ -136,6 +136,13 @@ def test_generation_config_names_the_ends(pair, copy):
     assert read_eos_token_ids(copy, pair.ours.config) == pair.ours.config.eos_token_ids
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"eos_token_id": "</s>"}', '{"eos_token_id": [1, null]}'])
+def test_ends_that_are_none_are_refused(pair, copy, text):
+    (copy / "generation_config.json").write_text(text)
+    with pytest.raises(ModelError, match=r"generation_config\.json cannot be used"):
+        read_eos_token_ids(copy, pair.ours.config)
+
+
 def test_unknown_embedded_name():
     with pytest.raises(ModelError, match="no embedded model 'embedded:other'; there are: embedded:transformer"):
         embedded_directory("embedded:other")
