@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.errors import WeightsError
 
-INDEX = "model.safetensors.index.json"
+INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
 # A file's pages stay resident while it is open: it is closed and opened again after so many bytes of it.
 RESIDENT_BYTES = 16 << 20
 
@@ -25,13 +25,17 @@ class Header:
 
 
 def shard_files(directory: Path) -> list[Path]:
-    """The checkpoint's safetensors files, by its index where there is one.
+    """The checkpoint's safetensors files: those that its index names, else model.safetensors, else all that there are.
+
+    So a second copy in another layout, as `consolidated.safetensors`, is passed over.
 
     Raises:
         WeightsError: none there, the index cannot be read, or it names absent files.
     """
     index = directory / INDEX
     if not index.exists():
+        if (directory / WHOLE).is_file():
+            return [directory / WHOLE]
         files = sorted(directory.glob("*.safetensors"))
         if not files:
             raise WeightsError(f"{directory} has no *.safetensors file (other formats are not read)")

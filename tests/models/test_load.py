@@ -91,6 +91,12 @@ def test_index_that_leads_out_of_the_directory(copy):
         load(copy)
 
 
+def test_a_second_copy_in_another_layout_is_passed_over(tmp_path):
+    shutil.copytree(embedded_directory("embedded:transformer"), tmp_path / "checkpoint")
+    save_file({"layers.0.x": torch.zeros(2)}, tmp_path / "checkpoint" / "consolidated.safetensors")
+    assert [file.name for file in shard_files(tmp_path / "checkpoint")] == ["model.safetensors"]
+
+
 def test_a_fused_tensor_must_hold_all_its_rows(pairs, tmp_path):
     directory = tmp_path / "checkpoint"
     shutil.copytree(pairs("phi3-window").directory, directory)
