@@ -6,7 +6,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jinja2 import Template, TemplateError
+from jinja2 import Template, TemplateError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from models.errors import ModelError
@@ -15,6 +17,16 @@ from server.checkpoint_json import read_json
 
 class ChatTemplateError(Exception):
     """The chat template refuses these messages, or there is none."""
+
+
+class GenerationBlock(Extension):
+    """`{% generation %}`, with which templates mark an assistant's words for training: here just what is in it."""
+
+    tags = {"generation"}  # noqa: RUF012 - the base class declares it so
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def read_chat_template(directory: Path, config: Mapping[str, Any]) -> Template | None:
@@ -30,11 +42,11 @@ def read_chat_template(directory: Path, config: Mapping[str, Any]) -> Template |
     if source is None:
         return None
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", GenerationBlock]
     )
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    environment.filters["tojson"] = _to_json
     try:
         return environment.from_string(source)
     except (TemplateError, RecursionError) as error:
@@ -58,6 +70,16 @@ def _source(directory: Path, config: Mapping[str, Any]) -> str | None:
     if source is None or isinstance(source, str):
         return source
     raise ModelError(f"{directory}: the chat template cannot be read: it is no text, but {source!r:.40}")
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise_exception(message: str) -> NoReturn:

@@ -11,6 +11,7 @@ from server.vocabulary.pieces import read_pieces
 from server.vocabulary.ranks import is_rank_file, read_ranks
 
 FAST, MODEL, RANKS = "tokenizer.json", "tokenizer.model", "*.tiktoken"
+NOT_READ = ("tekken.json", "vocab.json", "merges.txt", "tiktoken.model", "spiece.model")
 
 
 class Vocabulary(Protocol):
@@ -43,8 +44,10 @@ def read_vocabulary(directory: Path, config: Mapping[str, Any], special: Special
     files = [directory / MODEL, *sorted(directory.glob(RANKS))]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
+        others = [name for name in NOT_READ if (directory / name).is_file()]
         raise ModelError(
             f"{directory} has no tokenizer: looked for {FAST}, {MODEL} (of SentencePiece or tiktoken) and {RANKS}"
+            + (f"; not read: {', '.join(others)}" if others else "")
         )
     added = read_added_tokens(directory, config, special)
     try:

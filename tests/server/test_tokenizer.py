@@ -157,6 +157,24 @@ def test_templates_run_sandboxed(checkpoint, template):
         ModelTokenizer(checkpoint).encode_chat([{"role": "user", "content": "hi"}])
 
 
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{% for m in messages %}{% generation %}<{{ m.content }}>{% endgeneration %}{% endfor %}", "<é><2>"),
+        ("{{ messages[0] | tojson }}", '{"role": "user", "content": "é"}'),
+        ("{{ {'b': 'é', 'a': 1} | tojson(ensure_ascii=True, sort_keys=True) }}", r'{"a": 1, "b": "\u00e9"}'),
+        ("{{ [1] | tojson(indent=2) }}", "[\n  1\n]"),
+        ("{{ [1, 2] | tojson(separators=(',', ':')) }}", "[1,2]"),
+        ("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.content }}{% endfor %}", "2"),
+        ("{{ tools is none }}{{ documents is defined }}", "TrueFalse"),
+    ],
+)
+def test_what_templates_use(checkpoint, template, text):
+    set_template(checkpoint, template)
+    messages = [{"role": "user", "content": "é"}, {"role": "assistant", "content": "2"}]
+    assert ModelTokenizer(checkpoint).render_chat(messages, True) == text
+
+
 def test_named_templates_give_the_default_one(checkpoint):
     set_template(checkpoint, [{"name": "tool", "template": "t"}, {"name": "default", "template": "d"}])
     assert ModelTokenizer(checkpoint).render_chat([], True) == "d"
@@ -183,7 +201,12 @@ def test_broken_files_are_named(checkpoint, name, content, message):
 
 
 def test_a_missing_tokenizer_tells_what_was_looked_for(tmp_path):
-    with pytest.raises(ModelError, match=r"no tokenizer: looked for tokenizer\.json, tokenizer\.model .* \*\.tiktoken"):
+    files = r"tokenizer\.json, tokenizer\.model \(of SentencePiece or tiktoken\) and \*\.tiktoken"
+    looked_for = f"has no tokenizer: looked for {files}"
+    with pytest.raises(ModelError, match=f"{looked_for}$"):
+        ModelTokenizer(tmp_path)
+    (tmp_path / "tekken.json").touch()
+    with pytest.raises(ModelError, match=rf"{looked_for}; not read: tekken\.json$"):
         ModelTokenizer(tmp_path)
 
 
