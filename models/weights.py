@@ -8,10 +8,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from models import mxfp4
 from models.config import ModelConfig
 from models.decoder import Decoder
 from models.errors import WeightsError
@@ -21,7 +23,15 @@ from models.shards import Header, ShardReader, read_headers, row_runs, shard_fil
 
 DTYPES = ("F64", "F32", "F16", "BF16")
 LARGEST_ELEMENT_BYTES = 8
-HEAD = "head.weight"
+HEAD, EMBEDDING = "head.weight", "embedding.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a file must say of a tensor."""
+
+    shape: list[int]
+    dtypes: tuple[str, ...] = DTYPES
 
 
 @dataclass(slots=True)
@@ -29,26 +39,38 @@ class Target:
     """What one tensor of the checkpoint fills: a parameter, or the rows of several, one behind the other.
 
     parts: the parameters' names, each with the number of the expert whose matrix it is, or None. sizes: rows of each.
-    dim: where they are counted, behind the experts where the tensor holds those of all. transposed: whether the file
-    has the last two dimensions the other way round.
+    dim: where they are counted, behind the experts where the tensor holds those of all. form: how it lies in the files.
     """
 
     shape: list[int]
     dim: int
-    transposed: bool
+    form: Literal["plain", "transposed", "packed"]
     parts: list[tuple[str, int | None]] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
 
-    @property
-    def stored_shape(self) -> list[int]:
-        """The shape in the file."""
-        return [*self.shape[:-2], self.shape[-1], self.shape[-2]] if self.transposed else self.shape
+    def stored(self, name: str) -> dict[str, Stored]:
+        """What the files hold of the tensor of that name."""
+        if self.form == "packed":
+            blocks = [*self.shape[:-1], -(-self.shape[-1] // mxfp4.BLOCK)]
+            return {
+                f"{name}_blocks": Stored([*blocks, mxfp4.BYTES_PER_BLOCK], ("U8",)),
+                f"{name}_scales": Stored(blocks, ("U8",)),
+            }
+        if self.form == "transposed":
+            return {name: Stored([*self.shape[:-2], self.shape[-1], self.shape[-2]])}
+        return {name: Stored(self.shape)}
 
     def runs(self, ordered: bool) -> Iterable[slice | None]:
         """Along the first dimension, as what is read at once; None for all, where rows are dealt out or reordered."""
-        if self.dim == 0 and (ordered or len(self.parts) > 1):
+        if self.dim == 0 and (ordered or len(self.parts) > 1 or self.form != "plain"):
             return (None,)
         return row_runs(self.shape[0], LARGEST_ELEMENT_BYTES * math.prod(self.shape[1:]))
+
+
+def _form(name: str, layout: Layout) -> Literal["plain", "transposed", "packed"]:
+    if name.endswith(layout.packed):
+        return "packed"
+    return "transposed" if name.endswith(layout.transposed) else "plain"
 
 
 def _targets(decoder: Decoder, layout: Layout) -> dict[str, Target]:
@@ -62,7 +84,7 @@ def _targets(decoder: Decoder, layout: Layout) -> dict[str, Target]:
         for expert in experts:
             shape = list(parameter.shape if expert is None else parameter.shape[1:])
             full_name = name if expert is None else name.format(expert=expert)
-            empty = Target([*shape[:dim], 0, *shape[dim + 1 :]], dim, full_name.endswith(layout.transposed))
+            empty = Target([*shape[:dim], 0, *shape[dim + 1 :]], dim, _form(full_name, layout))
             target = targets.setdefault(full_name, empty)
             target.shape[dim] += shape[dim]
             target.parts.append((parameter_name, expert))
@@ -74,7 +96,7 @@ def _targets(decoder: Decoder, layout: Layout) -> dict[str, Target]:
 class Checkpoint:
     """A decoder's weights in files whose headers fit it.
 
-    files: where each tensor is. head: where a second copy of tied embeddings is, as file and name, if anywhere.
+    files: where each stored tensor is. head: where a second copy of tied embeddings is, as file and name, if anywhere.
     """
 
     config: ModelConfig
@@ -90,12 +112,28 @@ class Checkpoint:
             WeightsError: a file cannot be read any more.
         """
         parameters = {name: parameter.data for name, parameter in decoder.named_parameters()}
-        reader = ShardReader()
-        for name, file in self.files.items():
+        readers = (ShardReader(), ShardReader())
+        begins = {next(iter(target.stored(name))): name for name, target in self.targets.items()}
+        # In the files' own order, so that each is opened once.
+        for name in (begins[stored] for stored in self.files if stored in begins):
             target = self.targets[name]
             order = self.layout.row_order(name, self.config)
+            device = parameters[target.parts[0][0]].device
             for run in target.runs(order is not None):
-                _copy(reader.read(file, name, run), target, run, order, parameters)
+                _copy(self._read(readers, name, run, device), target, run, order, parameters)
+
+    def _read(
+        self, readers: tuple[ShardReader, ShardReader], name: str, run: slice | None, device: torch.device
+    ) -> Tensor:
+        """A run of a tensor's rows, as the decoder has them; a packed one is unpacked on the decoder's device."""
+        target = self.targets[name]
+        stored = [
+            reader.read(self.files[part], part, run) for reader, part in zip(readers, target.stored(name), strict=False)
+        ]
+        if target.form == "packed":
+            blocks, scales = (part.to(device) for part in stored)
+            return mxfp4.unpack(blocks, scales)[..., : target.shape[-1]]
+        return stored[0].transpose(-1, -2) if target.form == "transposed" else stored[0]
 
     def head_differs(self) -> bool:
         """Whether the files hold a head of its own for embeddings that config.json calls tied.
@@ -105,9 +143,9 @@ class Checkpoint:
         if self.head is None:
             return False
         head_file, head = self.head
-        name = self.layout.tensor_name("embedding.weight")
-        target, readers = self.targets[name], (ShardReader(), ShardReader())
-        for run in target.runs(False):
+        name = self.layout.tensor_name(EMBEDDING)
+        readers = (ShardReader(), ShardReader())
+        for run in self.targets[name].runs(False):
             embedded, own = readers[0].read(self.files[name], name, run), readers[1].read(head_file, head, run)
             if not torch.equal(embedded.float(), own.float()):
                 return True
@@ -118,10 +156,8 @@ def _copy(
     tensor: Tensor, target: Target, run: slice | None, order: Sequence[int] | None, parameters: dict[str, Tensor]
 ) -> None:
     """Deal a run of a tensor's rows out to the parameters that it is for."""
-    if target.transposed:
-        tensor = tensor.transpose(-1, -2)
     if order is not None:
-        tensor = tensor.index_select(target.dim, torch.tensor(order))
+        tensor = tensor.index_select(target.dim, torch.tensor(order, device=tensor.device))
     for (part, expert), piece in zip(target.parts, tensor.split(_sizes(target, tensor), target.dim), strict=True):
         parameter = parameters[part] if expert is None else parameters[part][expert]
         (parameter if run is None else parameter[run]).copy_(piece)
@@ -143,28 +179,27 @@ def read_checkpoint(directory: Path, decoder: Decoder) -> Checkpoint:
     family = family_of(config.architecture)
     headers = {file: read_headers(file) for file in shard_files(directory)}
     layout, targets = _best_layout(decoder, family, headers)
+    wanted = _stored(targets)
     # Checkpoints with tied embeddings may hold the head as a second copy.
     heads = {layout.tensor_name(HEAD) for layout in family.layouts} if config.tie_embeddings else set()
+    wanted |= dict.fromkeys(heads, wanted[layout.tensor_name(EMBEDDING)])
     files: dict[str, Path] = {}
-    head: tuple[Path, str] | None = None
     for file, tensors in headers.items():
         for name, header in tensors.items():
             if name.startswith(family.ignored):
                 continue
-            if name in heads:
-                head = (file, name)
-                _check(file, name, header, targets[layout.tensor_name("embedding.weight")])
-                continue
-            if name not in targets:
-                raise WeightsError(f"{file}: tensor {name!r} belongs to no parameter of the model")
-            _check(file, name, header, targets[name])
+            _check(file, name, header, wanted.get(name))
             if name in files:
                 raise WeightsError(f"{file}: tensor {name!r} is in {files[name].name} too")
             files[name] = file
-    missing = sorted(set(targets) - set(files))
+    missing = sorted(set(wanted) - heads - set(files))
     if missing:
         raise WeightsError(f"{directory}: tensors are missing: {', '.join(missing[:5])} ({len(missing)} in all)")
-    return Checkpoint(config, layout, targets, files, head)
+    return Checkpoint(config, layout, targets, files, next(((files[head], head) for head in heads & set(files)), None))
+
+
+def _stored(targets: dict[str, Target]) -> dict[str, Stored]:
+    return {stored: what for name, target in targets.items() for stored, what in target.stored(name).items()}
 
 
 def _best_layout(
@@ -174,15 +209,17 @@ def _best_layout(
     shapes = {name: list(header.shape) for tensors in headers.values() for name, header in tensors.items()}
 
     def num_fitting(targets: dict[str, Target]) -> int:
-        return sum(shapes.get(name) == target.stored_shape for name, target in targets.items())
+        return sum(shapes.get(name) == stored.shape for name, stored in _stored(targets).items())
 
     candidates = [(layout, _targets(decoder, layout)) for layout in family.layouts]
     return max(candidates, key=lambda candidate: num_fitting(candidate[1]))
 
 
-def _check(file: Path, name: str, header: Header, target: Target) -> None:
+def _check(file: Path, name: str, header: Header, stored: Stored | None) -> None:
     """Raises: WeightsError."""
-    if list(header.shape) != target.stored_shape:
-        raise WeightsError(f"{file}: tensor {name!r} has shape {list(header.shape)}, not {target.stored_shape}")
-    if header.dtype not in DTYPES:
-        raise WeightsError(f"{file}: tensor {name!r} has dtype {header.dtype}; supported: {', '.join(DTYPES)}")
+    if stored is None:
+        raise WeightsError(f"{file}: tensor {name!r} belongs to no parameter of the model")
+    if list(header.shape) != stored.shape:
+        raise WeightsError(f"{file}: tensor {name!r} has shape {list(header.shape)}, not {stored.shape}")
+    if header.dtype not in stored.dtypes:
+        raise WeightsError(f"{file}: tensor {name!r} has dtype {header.dtype}; supported: {', '.join(stored.dtypes)}")

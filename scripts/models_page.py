@@ -109,7 +109,8 @@ WEIGHTS = """## Weights
 
 In safetensors files, one or several with an index, as float64, float32, float16 or bfloat16. Every tensor is accounted
 for: one that is missing, extra, there twice or of another shape is refused by its name, before memory is allocated. A
-checkpoint with a `quantization_config` is refused by its `quant_method`.
+checkpoint with a `quantization_config` is refused by its `quant_method`, but for gpt-oss in MXFP4, which is unpacked
+while it is read: it takes the memory of the format that is asked for.
 """
 BEGIN = """# What can be served
 

@@ -48,7 +48,9 @@ TEXT_FAMILIES: dict[str, Family] = {
     "Qwen3MoeForCausalLM": Family(
         "Qwen3-30B-A3B, -235B-A22B, Coder", qwen.read_qwen3_moe, with_stacked_experts(*LLAMA)
     ),
-    "GptOssForCausalLM": Family("gpt-oss-20b, -120b", gpt_oss.read_config, gpt_oss.LAYOUTS),
+    "GptOssForCausalLM": Family(
+        "gpt-oss-20b, -120b (MXFP4 too)", gpt_oss.read_config, gpt_oss.LAYOUTS, quant_methods=("mxfp4",)
+    ),
     "BambaForCausalLM": Family("Bamba-9B", bamba.read_config, (Layout(bamba.tensor_name),)),
     "FalconH1ForCausalLM": Family("Falcon-H1 0.5B to 34B", falcon_h1.read_config, (Layout(falcon_h1.tensor_name),)),
     "GraniteMoeHybridForCausalLM": Family(

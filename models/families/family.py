@@ -19,12 +19,14 @@ class Layout:
     tensor_name: our parameter name -> the checkpoint's; parameters of one name are its rows, in their order in the
     decoder, and a name with `{expert}` in it stands for one tensor for each row of the parameter. row_order: in which
     order a tensor's rows are taken, where not as they lie. transposed: how the names of tensors end whose last two
-    dimensions are the other way round.
+    dimensions are the other way round. packed: how those end that are packed as MXFP4 in two, NAME_blocks and
+    NAME_scales.
     """
 
     tensor_name: Callable[[str], str]
     row_order: Callable[[str, ModelConfig], Sequence[int] | None] = as_they_lie
     transposed: tuple[str, ...] = ()
+    packed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,4 +90,8 @@ def row_order(name: str, config: ModelConfig) -> list[int] | None:
 
 
 MATRICES = ("experts.gate_up_proj", "experts.down_proj")
-LAYOUTS = (Layout(tensor_name, row_order, transposed=MATRICES),)
+# As transformers writes them, and as they are published.
+LAYOUTS = (
+    Layout(tensor_name, row_order, transposed=MATRICES),
+    Layout(tensor_name, row_order, packed=MATRICES),
+)
