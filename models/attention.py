@@ -1,14 +1,13 @@
 """The attention mixer: projections and rotary positions here, the paged cache in the kernels."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from models.batch import ForwardBatch
 from models.cache import KVCache
 from models.config import AttentionSpec, GrowthSpec, ModelConfig
-from models.kernels.attention_torch import attend_decode, attend_dense, attend_prefill, write_kv
+from models.kernels.attention_torch import attend_dense
+from models.kernels.torch_backend import ATTENTION
 from models.layers import RMSNorm
 from models.rope import Rotary, apply_rotary
 
@@ -26,6 +25,7 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, spec: AttentionSpec, input_size: int | None = None) -> None:
         super().__init__()
         self.spec = spec
+        self.kernels = ATTENTION
         inputs, queries, keys = config.hidden_size, spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
         if input_size is not None:
             inputs = input_size
@@ -76,20 +76,8 @@ class Attention(nn.Module):
         extra: what is added to q, k and v before anything else, from adapters.
         """
         q, k, v = self._project(x, batch.positions, extra)
-        write_kv(cache, k, v, batch.slot_mapping)
-        out = torch.empty_like(q)
-        how: Any = {"scores": self.spec.scores, "sinks": self.sinks}
-        lengths = batch.query_start.diff()
-        decodes = (lengths == 1).nonzero().squeeze(-1)
-        if len(decodes):
-            rows = batch.query_start[decodes].to(x.device)
-            tables = batch.block_tables[decodes.to(batch.block_tables.device)]
-            lengths_now = batch.context_lens[decodes] + 1
-            out[rows] = attend_decode(q[rows], cache, tables, lengths_now, **how)
-        for i in (lengths > 1).nonzero().squeeze(-1).tolist():
-            start, stop = int(batch.query_start[i]), int(batch.query_start[i + 1])
-            table, context_len = batch.block_tables[i], int(batch.context_lens[i])
-            out[start:stop] = attend_prefill(q[start:stop], cache, table, context_len, **how)
+        self.kernels.write(cache, k, v, batch.slot_mapping)
+        out = self.kernels.attend(q, cache, batch, scores=self.spec.scores, sinks=self.sinks)
         return self._finish(out, x)
 
     def forward_dense(self, x: Tensor, positions: Tensor, extra: Extra = None) -> Tensor:

@@ -1,11 +1,13 @@
 """Everything that one forward pass needs, as tensors. Passed as an argument; there is no ambient context."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: what is derived is kept
 class ForwardBatch:
     """New tokens of b sequences, concatenated to t rows; prefill chunks and decode steps may be mixed.
 
@@ -29,3 +31,80 @@ class ForwardBatch:
     slot_mapping: Tensor
     state_slots: Tensor
     logit_rows: Tensor
+
+    @cached_property
+    def num_new(self) -> Tensor:
+        """(b,) int64 on the CPU, new tokens of each sequence."""
+        return self.query_start.diff()
+
+    @cached_property
+    def singles(self) -> "Rows":
+        """The sequences with one new token, fresh ones among them."""
+        return self._rows(self.num_new == 1)
+
+    @cached_property
+    def steps(self) -> "Rows":
+        """The sequences with one new token that go on from a state."""
+        return self._rows((self.num_new == 1) & (self.context_lens > 0))
+
+    @cached_property
+    def runs(self) -> list[int]:
+        """Which sequences have several new tokens."""
+        return list((self.num_new > 1).nonzero().squeeze(-1).tolist())
+
+    @cached_property
+    def scans(self) -> list[int]:
+        """Which sequences have several new tokens, or are fresh: a former state must not be read."""
+        fresh = (self.num_new == 1) & (self.context_lens == 0)
+        return list(((self.num_new > 1) | fresh).nonzero().squeeze(-1).tolist())
+
+    @cached_property
+    def on_device(self) -> "DeviceLengths":
+        """What kernels read that know their work only on the device."""
+        device = self.token_ids.device
+        lengths = self.context_lens + self.num_new
+        return DeviceLengths(
+            self.query_start.to(device, torch.int32),
+            lengths.to(device, torch.int32),
+            self.block_tables.to(torch.int32),
+            max_query=int(self.num_new.max()),
+            max_length=int(lengths.max()),
+        )
+
+    def _rows(self, chosen: Tensor) -> "Rows":
+        if bool(chosen.all()) and len(self.token_ids) == len(chosen):
+            return Rows(len(chosen), None, None)
+        sequences = chosen.nonzero().squeeze(-1)
+        device = self.token_ids.device
+        return Rows(len(sequences), sequences.to(device), self.query_start[sequences].to(device), sequences)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some of a batch's sequences, of one new token each. None: all there are, and each one's row is its number.
+
+    Attributes:
+        count: how many. sequences: their numbers, (count,) int64; rows: of their tokens. On the batch's device.
+        on_cpu: the numbers on the CPU.
+    """
+
+    count: int
+    sequences: Tensor | None
+    rows: Tensor | None
+    on_cpu: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLengths:
+    """The lengths of a batch's sequences on its device.
+
+    Attributes:
+        query_start: (b + 1,) int32. lengths: (b,) int32, positions written, the new tokens' own included.
+        block_tables: (b, m) int32. max_query, max_length: the largest number of new tokens, and of positions.
+    """
+
+    query_start: Tensor
+    lengths: Tensor
+    block_tables: Tensor
+    max_query: int
+    max_length: int

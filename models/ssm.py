@@ -1,7 +1,6 @@
 """The Mamba mixers: a scan over prefill tokens, a step per decode token, over one row of state per sequence."""
 
 from abc import abstractmethod
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +9,8 @@ from torch import Tensor, nn
 from models.batch import ForwardBatch
 from models.cache import StateCache
 from models.config import Mamba1Spec, Mamba2Spec, RecurrentSpec
-from models.kernels.selective_scan_torch import selective_scan, selective_step
-from models.kernels.ssd_torch import ssd_scan, ssd_step
+from models.kernels.interface import MixerKernels
+from models.kernels.torch_backend import CONVOLUTION, SELECTIVE_SCAN, SSD
 from models.layers import GatedRMSNorm, RMSNorm, rms_normalised
 
 
@@ -19,29 +18,27 @@ class RecurrentMixer(nn.Module):
     """What the recurrent mixers share: which of a batch's sequences take a scan and which a step, and their rows."""
 
     spec: RecurrentSpec
+    kernels: MixerKernels
+    conv_weight: nn.Parameter
+    conv_bias: nn.Parameter | None
 
     @abstractmethod
     def _scan(self, x: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Whole runs of tokens: x (b, l, hidden) and the states before -> output and the states after."""
 
     @abstractmethod
-    def _step(self, x: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One token per sequence: x (b, hidden) and the states before -> output and the states after."""
+    def _step(self, x: Tensor, cache: StateCache, slots: Tensor) -> Tensor:
+        """One token per sequence: x (b, hidden) -> (b, hidden); rows `slots` (b,) of the cache change in place."""
 
     def forward(self, x: Tensor, batch: ForwardBatch, cache: StateCache) -> Tensor:
         """x (t, hidden) of a mixed batch -> (t, hidden); each sequence's state row is replaced."""
+        steps = batch.steps
+        if steps.rows is None:
+            return self._step(x, cache, batch.state_slots)
         out = torch.empty_like(x)
-        lengths = batch.query_start.diff()
-        # A fresh sequence of a single token must not read the row's former state, so it goes through the scan.
-        steps = (lengths == 1) & (batch.context_lens > 0)
-        decodes = steps.nonzero().squeeze(-1)
-        if len(decodes):
-            rows = batch.query_start[decodes].to(x.device)
-            slots = batch.state_slots[decodes.to(batch.state_slots.device)]
-            out[rows], conv, ssm = self._step(x[rows], cache.conv_state[slots], cache.ssm_state[slots])
-            cache.conv_state[slots] = conv.float()
-            cache.ssm_state[slots] = ssm
-        for i in (~steps & (lengths > 0)).nonzero().squeeze(-1).tolist():
+        if steps.count:
+            out[steps.rows] = self._step(x[steps.rows], cache, batch.state_slots[steps.sequences])
+        for i in batch.scans:
             start, stop = int(batch.query_start[i]), int(batch.query_start[i + 1])
             slot = int(batch.state_slots[i])
             conv, ssm = cache.conv_state[slot : slot + 1], cache.ssm_state[slot : slot + 1]
@@ -60,29 +57,11 @@ class RecurrentMixer(nn.Module):
         ssm = x.new_zeros(x.shape[0], *self.spec.state_shape, dtype=torch.float32)
         return self._scan(x, conv, ssm)[0]
 
+    def _convolve(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return self.kernels.convolution.scan(x, state, self.conv_weight, self.conv_bias)
 
-class Convolution(Protocol):
-    """The causal convolution's parameters: weight (channels, 1, kernel), bias (channels,) or None."""
-
-    conv_weight: nn.Parameter
-    conv_bias: nn.Parameter | None
-
-
-def convolve(convolution: Convolution, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """SiLU of the causal convolution over runs of tokens. x (b, l, channels), state (b, channels, kernel - 1)."""
-    weight = convolution.conv_weight
-    window = torch.cat((state.to(x.dtype), x.transpose(1, 2)), dim=-1)
-    convolved = F.conv1d(window, weight, convolution.conv_bias, groups=len(weight))
-    return F.silu(convolved.transpose(1, 2)), window[..., window.shape[-1] - weight.shape[-1] + 1 :]
-
-
-def convolve_step(convolution: Convolution, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """The same for one token of each sequence. x (b, channels), state (b, channels, kernel - 1)."""
-    window = torch.cat((state.to(x.dtype), x.unsqueeze(-1)), dim=-1)
-    convolved = (window * convolution.conv_weight.squeeze(1)).sum(-1)
-    if convolution.conv_bias is not None:
-        convolved = convolved + convolution.conv_bias
-    return F.silu(convolved), window[..., 1:]
+    def _convolve_step(self, x: Tensor, cache: StateCache, slots: Tensor) -> Tensor:
+        return self.kernels.convolution.step(x, cache.conv_state, slots, self.conv_weight, self.conv_bias)
 
 
 class Mamba1(RecurrentMixer):
@@ -94,6 +73,7 @@ class Mamba1(RecurrentMixer):
     def __init__(self, hidden_size: int, spec: Mamba1Spec) -> None:
         super().__init__()
         self.spec: Mamba1Spec = spec
+        self.kernels = MixerKernels(CONVOLUTION, SELECTIVE_SCAN)
         inner = spec.inner_size
         self.in_proj = nn.Linear(hidden_size, 2 * inner, bias=spec.proj_bias)
         self.conv_weight = nn.Parameter(torch.empty(inner, 1, spec.conv_kernel))
@@ -127,17 +107,19 @@ class Mamba1(RecurrentMixer):
 
     def _scan(self, x: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         inner, gate = self.in_proj(x).chunk(2, dim=-1)
-        inner, conv_state = convolve(self, inner, conv_state)
+        inner, conv_state = self._convolve(inner, conv_state)
         dt, B, C = self._select(inner)
-        y, ssm_state = selective_scan(inner.float(), dt, -self.A_log.float().exp(), B, C, state=ssm_state)
+        A = -self.A_log.float().exp()
+        y, ssm_state = self.kernels.recurrence.scan(inner.float(), dt, A, B, C, state=ssm_state)
         return self._finish(y, inner.float(), gate), conv_state, ssm_state
 
-    def _step(self, x: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _step(self, x: Tensor, cache: StateCache, slots: Tensor) -> Tensor:
         inner, gate = self.in_proj(x).chunk(2, dim=-1)
-        inner, conv_state = convolve_step(self, inner, conv_state)
+        inner = self._convolve_step(inner, cache, slots)
         dt, B, C = self._select(inner)
-        y, ssm_state = selective_step(inner.float(), dt, -self.A_log.float().exp(), B, C, state=ssm_state)
-        return self._finish(y, inner.float(), gate), conv_state, ssm_state
+        A = -self.A_log.float().exp()
+        y = self.kernels.recurrence.step(inner.float(), dt, A, B, C, pool=cache.ssm_state, slots=slots)
+        return self._finish(y, inner.float(), gate)
 
 
 class Mamba2(RecurrentMixer):
@@ -146,6 +128,7 @@ class Mamba2(RecurrentMixer):
     def __init__(self, hidden_size: int, spec: Mamba2Spec) -> None:
         super().__init__()
         self.spec: Mamba2Spec = spec
+        self.kernels = MixerKernels(CONVOLUTION, SSD)
         self.in_proj = nn.Linear(hidden_size, spec.inner_size + spec.conv_size + spec.num_heads, bias=spec.proj_bias)
         self.conv_weight = nn.Parameter(torch.empty(spec.conv_size, 1, spec.conv_kernel))
         self.conv_bias = nn.Parameter(torch.zeros(spec.conv_size)) if spec.conv_bias else None
@@ -190,15 +173,15 @@ class Mamba2(RecurrentMixer):
 
     def _scan(self, x: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gate, xbc, dt = self._split(x)
-        xbc, conv_state = convolve(self, xbc, conv_state)
+        xbc, conv_state = self._convolve(xbc, conv_state)
         heads, B, C = self._heads(xbc)
         A = -self.A_log.float().exp()
-        y, ssm_state = ssd_scan(heads, dt, A, B, C, state=ssm_state, chunk_size=self.spec.chunk_size)
+        y, ssm_state = self.kernels.recurrence.scan(heads, dt, A, B, C, state=ssm_state)
         return self._finish(y, heads, gate), conv_state, ssm_state
 
-    def _step(self, x: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _step(self, x: Tensor, cache: StateCache, slots: Tensor) -> Tensor:
         gate, xbc, dt = self._split(x)
-        xbc, conv_state = convolve_step(self, xbc, conv_state)
-        heads, B, C = self._heads(xbc)
-        y, ssm_state = ssd_step(heads, dt, -self.A_log.float().exp(), B, C, state=ssm_state)
-        return self._finish(y, heads, gate), conv_state, ssm_state
+        heads, B, C = self._heads(self._convolve_step(xbc, cache, slots))
+        A = -self.A_log.float().exp()
+        y = self.kernels.recurrence.step(heads, dt, A, B, C, pool=cache.ssm_state, slots=slots)
+        return self._finish(y, heads, gate)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.batch import ForwardBatch
 from models.cache import KVCache
 from models.config import ScoreSpec
 from models.layers import soft_cap
@@ -102,6 +103,25 @@ def attend_dense(
     mask = None if window is None or window >= length else _causal_mask(0, length, 0, window, q.device)
     q, keys, values = (tensor.transpose(1, 2) for tensor in (q, keys, values))
     return _attend(q, keys, values, mask, scores=scores, sinks=sinks).transpose(1, 2)
+
+
+def attend(q: Tensor, cache: KVCache, batch: ForwardBatch, *, scores: ScoreSpec, sinks: Tensor | None) -> Tensor:
+    """Causal attention of a mixed batch's new tokens over what their sequences have written, themselves included.
+
+    Shapes: q (t, heads, head_dim), rotated -> the same.
+    """
+    singles = batch.singles
+    if singles.rows is None:
+        return attend_decode(q, cache, batch.block_tables, batch.context_lens + 1, scores=scores, sinks=sinks)
+    out = torch.empty_like(q)
+    if singles.count:
+        tables, lengths = batch.block_tables[singles.sequences], batch.context_lens[singles.on_cpu] + 1
+        out[singles.rows] = attend_decode(q[singles.rows], cache, tables, lengths, scores=scores, sinks=sinks)
+    for i in batch.runs:
+        start, stop = int(batch.query_start[i]), int(batch.query_start[i + 1])
+        table, context_len = batch.block_tables[i], int(batch.context_lens[i])
+        out[start:stop] = attend_prefill(q[start:stop], cache, table, context_len, scores=scores, sinks=sinks)
+    return out
 
 
 def attend_prefill(

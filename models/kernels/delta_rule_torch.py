@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.kernels.ssd_torch import decay_matrix
+from models.kernels.state_rows import Rows
 
 CHUNK = 64
 
@@ -63,29 +64,34 @@ def delta_scan(
 
 
 def delta_step(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, *, state: Tensor
-) -> tuple[Tensor, Tensor]:
-    """One token of the recurrence for each of b sequences.
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, *, pool: Tensor, slots: Tensor
+) -> Tensor:
+    """One token of the recurrence for each of b sequences, whose states are rows of a pool and change there.
 
     Args:
-        q, k: (b, g, p). v: (b, h, n). log_decay, beta: (b, h). state: (b, h, p, n).
+        q, k: (b, g, p). v: (b, h, n). log_decay, beta: (b, h). pool: (s, h, p, n). slots: (b,) int64, distinct.
     Returns:
-        y: (b, h, n); the new state (b, h, p, n).
+        y: (b, h, n).
     """
+    rows = Rows(pool, slots)
+    q, k, v, log_decay, beta = rows.order(q, k, v, log_decay, beta)
     repeat = v.shape[1] // k.shape[1]
-    q, k = (x.repeat_interleave(repeat, dim=1).unsqueeze(-2) for x in (q, k))  # b h 1 p
-    state = state * log_decay.exp()[..., None, None]
-    new = beta.unsqueeze(-1) * (v - (k @ state).squeeze(-2))
-    state = state + k.transpose(-1, -2) * new.unsqueeze(-2)
-    return (q @ state).squeeze(-2), state
+    q, k = (x.repeat_interleave(repeat, dim=1).flatten(0, 1).unsqueeze(-2) for x in (q, k))  # bh 1 p
+    state = rows.state.mul_(log_decay.exp()[..., None, None]).flatten(0, 1)
+    new = beta.view(-1, 1, 1) * (v.reshape(-1, 1, v.shape[-1]) - k @ state)  # bh 1 n
+    state.baddbmm_(k.transpose(-1, -2), new)
+    return rows.finish((q @ state).view(v.shape))
 
 
 def delta_loop(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, *, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The slow twin of `delta_scan`: the recurrence as it is written, one token after the other."""
-    outputs = []
+    repeat, outputs = v.shape[2] // k.shape[2], []
+    q, k = (x.repeat_interleave(repeat, dim=2).unsqueeze(-2) for x in (q, k))  # b l h 1 p
     for t in range(v.shape[1]):
-        y, state = delta_step(q[:, t], k[:, t], v[:, t], log_decay[:, t], beta[:, t], state=state)
-        outputs.append(y)
+        state = state * log_decay[:, t].exp()[..., None, None]
+        new = beta[:, t].unsqueeze(-1) * (v[:, t] - (k[:, t] @ state).squeeze(-2))
+        state = state + k[:, t].transpose(-1, -2) * new.unsqueeze(-2)
+        outputs.append((q[:, t] @ state).squeeze(-2))
     return torch.stack(outputs, dim=1), state

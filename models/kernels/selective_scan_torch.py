@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.kernels.state_rows import Rows
+
 BLOCK_ELEMENTS = 1 << 22  # floats of decays held at a time: what is larger falls out of the processor's cache
 
 
@@ -56,22 +58,26 @@ def _scan_block(x: Tensor, dt: Tensor, B: Tensor, C: Tensor, *, A: Tensor, state
     return y[:, :length], current[:, -1]
 
 
-def selective_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, state: Tensor) -> tuple[Tensor, Tensor]:
-    """One token of the recurrence for each of b sequences.
+def selective_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, pool: Tensor, slots: Tensor) -> Tensor:
+    """One token of the recurrence for each of b sequences, whose states are rows of a pool and change there.
 
     Args:
-        x, dt: (b, d). A: (d, n). B, C: (b, n). state: (b, d, n).
+        x, dt: (b, d). A: (d, n). B, C: (b, n). pool: (s, d, n). slots: (b,) int64, distinct.
     Returns:
-        y: (b, d); the new state (b, d, n).
+        y: (b, d), without the skip term.
     """
-    state = torch.addcmul((dt * x).unsqueeze(-1) * B.unsqueeze(1), state, (dt.unsqueeze(-1) * A).exp())
-    return (state @ C.unsqueeze(-1)).squeeze(-1), state
+    rows = Rows(pool, slots)
+    x, dt, B, C = rows.order(x, dt, B, C)
+    state = rows.state.mul_((dt.unsqueeze(-1) * A).exp())
+    state.baddbmm_((dt * x).unsqueeze(-1), B.unsqueeze(1))
+    return rows.finish((state @ C.unsqueeze(-1)).squeeze(-1))
 
 
 def selective_loop(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, state: Tensor) -> tuple[Tensor, Tensor]:
     """The slow twin of `selective_scan`: the recurrence as it is written, one token after the other."""
     outputs = []
     for t in range(x.shape[1]):
-        y, state = selective_step(x[:, t], dt[:, t], A, B[:, t], C[:, t], state=state)
-        outputs.append(y)
+        added = (dt[:, t] * x[:, t]).unsqueeze(-1) * B[:, t].unsqueeze(1)
+        state = state * (dt[:, t].unsqueeze(-1) * A).exp() + added
+        outputs.append((state * C[:, t].unsqueeze(1)).sum(-1))
     return torch.stack(outputs, dim=1), state

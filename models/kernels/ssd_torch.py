@@ -1,7 +1,12 @@
 """The Mamba-2 recurrence in plain torch: a chunked scan for many tokens, a single step, and the plain loop."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from models.kernels.state_rows import Rows
+
+CHUNK = 64  # what is quadratic in it then costs less than the products with B and C
 
 
 def decay_matrix(log_decay: Tensor) -> Tensor:
@@ -14,9 +19,9 @@ def decay_matrix(log_decay: Tensor) -> Tensor:
 
 
 def ssd_scan(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, state: Tensor, chunk_size: int
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, state: Tensor, chunk_size: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
-    """Run h <- exp(dt*A)*h + dt*B*x ; y = C.h over a whole run of tokens, in chunks and without a loop.
+    """Run h <- exp(dt*A)*h + dt*B*x ; y = C.h over a whole run of tokens, in chunks and without a loop over tokens.
 
     Shapes: b sequences, l tokens, h heads, p = head_dim, g groups, n = state_size.
 
@@ -29,55 +34,62 @@ def ssd_scan(
     Source: arXiv:2405.21060, section 6 (block decomposition of the semiseparable matrix).
     """
     batch, length, heads, head_dim = x.shape
-    groups, chunk = B.shape[2], min(chunk_size, length)
+    groups, state_size, chunk = *B.shape[2:], min(chunk_size, length)
     num_chunks = -(-length // chunk)
     padding = num_chunks * chunk - length
     if padding:
-        x, dt, B, C = (torch.nn.functional.pad(v, (0, 0) * (v.dim() - 2) + (0, padding)) for v in (x, dt, B, C))
-    per_group = heads // groups
+        x, dt, B, C = (F.pad(v, (0, 0) * (v.dim() - 2) + (0, padding)) for v in (x, dt, B, C))
     # Chunks become a dimension: c chunks of q tokens; heads split into g groups of r.
-    xdt = (x * dt.unsqueeze(-1)).view(batch, num_chunks, chunk, groups, per_group, head_dim)
-    log_decay = (dt * A).view(batch, num_chunks, chunk, groups, per_group).permute(0, 1, 3, 4, 2)  # b c g r q
-    B = B.view(batch, num_chunks, chunk, groups, -1)
-    C = C.view(batch, num_chunks, chunk, groups, -1)
-    cumulative = log_decay.cumsum(-1)
+    grouped = (batch, num_chunks, chunk, groups, heads // groups)
+    log_decay = (dt * A).view(grouped)
+    cumulative = log_decay.cumsum(2)  # b c q g r
+    xdt = (x * dt.unsqueeze(-1)).view(*grouped, head_dim)
+    B, C = (v.view(batch, num_chunks, chunk, groups, state_size).transpose(2, 3) for v in (B, C))  # b c g q n
 
-    scores = torch.einsum("bcqgn,bcsgn->bcgqs", C, B).unsqueeze(3) * decay_matrix(log_decay)  # b c g r q s
-    xdt = xdt.permute(0, 1, 3, 4, 2, 5)  # b c g r q p
-    y = scores @ xdt
+    # What each chunk adds to the state by its end: the heads of a group are rows of one product with its B.
+    to_end = (cumulative[:, :, -1:] - cumulative).exp()
+    added = (xdt * to_end.unsqueeze(-1)).flatten(4).permute(0, 1, 3, 4, 2) @ B  # b c g rp n
+    added = added.unflatten(3, (-1, head_dim))
+    chunk_decay = cumulative[:, :, -1].exp()[..., None, None]  # b c g r 1 1
+    state = state.view(batch, groups, heads // groups, head_dim, state_size)
+    before = []
+    for c in range(num_chunks):
+        before.append(state)
+        state = torch.addcmul(added[:, c], state, chunk_decay[:, c])
+    y = C @ torch.stack(before, dim=1).flatten(3, 4).transpose(-1, -2)  # b c g q rp
+    y = y.transpose(2, 3).unflatten(-1, (-1, head_dim)) * cumulative.exp().unsqueeze(-1)  # b c q g r p
 
-    # What each chunk adds to the state by its end, then the states before each chunk, by decays between chunks.
-    to_end = (cumulative[..., -1:] - cumulative).exp()
-    added = torch.einsum("bcgrqp,bcgrq,bcqgn->bcgrpn", xdt, to_end, B)
-    entering = torch.cat((state.view(batch, 1, groups, per_group, head_dim, -1), added), dim=1)
-    chunk_decay = torch.nn.functional.pad(cumulative[..., -1].permute(0, 2, 3, 1), (1, 0))  # b g r 1+c
-    states = torch.einsum("bgrzc,bcgrpn->bzgrpn", decay_matrix(chunk_decay), entering)
-    before, last = states[:, :-1], states[:, -1]
-
-    y = y + torch.einsum("bcqgn,bcgrpn,bcgrq->bcgrqp", C, before, cumulative.exp())
-    y = y.permute(0, 1, 4, 2, 3, 5).reshape(batch, num_chunks * chunk, heads, head_dim)
-    return y[:, :length], last.reshape(batch, heads, head_dim, -1)
+    decays = decay_matrix(log_decay.permute(0, 1, 3, 4, 2))  # b c g r q s
+    scores = (C @ B.transpose(-1, -2)).unsqueeze(3) * decays
+    y = y + (scores @ xdt.permute(0, 1, 3, 4, 2, 5)).permute(0, 1, 4, 2, 3, 5)
+    return y.reshape(batch, -1, heads, head_dim)[:, :length], state.flatten(1, 2)
 
 
-def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, state: Tensor) -> tuple[Tensor, Tensor]:
-    """One token of the recurrence for each of b sequences.
+def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, pool: Tensor, slots: Tensor) -> Tensor:
+    """One token of the recurrence for each of b sequences, whose states are rows of a pool and change there.
 
     Args:
-        x: (b, h, p). dt: (b, h). A: (h,). B, C: (b, g, n). state: (b, h, p, n).
+        x: (b, h, p). dt: (b, h). A: (h,). B, C: (b, g, n). pool: (s, h, p, n). slots: (b,) int64, distinct.
     Returns:
-        y: (b, h, p); the new state (b, h, p, n).
+        y: (b, h, p), without the skip term.
     """
-    repeat = x.shape[1] // B.shape[1]
-    B, C = B.repeat_interleave(repeat, dim=1), C.repeat_interleave(repeat, dim=1)
-    decay = (dt * A).exp()[..., None, None]
-    state = state * decay + (x * dt.unsqueeze(-1)).unsqueeze(-1) * B.unsqueeze(2)
-    return (state * C.unsqueeze(2)).sum(-1), state
+    (batch, heads, head_dim), state_size = x.shape, B.shape[-1]
+    repeat = heads // B.shape[1]
+    rows = Rows(pool, slots)
+    x, dt, B, C = rows.order(x, dt, B, C)
+    B, C = (v.repeat_interleave(repeat, dim=1).view(batch * heads, state_size, 1) for v in (B, C))
+    state = rows.state.mul_((dt * A).exp()[..., None, None]).view(batch * heads, head_dim, state_size)
+    state.baddbmm_((x * dt.unsqueeze(-1)).view(batch * heads, head_dim, 1), B.transpose(1, 2))
+    y = torch.bmm(state, C).view(batch, heads, head_dim)
+    return rows.finish(y)
 
 
 def ssd_loop(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, state: Tensor) -> tuple[Tensor, Tensor]:
     """The slow twin of `ssd_scan`: the recurrence as it is written, one token after the other."""
-    outputs = []
+    repeat, outputs = x.shape[2] // B.shape[2], []
+    B, C = B.repeat_interleave(repeat, dim=2), C.repeat_interleave(repeat, dim=2)
     for t in range(x.shape[1]):
-        y, state = ssd_step(x[:, t], dt[:, t], A, B[:, t], C[:, t], state=state)
-        outputs.append(y)
+        added = (x[:, t] * dt[:, t].unsqueeze(-1)).unsqueeze(-1) * B[:, t].unsqueeze(2)
+        state = state * (dt[:, t] * A).exp()[..., None, None] + added
+        outputs.append((state * C[:, t].unsqueeze(2)).sum(-1))
     return torch.stack(outputs, dim=1), state
