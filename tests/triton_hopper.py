@@ -81,7 +81,7 @@ if __name__ == "__main__":
     driver.set_active(Driver())
     attend(torch.bfloat16, 128, ScoreSpec(), None)
     attend(torch.bfloat16, 80, ScoreSpec(softcap=50.0, window=4096), torch.zeros(8, dtype=torch.bfloat16))
-    attend(torch.float32, 256, ScoreSpec(), None)
+    attend(torch.float32, 64, ScoreSpec(), None)
     recur(torch.bfloat16)
     recur(torch.float32)
     json.dump(SHARED, sys.stdout)

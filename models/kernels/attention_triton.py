@@ -270,7 +270,8 @@ def attend_decode(
     (batch, num_heads, head_dim), (_, block_size, kv_heads, _) = q.shape, keys.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     group, dims = num_heads // kv_heads, max(16, triton.next_power_of_2(head_dim))
-    splits = _num_splits(batch * kv_heads, block_tables.shape[1] * block_size, _num_processors(q.device))
+    positions = min(block_tables.shape[1] * block_size, scores.window or block_tables.shape[1] * block_size)
+    splits = _num_splits(batch * kv_heads, positions, _num_processors(q.device))
     parts = (batch, num_heads, splits) if splits > 1 else (0,)
     read = torch.empty((*parts, head_dim), dtype=torch.float32, device=q.device)
     peak, total = (torch.empty(parts, dtype=torch.float32, device=q.device) for _ in range(2))

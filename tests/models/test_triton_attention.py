@@ -223,7 +223,7 @@ def prefill_both(
     torch.testing.assert_close(out.cpu().double(), wanted, rtol=tolerance, atol=tolerance)
 
 
-MIXED = [(0, 1), (0, 17), (5, 0), (15, 2), (16, 33), (292, 8), (299, 1)]
+MIXED = [(0, 1), (0, 17), (5, 0), (15, 2), (16, 20), (297, 3), (299, 1)]
 
 
 @pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
@@ -240,8 +240,8 @@ def test_prefill_with_sinks_in_half_precision_whatever_its_length(device, scores
 
 
 def test_prefill_finds_its_sequence_among_more_than_are_looked_at_together(device):
-    num_sequences = attention_triton.SEARCH.value + 3
-    new = [(row % 3, (row * 7) % 4) for row in range(num_sequences)]
+    num_sequences = attention_triton.SEARCH.value + 1
+    new = [(row % 3, int(row % 10 == 8)) for row in range(num_sequences)]
     prefill_both(Shape(1, 1, 16, 16), new, device)
 
 

@@ -26,6 +26,11 @@ def device(request) -> torch.device:
     return device
 
 
+def run(*inputs: Tensor) -> list[Tensor]:
+    """Inputs of one token each, (b, ...) -> runs of a single token, (b, 1, ...), in float64."""
+    return [tensor.double().unsqueeze(1) for tensor in inputs]
+
+
 class Draw:
     """Random tensors, the same at every run; of inputs, the padding row is NaN and so is what lies beside them."""
 
@@ -57,7 +62,7 @@ class Draw:
 
 
 def check(step: Callable[[Tensor, Tensor], Tensor], twin: Callable[[Tensor], tuple[Tensor, Tensor]], pool: Tensor):
-    """Compare a kernel's step over a pool with its twin's over the states alone, which gives y and new states.
+    """Compare a kernel's step over a pool with its twin's over the states alone, which gives (b, 1, ...) and new ones.
 
     The twin computes all rows, in float64, those of padding too, of which nothing is looked at.
     """
@@ -69,7 +74,7 @@ def check(step: Callable[[Tensor, Tensor], Tensor], twin: Callable[[Tensor], tup
     with poisoned_memory():
         out = step(pool, slots)
     tolerance = 1e-5 if out.dtype == torch.float32 else 1e-2
-    torch.testing.assert_close(out[real].double(), y[real], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(out[real].double(), y[real, 0], rtol=tolerance, atol=tolerance)
     assert out[~real].eq(0).all()
     torch.testing.assert_close(pool, wanted, rtol=1e-5, atol=1e-6, equal_nan=True)
     assert not torch.equal(pool[slots[real]], before[slots[real]])
@@ -84,7 +89,7 @@ def test_convolution(device, dtype, channels, kernel, with_bias):
     def twin(states: Tensor) -> tuple[Tensor, Tensor]:
         window = torch.cat((states, x.double().unsqueeze(-1)), dim=-1)
         y = (window * weight.double().squeeze(1)).sum(-1)
-        return F.silu(y + bias.double() if with_bias else y), window[..., 1:]
+        return F.silu(y + bias.double() if with_bias else y).unsqueeze(1), window[..., 1:]
 
     bias_or_none = bias if with_bias else None
     check(lambda pool, slots: conv_step(x, pool, slots, weight, bias_or_none), twin, draw.pool(channels, kernel - 1))
@@ -99,7 +104,7 @@ def test_mamba_2(device, dtype, sizes):
     B, C = draw.inputs(len(SLOTS), groups, size), draw.inputs(len(SLOTS), groups, size)
     check(
         lambda pool, slots: ssd_step(x, dt, A, B, C, pool=pool, slots=slots),
-        lambda states: ssd_torch.ssd_step(*(v.double() for v in (x, dt, A, B, C)), state=states),
+        lambda states: ssd_torch.ssd_loop(*run(x, dt), A.double(), *run(B, C), state=states),
         draw.pool(heads, head_dim, size),
     )
 
@@ -112,7 +117,7 @@ def test_mamba_1(device, dtype, channels, size):
     B, C = draw.inputs(len(SLOTS), size), draw.inputs(len(SLOTS), size)
     check(
         lambda pool, slots: selective_step(x, dt, A, B, C, pool=pool, slots=slots),
-        lambda states: selective_scan_torch.selective_step(*(v.double() for v in (x, dt, A, B, C)), state=states),
+        lambda states: selective_scan_torch.selective_loop(*run(x, dt), A.double(), *run(B, C), state=states),
         draw.pool(channels, size),
     )
 
@@ -128,7 +133,7 @@ def test_delta_rule(device, dtype, sizes):
     beta = draw.inputs(len(SLOTS), heads).sigmoid()
     check(
         lambda pool, slots: delta_step(q, k, v, log_decay, beta, pool=pool, slots=slots),
-        lambda states: delta_rule_torch.delta_step(*(t.double() for t in (q, k, v, log_decay, beta)), state=states),
+        lambda states: delta_rule_torch.delta_loop(*run(q, k, v, log_decay, beta), state=states),
         draw.pool(heads, key_dim, value_dim),
     )
 
@@ -173,10 +178,10 @@ def test_a_captured_step_serves_the_slots_of_later_sequences(device):
     with torch.cuda.graph(graph):
         y = ssd_step(x, dt, A, bc, bc, pool=pool, slots=slots)
     slots.copy_(torch.tensor([2, 0]))
-    wanted, states = ssd_torch.ssd_step(x, dt, A, bc, bc, state=pool[slots])
+    wanted, states = ssd_torch.ssd_loop(*run(x, dt), A.double(), *run(bc, bc), state=pool[slots].double())
     graph.replay()
-    torch.testing.assert_close(y, wanted, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(pool[slots], states, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(y.double(), wanted[:, 0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(pool[slots].double(), states, rtol=1e-5, atol=1e-5)
 
 
 def test_a_strong_decay_forgets_all_and_is_finite(device):
