@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 from models.cache import StateCache
 from models.config import DeltaNetSpec
-from models.kernels.interface import MixerKernels
-from models.kernels.torch_backend import CONVOLUTION, DELTA_RULE
+from models.kernels.torch_backend import DELTA_RULE
 from models.layers import GatedRMSNorm
 from models.ssm import RecurrentMixer
 
@@ -23,7 +22,7 @@ class DeltaNet(RecurrentMixer):
     def __init__(self, hidden_size: int, spec: DeltaNetSpec) -> None:
         super().__init__()
         self.spec: DeltaNetSpec = spec
-        self.kernels = MixerKernels(CONVOLUTION, DELTA_RULE)
+        self.kernels = DELTA_RULE
         self.in_proj_qkv = nn.Linear(hidden_size, spec.conv_size, bias=False)
         self.in_proj_z = nn.Linear(hidden_size, spec.value_size, bias=False)
         self.in_proj_b = nn.Linear(hidden_size, spec.num_value_heads, bias=False)
@@ -55,10 +54,10 @@ class DeltaNet(RecurrentMixer):
 
     def _scan(self, x: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         qkv, conv_state = self._convolve(self.in_proj_qkv(x), conv_state)
-        y, ssm_state = self.kernels.recurrence.scan(*self._heads(qkv), *self._gates(x), state=ssm_state)
+        y, ssm_state = self.kernels.scan(*self._heads(qkv), *self._gates(x), state=ssm_state)
         return self._finish(y, x), conv_state, ssm_state
 
     def _step(self, x: Tensor, cache: StateCache, slots: Tensor) -> Tensor:
         qkv = self._convolve_step(self.in_proj_qkv(x), cache, slots)
         inputs = (*self._heads(qkv), *self._gates(x))
-        return self._finish(self.kernels.recurrence.step(*inputs, pool=cache.ssm_state, slots=slots), x)
+        return self._finish(self.kernels.step(*inputs, pool=cache.ssm_state, slots=slots), x)

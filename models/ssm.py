@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from models.batch import ForwardBatch
 from models.cache import StateCache
 from models.config import Mamba1Spec, Mamba2Spec, RecurrentSpec
-from models.kernels.interface import MixerKernels
-from models.kernels.torch_backend import CONVOLUTION, SELECTIVE_SCAN, SSD
+from models.kernels.interface import RecurrentKernels
+from models.kernels.torch_backend import SELECTIVE_SCAN, SSD
 from models.layers import GatedRMSNorm, RMSNorm, rms_normalised
 
 
@@ -18,7 +18,7 @@ class RecurrentMixer(nn.Module):
     """What the recurrent mixers share: which of a batch's sequences take a scan and which a step, and their rows."""
 
     spec: RecurrentSpec
-    kernels: MixerKernels
+    kernels: RecurrentKernels
     conv_weight: nn.Parameter
     conv_bias: nn.Parameter | None
 
@@ -58,10 +58,10 @@ class RecurrentMixer(nn.Module):
         return self._scan(x, conv, ssm)[0]
 
     def _convolve(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        return self.kernels.convolution.scan(x, state, self.conv_weight, self.conv_bias)
+        return self.kernels.convolve(x, state, self.conv_weight, self.conv_bias)
 
     def _convolve_step(self, x: Tensor, cache: StateCache, slots: Tensor) -> Tensor:
-        return self.kernels.convolution.step(x, cache.conv_state, slots, self.conv_weight, self.conv_bias)
+        return self.kernels.convolve_step(x, cache.conv_state, slots, self.conv_weight, self.conv_bias)
 
 
 class Mamba1(RecurrentMixer):
@@ -73,7 +73,7 @@ class Mamba1(RecurrentMixer):
     def __init__(self, hidden_size: int, spec: Mamba1Spec) -> None:
         super().__init__()
         self.spec: Mamba1Spec = spec
-        self.kernels = MixerKernels(CONVOLUTION, SELECTIVE_SCAN)
+        self.kernels = SELECTIVE_SCAN
         inner = spec.inner_size
         self.in_proj = nn.Linear(hidden_size, 2 * inner, bias=spec.proj_bias)
         self.conv_weight = nn.Parameter(torch.empty(inner, 1, spec.conv_kernel))
@@ -110,7 +110,7 @@ class Mamba1(RecurrentMixer):
         inner, conv_state = self._convolve(inner, conv_state)
         dt, B, C = self._select(inner)
         A = -self.A_log.float().exp()
-        y, ssm_state = self.kernels.recurrence.scan(inner.float(), dt, A, B, C, state=ssm_state)
+        y, ssm_state = self.kernels.scan(inner.float(), dt, A, B, C, state=ssm_state)
         return self._finish(y, inner.float(), gate), conv_state, ssm_state
 
     def _step(self, x: Tensor, cache: StateCache, slots: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class Mamba1(RecurrentMixer):
         inner = self._convolve_step(inner, cache, slots)
         dt, B, C = self._select(inner)
         A = -self.A_log.float().exp()
-        y = self.kernels.recurrence.step(inner.float(), dt, A, B, C, pool=cache.ssm_state, slots=slots)
+        y = self.kernels.step(inner.float(), dt, A, B, C, pool=cache.ssm_state, slots=slots)
         return self._finish(y, inner.float(), gate)
 
 
@@ -128,7 +128,7 @@ class Mamba2(RecurrentMixer):
     def __init__(self, hidden_size: int, spec: Mamba2Spec) -> None:
         super().__init__()
         self.spec: Mamba2Spec = spec
-        self.kernels = MixerKernels(CONVOLUTION, SSD)
+        self.kernels = SSD
         self.in_proj = nn.Linear(hidden_size, spec.inner_size + spec.conv_size + spec.num_heads, bias=spec.proj_bias)
         self.conv_weight = nn.Parameter(torch.empty(spec.conv_size, 1, spec.conv_kernel))
         self.conv_bias = nn.Parameter(torch.zeros(spec.conv_size)) if spec.conv_bias else None
@@ -155,10 +155,10 @@ class Mamba2(RecurrentMixer):
         return gate, xbc, F.softplus(dt.float() + self.dt_bias.float()).clamp(*spec.time_step_limit)
 
     def _heads(self, xbc: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Convolved (..., conv_size) -> x (..., heads, head_dim), B and C (..., groups, state_size), float32."""
+        """Convolved (..., conv_size) -> x (..., heads, head_dim), B and C (..., groups, state_size)."""
         spec = self.spec
         bc_size = spec.num_groups * spec.state_size
-        x, B, C = xbc.float().split([spec.inner_size, bc_size, bc_size], dim=-1)
+        x, B, C = xbc.split([spec.inner_size, bc_size, bc_size], dim=-1)
         return (
             x.unflatten(-1, (spec.num_heads, spec.head_dim)),
             B.unflatten(-1, (spec.num_groups, spec.state_size)),
@@ -176,12 +176,12 @@ class Mamba2(RecurrentMixer):
         xbc, conv_state = self._convolve(xbc, conv_state)
         heads, B, C = self._heads(xbc)
         A = -self.A_log.float().exp()
-        y, ssm_state = self.kernels.recurrence.scan(heads, dt, A, B, C, state=ssm_state)
+        y, ssm_state = self.kernels.scan(heads, dt, A, B, C, state=ssm_state)
         return self._finish(y, heads, gate), conv_state, ssm_state
 
     def _step(self, x: Tensor, cache: StateCache, slots: Tensor) -> Tensor:
         gate, xbc, dt = self._split(x)
         heads, B, C = self._heads(self._convolve_step(xbc, cache, slots))
         A = -self.A_log.float().exp()
-        y = self.kernels.recurrence.step(heads, dt, A, B, C, pool=cache.ssm_state, slots=slots)
+        y = self.kernels.step(heads, dt, A, B, C, pool=cache.ssm_state, slots=slots)
         return self._finish(y, heads, gate)

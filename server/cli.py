@@ -6,6 +6,8 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -16,6 +18,7 @@ import uvicorn
 from server.api.app import create_app
 from server.checkpoints import CheckpointOptions
 from server.config import ConfigError, Device, Dtype, EngineConfig
+from server.engine_child import ROOT
 from server.hosting import HostedModel, host_models
 from server.process import EngineError
 
@@ -60,7 +63,7 @@ ApiKey = Annotated[str | None, typer.Option(envvar="FATHOM_API_KEY", help="Requi
 DtypeOption = Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, float32 on a CPU.")]
 DeviceOption = Annotated[Device, typer.Option(help="auto: a GPU where there is one.")]
 CacheGib = Annotated[float | None, typer.Option(help="Each model's cache, in GiB. Default: a share of what is free.")]
-BlockSize = Annotated[int, typer.Option(help="Tokens per KV block.")]
+BlockSize = Annotated[int | None, typer.Option(help="Tokens per KV block. Default: what the kernels like best.")]
 MaxContext = Annotated[int | None, typer.Option(help="Longest prompt and completion together. Default: what fits.")]
 MaxRunning = Annotated[int, typer.Option(help="Sequences computed at once, per model.")]
 MaxQueue = Annotated[int, typer.Option(help="Requests that may wait beyond those; more get 429.")]
@@ -77,6 +80,10 @@ LogRequests = Annotated[bool, typer.Option(help="Log every request that reaches 
 AccessLog = Annotated[bool, typer.Option(help="Log every HTTP request.")]
 
 
+DoctorModel = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="As for serve; its choices are shown.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+
+
 def serve(
     models: Models,
     *,
@@ -88,7 +95,7 @@ def serve(
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     cache_gib: CacheGib = None,
-    block_size: BlockSize = 16,
+    block_size: BlockSize = None,
     max_context: MaxContext = None,
     max_running: MaxRunning = 64,
     max_queue: MaxQueue = 256,
@@ -138,6 +145,21 @@ def configure_logging() -> None:
     # The Hub's client would tell of each of its requests, and of everything else twice.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     logging.getLogger("huggingface_hub").propagate = False
+
+
+def doctor(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="As for serve. Default: a usual model.")
+    ] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Show hardware and packages, which backend each operation uses and why, and what would make it faster."""
+    # A process of its own: the command line stays quick because it loads no torch.
+    words = [*(["--json"] if as_json else []), *(["--", model] if model else [])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
+    process = subprocess.run([sys.executable, "-P", "-m", "server.doctor", *words], env=environment)
+    raise typer.Exit(process.returncode)
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -27,16 +27,17 @@ class ConfigError(Exception):
 class EngineConfig:
     """Options of one engine.
 
-    cache_bytes None: chosen from the free memory, of which memory_share is this engine's where several share a
-    device. max_context None: as much as the model and the cache allow. step_tokens: tokens that one step may compute,
-    prefill and decode together. prefill_chunk: the most that one prompt takes of a step, so that a long prompt leaves
-    room for others. An engine that is not ready after start_timeout_s, or that says nothing for stall_timeout_s, in
-    the longest of its steps, is taken for stuck and started anew.
+    block_size None: what the attention kernels like best. cache_bytes None: chosen from the free memory, of which
+    memory_share is this engine's where several share a device. max_context None: as much as the model and the cache
+    allow. step_tokens: tokens that one step may compute, prefill and decode together. prefill_chunk: the most that one
+    prompt takes of a step, so that a long prompt leaves room for others. An engine that is not ready after
+    start_timeout_s, or that says nothing for stall_timeout_s, in the longest of its steps, is taken for stuck and
+    started anew.
     """
 
     dtype: Dtype = "auto"
     device: Device = "auto"
-    block_size: int = 16
+    block_size: int | None = None
     cache_bytes: int | None = None
     memory_share: float = 1.0
     max_context: int | None = None

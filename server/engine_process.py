@@ -9,6 +9,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ import torch
 import zmq
 
 from models.errors import ModelError
+from models.kernels.choose import Choice
 from models.load import read_eos_token_ids
 from server.cache.planner import CachePlan, CacheTooSmallError, describe, plan_cache
 from server.config import ConfigError, EngineConfig
@@ -64,7 +66,7 @@ def make_plan(runner: Runner, config: EngineConfig) -> CachePlan:
     return plan_cache(
         bytes_per_token=needs.bytes_per_token,
         bytes_per_sequence=needs.bytes_per_sequence,
-        block_size=config.block_size,
+        block_size=config.block_size or runner.preferred_block_size(),
         cache_bytes=config.cache_bytes or available_bytes(runner.device, config.memory_share),
         max_running=config.max_running,
         max_tokens=max_context(runner, config, None),
@@ -98,7 +100,7 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
         torch.set_num_threads(config.threads)
     runner = Runner(directory, dtype=choose_dtype(config, device), device=device)
     plan = make_plan(runner, config)
-    runner.allocate(plan)
+    choices = runner.allocate(plan)
     limit = max_context(runner, config, plan)
     eos_token_ids = read_eos_token_ids(directory, runner.decoder.config)
     limits = SchedulerLimits(
@@ -121,7 +123,18 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
         device=str(device),
         dtype=str(runner.dtype).removeprefix("torch."),
     )
-    return Engine(runner, plan, limits, eos_token_ids), Ready(info, describe(plan, limit))
+    about = f"{describe(plan, limit)}\nkernels: {describe_choices(choices)}"
+    return Engine(runner, plan, limits, eos_token_ids), Ready(info, about)
+
+
+def describe_choices(choices: Sequence[Choice]) -> str:
+    """Which backend computes what; `fathom doctor` says why."""
+    backends: dict[str, list[str]] = {}
+    for choice in choices:
+        operations = backends.setdefault(choice.backend, [])
+        if choice.operation not in operations:
+            operations.append(choice.operation)
+    return "; ".join(f"{backend} for {', '.join(operations)}" for backend, operations in backends.items())
 
 
 class OrphanedError(Exception):

@@ -6,6 +6,9 @@ import torch
 
 from models.batch import ForwardBatch
 from models.cache import CacheShape, allocate_caches
+from models.kernels.bind import bind
+from models.kernels.choose import Choice, preferred_block_size
+from models.kernels.environment import probe
 from models.load import load_decoder
 from models.sampler import SamplingRow, sample
 from server.cache.planner import CachePlan
@@ -37,16 +40,25 @@ class Runner:
     def __init__(self, directory: Path, *, dtype: torch.dtype, device: torch.device) -> None:
         self.device = device
         self.dtype = dtype
+        self.environment = probe(device)
         self.decoder = load_decoder(directory, dtype=dtype, device=device)
 
-    def allocate(self, plan: CachePlan) -> None:
+    def preferred_block_size(self) -> int:
+        """Tokens per KV block that this machine's kernels like best."""
+        name = str(self.dtype).removeprefix("torch.")
+        return preferred_block_size(self.decoder.config.layers, self.environment, name)
+
+    def allocate(self, plan: CachePlan) -> tuple[Choice, ...]:
+        """Allocate the cache and choose the kernels, some of which want a certain block size; returns the choices."""
         self._block_size = plan.block_size
+        choices = bind(self.decoder, self.environment, self.dtype, plan.block_size)
         self._caches = allocate_caches(
             self.decoder.config,
             CacheShape(plan.num_blocks, plan.block_size, plan.num_state_slots),
             dtype=self.dtype,
             device=self.device,
         )
+        return choices
 
     @torch.inference_mode()
     def run(self, batch: ScheduledBatch) -> dict[str, int]:

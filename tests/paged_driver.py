@@ -7,6 +7,8 @@ import torch
 from models.batch import ForwardBatch
 from models.cache import CacheShape, KVCache, LayerCache, ParallelCache, StateCache, allocate_caches
 from models.decoder import Decoder
+from models.kernels.bind import bind
+from models.kernels.environment import Environment, probe
 
 BLOCK_SIZE = 4
 
@@ -25,7 +27,10 @@ def simple_caches(caches: Sequence[LayerCache]) -> list[KVCache | StateCache]:
 class PagedDriver:
     """Holds the caches of a few sequences. Blocks are dealt in a scattered order and start out poisoned."""
 
-    def __init__(self, decoder: Decoder, num_sequences: int, max_tokens: int) -> None:
+    def __init__(
+        self, decoder: Decoder, num_sequences: int, max_tokens: int, environment: Environment | None = None
+    ) -> None:
+        """environment: what chooses the kernels, if not this machine."""
         self.decoder = decoder
         self.device = decoder.embedding.weight.device
         per_sequence = -(-max_tokens // BLOCK_SIZE)
@@ -38,6 +43,7 @@ class PagedDriver:
         for cache in simple_caches(self.caches):
             for field in cache.__slots__:
                 getattr(cache, field).fill_(1e4)
+        bind(decoder, environment or probe(self.device), torch.float32, BLOCK_SIZE)
         deal = torch.randperm(num_sequences * per_sequence, generator=torch.Generator().manual_seed(0))
         self.tables = deal.view(num_sequences, per_sequence)
         self.slots = torch.arange(num_sequences).flip(0) + 2

@@ -10,8 +10,17 @@ from models.batch import ForwardBatch
 from models.cache import KVCache
 from models.config import ScoreSpec
 
-Operation = Literal["attention", "convolution", "selective scan", "SSD", "delta rule"]
-OPERATIONS: tuple[Operation, ...] = ("attention", "convolution", "selective scan", "SSD", "delta rule")
+Operation = Literal[
+    "attention",
+    "convolution",
+    "convolution step",
+    "selective scan",
+    "selective step",
+    "SSD scan",
+    "SSD step",
+    "delta scan",
+    "delta step",
+]
 
 
 class Attend(Protocol):
@@ -27,25 +36,26 @@ class Attend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AttentionKernels:
-    """write: new keys and values (t, kv_heads, head_dim) go to their slots (t,); rows mapped to -1 are dropped."""
+    """Paged attention. write: new keys and values (t, kv_heads, head_dim) go to their slots (t,); -1 = dropped."""
 
-    name: str
     write: Callable[[KVCache, Tensor, Tensor, Tensor], None]
     attend: Attend
 
 
-@dataclass(frozen=True, slots=True)
-class ConvolutionKernels:
-    """SiLU of the causal convolution, weight (channels, 1, kernel), bias (channels,) or None.
-
-    scan(x (b, l, channels), state (b, channels, kernel - 1), weight, bias) -> the same shapes.
-    step(x (b, channels), pool (s, channels, kernel - 1), slots (b,), weight, bias) -> (b, channels); the pool's rows
-    change in place.
+class Convolve(Protocol):
+    """SiLU of the causal convolution over runs of tokens: x (b, l, channels) and the inputs before, (b, channels,
+    kernel - 1) -> the same shapes. weight: (channels, 1, kernel); bias: (channels,) or None.
     """
 
-    name: str
-    scan: Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
-    step: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
+    def __call__(self, x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None, /) -> tuple[Tensor, Tensor]: ...
+
+
+class ConvolveStep(Protocol):
+    """The same for one token of each sequence: x (b, channels) -> (b, channels); rows `slots` of the pool (s, channels,
+    kernel - 1) change in place.
+    """
+
+    def __call__(self, x: Tensor, pool: Tensor, slots: Tensor, weight: Tensor, bias: Tensor | None, /) -> Tensor: ...
 
 
 class Scan(Protocol):
@@ -71,17 +81,10 @@ class Step(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class RecurrenceKernels:
-    """A recurrence; which inputs it takes, and in which shapes, is what its functions in plain torch say."""
+class RecurrentKernels:
+    """What a recurrent mixer computes with. Which inputs scan and step take is what those in plain torch say."""
 
-    name: str
+    convolve: Convolve
+    convolve_step: ConvolveStep
     scan: Scan
     step: Step
-
-
-@dataclass(frozen=True, slots=True)
-class MixerKernels:
-    """What a recurrent mixer computes with."""
-
-    convolution: ConvolutionKernels
-    recurrence: RecurrenceKernels

@@ -28,11 +28,12 @@ def ssd_scan(
     Args:
         x: (b, l, h, p). dt: (b, l, h), >= 0; where it is 0 the token leaves no trace. A: (h,), negative.
         B, C: (b, l, g, n). state: (b, h, p, n), before the first token.
-        chunk_size: tokens per quadratic block.
+        chunk_size: tokens per quadratic block. All is computed in the state's dtype.
     Returns:
         y: (b, l, h, p), without the skip term D*x; the state after the last token (b, h, p, n).
     Source: arXiv:2405.21060, section 6 (block decomposition of the semiseparable matrix).
     """
+    x, B, C = (v.to(state.dtype) for v in (x, B, C))
     batch, length, heads, head_dim = x.shape
     groups, state_size, chunk = *B.shape[2:], min(chunk_size, length)
     num_chunks = -(-length // chunk)
@@ -76,7 +77,7 @@ def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, pool: Te
     (batch, heads, head_dim), state_size = x.shape, B.shape[-1]
     repeat = heads // B.shape[1]
     rows = Rows(pool, slots)
-    x, dt, B, C = rows.order(x, dt, B, C)
+    x, dt, B, C = rows.order(x.to(pool.dtype), dt, B.to(pool.dtype), C.to(pool.dtype))
     B, C = (v.repeat_interleave(repeat, dim=1).view(batch * heads, state_size, 1) for v in (B, C))
     state = rows.state.mul_((dt * A).exp()[..., None, None]).view(batch * heads, head_dim, state_size)
     state.baddbmm_((x * dt.unsqueeze(-1)).view(batch * heads, head_dim, 1), B.transpose(1, 2))
