@@ -52,8 +52,8 @@ def test_no_such_model(model):
 
 
 def test_what_it_says_of_a_gpu(monkeypatch):
-    monkeypatch.setattr(server.doctor, "probe", lambda device: GPU)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100 << 30, 140 << 30))
+    monkeypatch.setattr(server.doctor, "probe", lambda _: GPU)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100 << 30, 140 << 30))
     report = examine(None)
     backends = {row["operation"]: row["backend"] for row in report["operations"]}
     assert (backends["attention"], backends["SSD step"], backends["SSD scan"]) == ("varlen_attn", "triton", "torch")
@@ -65,8 +65,8 @@ def test_what_it_says_of_a_gpu(monkeypatch):
 
 def test_a_package_that_cannot_be_imported_is_told(monkeypatch):
     broken = replace(GPU, packages={**GPU.packages, "mamba-ssm": Package("2.3", "import mamba_ssm fails: no CUDA")})
-    monkeypatch.setattr(server.doctor, "probe", lambda device: broken)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 2 << 30))
+    monkeypatch.setattr(server.doctor, "probe", lambda _: broken)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 30, 2 << 30))
     shown = io.StringIO()
     show(Console(file=shown, width=140), examine(None), None)
     assert "mamba-ssm: 2.3, but import mamba_ssm fails: no CUDA" in shown.getvalue()
