@@ -42,13 +42,17 @@ class HostedModel:
     engine: EngineClient
     created_s: int
 
-    async def generate(self, request: EngineRequest, stops: Sequence[str]) -> AsyncGenerator[TextOutput, None]:
+    async def generate(
+        self, request: EngineRequest, stops: Sequence[str], goes_on: bool
+    ) -> AsyncGenerator[TextOutput, None]:
         """Text of one completion as it comes, the last output with a finish reason. Closing it aborts the request.
 
+        Args:
+            goes_on: whether it is the rest of the prompt's text, not a text of its own.
         Raises:
             EngineError: the engine refuses the request or ends on the way.
         """
-        detokenizer = IncrementalDetokenizer(self.tokenizer)
+        detokenizer = IncrementalDetokenizer(self.tokenizer, request.token_ids if goes_on else ())
         checker = StopChecker(stops)
         num_tokens = 0
         outputs = self.engine.generate(request)

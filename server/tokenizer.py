@@ -1,5 +1,6 @@
 """Text to tokens and back, for one checkpoint: its vocabulary and its chat template."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,13 +76,21 @@ class IncrementalDetokenizer:
     A token may be a part of a character, and a decoder may treat the first token of a text differently. So a
     window of the last tokens is decoded again with the newest, and what was not given out yet is what they add. The
     window stays short whatever comes: a long run of tokens without text, or of bytes that are no text, moves it too.
+
+    Args:
+        prompt: what the text goes on from, if it is to be the rest of that text, with the space between them.
     """
 
-    def __init__(self, tokenizer: ModelTokenizer) -> None:
+    def __init__(self, tokenizer: ModelTokenizer, prompt: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._window: list[int] = []
         self._num_shown = 0  # tokens of the window whose text was given out when they came
         self._given = 0  # characters of the window's text that were given out
+        # Behind a special token a new text begins.
+        tail = list(itertools.takewhile(tokenizer.has_text, reversed(prompt[-MAX_HELD:])))[::-1]
+        if tail:
+            text = tokenizer.decode(tail)
+            self._keep(tail, pending=min(MAX_PENDING, len(text) - len(text.rstrip(REPLACEMENT))))
 
     def add(self, token_ids: Sequence[int], *, last: bool = False) -> str:
         """The text that these tokens complete; with `last`, whatever is left, even half a character."""

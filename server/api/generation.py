@@ -28,12 +28,13 @@ class ClientGoneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One accepted request on its way through a model."""
+    """One accepted request on its way through a model. `goes_on`: its answer is the rest of the prompt's text."""
 
     hosted: HostedModel
     request: EngineRequest
     stops: list[str]
     metrics: Metrics
+    goes_on: bool = False
 
     async def run(self) -> AsyncGenerator[TextOutput, None]:
         """Text outputs, the last with a finish reason and usage; every outcome is counted once.
@@ -42,7 +43,7 @@ class Job:
             ApiError: the engine refuses the request or ends on the way.
         """
         outcome = "disconnected"
-        outputs = self.hosted.generate(self.request, self.stops)
+        outputs = self.hosted.generate(self.request, self.stops, self.goes_on)
         try:
             async for output in outputs:
                 if output.usage is not None:

@@ -149,7 +149,7 @@ async def _answer(
     answer_id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
     params = sampling_params(body, max_tokens, hosted.defaults)
     engine_request = EngineRequest(answer_id, tuple(token_ids), params)
-    job = Job(hosted, engine_request, body.stop or [], served(request).metrics)
+    job = Job(hosted, engine_request, body.stop or [], served(request).metrics, goes_on=not chat)
     shape = Shape(chat, answer_id, hosted.name, int(time.time()), body.include_usage)
     if not body.stream:
         return await _whole(request, job, shape)

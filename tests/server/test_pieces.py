@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 from tokenizer_files import TEXTS, declared, lines, train_pieces, write_config
@@ -125,6 +125,30 @@ def test_pieces_joined_are_the_whole_text(pair, name, legacy):
         assert given_out + detokenizer.add([], last=True) == tokenizer.decode(token_ids)
 
     check()
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-unigram", "gemma"])
+def test_what_goes_on_from_a_prompt_keeps_the_space_between_them(pair, name):
+    tokenizer, processor = pair(name, legacy=True)
+
+    @given(st.one_of(st.text(max_size=40), st.lists(st.sampled_from(TEXTS), max_size=3).map(" ".join)), st.data())
+    @settings(max_examples=150, deadline=None)
+    def check(text, data):
+        assume(not has_special(text, processor))  # behind which a new text begins
+        token_ids = tokenizer.encode(text, add_special_tokens=True)
+        cut = data.draw(st.integers(1, len(token_ids)))
+        before = tokenizer.decode(token_ids[:cut])
+        detokenizer = IncrementalDetokenizer(tokenizer, token_ids[:cut])
+        rest = "".join(detokenizer.add([token]) for token in token_ids[cut:]) + detokenizer.add([], last=True)
+        whole = tokenizer.decode(token_ids)
+        # The prompt may end in the middle of a character, which then is the first of what follows.
+        assert rest == whole[len(before.rstrip("\ufffd")) :] or before + rest == whole
+
+    check()
+    prompt = tokenizer.encode("Ana Torres was", add_special_tokens=True)
+    rest = tokenizer.encode("Ana Torres was born", add_special_tokens=True)[len(prompt) :]
+    assert IncrementalDetokenizer(tokenizer, prompt).add(rest, last=True) == " born"
+    assert IncrementalDetokenizer(tokenizer).add(rest, last=True) == ("born" if "llama" in name else " born")
 
 
 @pytest.mark.parametrize("legacy", LEGACY)

@@ -174,6 +174,17 @@ def test_other_tokenizers_serve_completions(stranger, served, model):
     assert again == {"prompt": begin + text}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_completion_begins_with_the_space_that_parts_it_from_its_prompt(stranger, stream):
+    """SentencePiece drops it at the begin of a text, which a completion is not."""
+    texts = []
+    for seed in range(12):
+        options = {"prompt": "Ana Torres", "max_tokens": 3, "temperature": 2, "seed": seed, "stream": stream}
+        answer = stranger.completions.create(model="pieces", **options)
+        texts.append("".join(chunk.choices[0].text for chunk in answer) if stream else answer.choices[0].text)
+    assert any(text.startswith(" ") for text in texts)
+
+
 @pytest.mark.parametrize("model", ["pieces", "ranks"])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/tokenize"])
 def test_without_a_template_chats_are_refused(served, model, path):
