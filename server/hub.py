@@ -100,8 +100,10 @@ def open_snapshot(model: HubModel) -> Snapshot:
         ModelError: the index of its weights cannot be read.
     """
     try:
-        siblings = HfApi().model_info(model.repository, revision=model.revision, files_metadata=True).siblings or ()
-        sizes = {file.rfilename: file.size or 0 for file in siblings if "/" not in file.rfilename}
+        # The client would wait for ever; a firewall may let nothing through and say nothing.
+        timeout_s = constants.HF_HUB_ETAG_TIMEOUT
+        info = HfApi().model_info(model.repository, revision=model.revision, files_metadata=True, timeout=timeout_s)
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or () if "/" not in file.rfilename}
     except TROUBLE as error:
         return _cached_snapshot(model, error)
     if not any(name.endswith(WEIGHTS) for name in sizes):
@@ -191,7 +193,7 @@ def _cached_snapshot(model: HubModel, error: Exception) -> Snapshot:
 def _explain(model: HubModel, error: Exception) -> str:
     """What went wrong, what was looked for, and where."""
     endpoint, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
-    token = "the token that is set does not open it" if get_token() else "HF_TOKEN is not set"
+    token = "the token that is set does not open it" if _has_token() else "HF_TOKEN is not set"
     match error:
         case HFValidationError():
             return f"no repository of the Hub can be named {model.repository!r}: {_first_line(error)}"
@@ -208,6 +210,13 @@ def _explain(model: HubModel, error: Exception) -> str:
             return f"HF_HUB_OFFLINE is set, and {model} is not in the cache {cache}"
     reason = f"{type(error).__name__}: {_first_line(error)}"
     return f"{model} cannot be fetched from {endpoint} into the cache {cache}: {reason}"
+
+
+def _has_token() -> bool:
+    try:
+        return bool(get_token())
+    except OSError:  # it may lie where nothing can be read, which is the fault to tell of
+        return False
 
 
 def _first_line(error: Exception) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -199,6 +200,20 @@ def test_without_network_the_cache_is_used(hub, variables):
     [line] = fetch("org/plain", **nobody)
     assert "org/plain@main cannot be fetched from http://127.0.0.1:9 into the cache" in line
     assert "Connection refused" in line
+
+
+def test_a_hub_that_never_answers_is_not_waited_for(variables):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silence = {"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}", "HF_HUB_ETAG_TIMEOUT": "1"}
+        [line] = fetch("org/plain", **variables | silence)
+    assert "ReadTimeout: " in line
+
+
+def test_a_cache_that_cannot_be_written_is_told(hub, variables, tmp_path):
+    (tmp_path / "file").touch()
+    for variable, cache in (("HF_HUB_CACHE", tmp_path / "file"), ("HF_HOME", tmp_path / "file" / "hub")):
+        *_, line = fetch("org/plain", **variables | {variable: str(tmp_path / "file")})
+        assert f"org/plain@main cannot be fetched from {hub.url} into the cache {cache}: NotADirectoryError: " in line
 
 
 def test_a_commit_is_a_revision_and_a_cache_with_half_a_model_is_none(variables, repositories):
