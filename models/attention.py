@@ -5,13 +5,14 @@ from torch import Tensor, nn
 
 from models.batch import ForwardBatch
 from models.cache import KVCache
-from models.config import AttentionSpec, GrowthSpec, ModelConfig
+from models.config import AttentionSpec, GrowthSpec, ModelConfig, RopeSpec
 from models.kernels.attention_torch import attend_dense
 from models.kernels.torch_backend import ATTENTION
 from models.layers import RMSNorm
 from models.rope import Rotary, apply_rotary
 
 Extra = tuple[Tensor, Tensor, Tensor] | None
+Angles = dict[RopeSpec, tuple[Tensor, Tensor]]
 
 
 def query_growth(spec: GrowthSpec, positions: Tensor) -> Tensor:
@@ -49,14 +50,22 @@ class Attention(nn.Module):
         heads = projected.unflatten(-1, (-1, self.spec.head_dim))
         return heads if norm is None else norm(heads)
 
-    def _project(self, x: Tensor, positions: Tensor, extra: Extra = None) -> tuple[Tensor, Tensor, Tensor]:
-        """x (..., hidden) -> rotated q (..., heads, head_dim), rotated k and v (..., kv_heads, head_dim)."""
+    def _project(
+        self, x: Tensor, positions: Tensor, extra: Extra = None, angles: Angles | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (..., hidden) -> rotated q (..., heads, head_dim), rotated k and v (..., kv_heads, head_dim).
+
+        angles: those at the positions that other layers have computed; this one's are added.
+        """
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         if extra is not None:
             q, k, v = q + extra[0], k + extra[1], v + extra[2]
         q, k, v = self._heads(q, self.q_norm), self._heads(k, self.k_norm), self._heads(v, None)
         if self.rotary is not None:
-            cos, sin = self.rotary.table(positions)
+            angles = {} if angles is None else angles
+            if self.rotary.spec not in angles:
+                angles[self.rotary.spec] = self.rotary.table(positions)
+            cos, sin = angles[self.rotary.spec]
             q, k = apply_rotary(q, cos, sin), apply_rotary(k, cos, sin)
         if self.spec.growth is not None:
             q = q * query_growth(self.spec.growth, positions).to(q.dtype)[..., None, None]
@@ -75,7 +84,7 @@ class Attention(nn.Module):
 
         extra: what is added to q, k and v before anything else, from adapters.
         """
-        q, k, v = self._project(x, batch.positions, extra)
+        q, k, v = self._project(x, batch.positions, extra, batch.angles)
         self.kernels.write(cache, k, v, batch.slot_mapping)
         out = self.kernels.attend(q, cache, batch, scores=self.spec.scores, sinks=self.sinks)
         return self._finish(out, x)

@@ -1,10 +1,12 @@
 """Everything that one forward pass needs, as tensors. Passed as an argument; there is no ambient context."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from models.config import RopeSpec
 
 
 @dataclass(frozen=True)  # without slots: what is derived is kept
@@ -21,6 +23,7 @@ class ForwardBatch:
         slot_mapping: (t,) int64, block * block_size + offset; -1 = not written.
         state_slots: (b,) int64, distinct.
         logit_rows: (r,) int64, the rows whose logits are wanted.
+        angles: cosines and sines at the positions, filled by the first layer that needs them.
     """
 
     token_ids: Tensor
@@ -31,6 +34,7 @@ class ForwardBatch:
     slot_mapping: Tensor
     state_slots: Tensor
     logit_rows: Tensor
+    angles: dict[RopeSpec, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @cached_property
     def num_new(self) -> Tensor:

@@ -59,6 +59,8 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.unit_offset:
             return F.rms_norm(x.float(), (x.shape[-1],), 1.0 + self.weight.float(), self.eps).to(x.dtype)
+        if x.dtype == torch.float32:  # nothing is rounded on the way: one pass does both
+            return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
         return rms_normalised(x, self.eps) * self.weight
 
 
