@@ -86,6 +86,8 @@ class GatedRMSNorm(nn.Module):
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         open_gate = F.silu(gate.float())
         gated = x.float() if self.norm_first else x.float() * open_gate
+        if x.dtype == torch.float32 and self.num_groups == 1 and not self.norm_first:
+            return F.rms_norm(gated, gated.shape[-1:], self.weight, self.eps)
         groups = gated.unflatten(-1, (self.num_groups, -1))
         normalised = F.rms_norm(groups, groups.shape[-1:], eps=self.eps).flatten(-2).to(x.dtype) * self.weight
         return (normalised * open_gate).to(x.dtype) if self.norm_first else normalised

@@ -101,7 +101,7 @@ class Mamba1(RecurrentMixer):
         return F.softplus(dt), B.float(), C.float()
 
     def _finish(self, y: Tensor, x: Tensor, gate: Tensor) -> Tensor:
-        y = (y + self.D.float() * x) * F.silu(gate.float())
+        y = torch.addcmul(y, x, self.D.float()) * F.silu(gate.float())
         out: Tensor = self.out_proj(y.to(gate.dtype))
         return out
 
@@ -166,7 +166,7 @@ class Mamba2(RecurrentMixer):
         )
 
     def _finish(self, y: Tensor, x: Tensor, gate: Tensor) -> Tensor:
-        y = y + self.D.float().unsqueeze(-1) * x
+        y = torch.addcmul(y, x.to(y.dtype), self.D.float().unsqueeze(-1))
         y = y.flatten(-2).to(gate.dtype)
         out: Tensor = self.out_proj(y * F.silu(gate) if self.norm is None else self.norm(y, gate))
         return out

@@ -13,9 +13,13 @@ def convolve(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None) -> t
     Returns:
         (b, l, channels); the last inputs (b, channels, kernel - 1), in x's dtype.
     """
-    window = torch.cat((state.to(x.dtype), x.transpose(1, 2)), dim=-1)
-    convolved = F.conv1d(window, weight, bias, groups=len(weight))
-    return F.silu(convolved.transpose(1, 2)), window[..., window.shape[-1] - weight.shape[-1] + 1 :]
+    length, taps = x.shape[1], weight.squeeze(1).unbind(-1)
+    # Channels stay neighbours, as all that follows wants them. conv1d would lay each one's tokens side by side.
+    window = torch.cat((state.to(x.dtype).transpose(1, 2), x), dim=1)
+    convolved = window[:, :length] * taps[0] if bias is None else torch.addcmul(bias, window[:, :length], taps[0])
+    for i, tap in enumerate(taps[1:], 1):
+        convolved = torch.addcmul(convolved, window[:, i : i + length], tap)
+    return F.silu(convolved), window[:, length:].transpose(1, 2)
 
 
 def convolve_step(x: Tensor, pool: Tensor, slots: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

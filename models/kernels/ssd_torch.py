@@ -58,11 +58,12 @@ def ssd_scan(
         before.append(state)
         state = torch.addcmul(added[:, c], state, chunk_decay[:, c])
     y = C @ torch.stack(before, dim=1).flatten(3, 4).transpose(-1, -2)  # b c g q rp
-    y = y.transpose(2, 3).unflatten(-1, (-1, head_dim)) * cumulative.exp().unsqueeze(-1)  # b c q g r p
+    carried = y.transpose(2, 3).unflatten(-1, (-1, head_dim))  # b c q g r p
 
     decays = decay_matrix(log_decay.permute(0, 1, 3, 4, 2))  # b c g r q s
     scores = (C @ B.transpose(-1, -2)).unsqueeze(3) * decays
-    y = y + (scores @ xdt.permute(0, 1, 3, 4, 2, 5)).permute(0, 1, 4, 2, 3, 5)
+    within = (scores @ xdt.permute(0, 1, 3, 4, 2, 5)).permute(0, 1, 4, 2, 3, 5)
+    y = torch.addcmul(within, carried, cumulative.exp().unsqueeze(-1))
     return y.reshape(batch, -1, heads, head_dim)[:, :length], state.flatten(1, 2)
 
 
