@@ -76,6 +76,7 @@ StallTimeout = Annotated[
     float, typer.Option(min=2, help="An engine silent for so many seconds is restarted; its longest step takes less.")
 ]
 Drain = Annotated[int, typer.Option(min=0, help="Seconds that open requests get at shutdown.")]
+CudaGraphs = Annotated[bool, typer.Option(help="On a GPU: capture decode steps once, and replay them.")]
 LogRequests = Annotated[bool, typer.Option(help="Log every request that reaches an engine.")]
 AccessLog = Annotated[bool, typer.Option(help="Log every HTTP request.")]
 
@@ -106,6 +107,7 @@ def serve(
     start_timeout_s: StartTimeout = 600.0,
     stall_timeout_s: StallTimeout = 300.0,
     drain_s: Drain = 30,
+    cuda_graphs: CudaGraphs = True,
     log_requests: LogRequests = False,
     access_log: AccessLog = True,
 ) -> None:
@@ -123,6 +125,7 @@ def serve(
             step_tokens=step_tokens,
             prefill_chunk=prefill_chunk,
             threads=threads or max(1, (os.cpu_count() or 1) // len(models)),
+            cuda_graphs=cuda_graphs,
             log_requests=log_requests,
             memory_share=1 / len(models),
             start_timeout_s=start_timeout_s,

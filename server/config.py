@@ -27,12 +27,12 @@ class ConfigError(Exception):
 class EngineConfig:
     """Options of one engine.
 
-    block_size None: what the attention kernels like best. cache_bytes None: chosen from the free memory, of which
-    memory_share is this engine's where several share a device. max_context None: as much as the model and the cache
-    allow. step_tokens: tokens that one step may compute, prefill and decode together. prefill_chunk: the most that one
-    prompt takes of a step, so that a long prompt leaves room for others. An engine that is not ready after
-    start_timeout_s, or that says nothing for stall_timeout_s, in the longest of its steps, is taken for stuck and
-    started anew.
+    cuda_graphs: on a GPU, decode steps are captured once and replayed. block_size None: what the attention kernels like
+    best. cache_bytes None: chosen from the free memory, of which memory_share is this engine's where several share a
+    device. max_context None: as much as the model and the cache allow. step_tokens: tokens that one step may compute,
+    prefill and decode together. prefill_chunk: the most that one prompt takes of a step, so that a long prompt leaves
+    room for others. An engine that is not ready after start_timeout_s, or that says nothing for stall_timeout_s, in the
+    longest of its steps, is taken for stuck and started anew.
     """
 
     dtype: Dtype = "auto"
@@ -47,6 +47,7 @@ class EngineConfig:
     prefill_chunk: int = 1024
     threads: int | None = None
     log_requests: bool = False
+    cuda_graphs: bool = True
     start_timeout_s: float = 600.0
     stall_timeout_s: float = 300.0
 

@@ -109,6 +109,9 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
         prefill_chunk=config.prefill_chunk,
         max_context=limit,
     )
+    reason: str | None = "--no-cuda-graphs"
+    if config.cuda_graphs:
+        reason = runner.capture(max_running=limits.max_running, max_context=limit)
     info = EngineInfo(
         model=model,
         kind=runner.decoder.config.kind,
@@ -123,7 +126,8 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
         device=str(device),
         dtype=str(runner.dtype).removeprefix("torch."),
     )
-    about = f"{describe(plan, limit)}\nkernels: {describe_choices(choices)}"
+    graphs = f"not captured: {reason}" if reason else "captured as CUDA graphs"
+    about = f"{describe(plan, limit)}\nkernels: {describe_choices(choices)}\ndecode steps: {graphs}"
     return Engine(runner, plan, limits, eos_token_ids), Ready(info, about)
 
 

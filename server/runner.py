@@ -6,6 +6,7 @@ import torch
 
 from models.batch import ForwardBatch
 from models.cache import CacheShape, allocate_caches
+from models.decode_graphs import DecodeGraphs, why_no_graphs
 from models.kernels.bind import bind
 from models.kernels.choose import Choice, preferred_block_size
 from models.kernels.environment import probe
@@ -41,6 +42,7 @@ class Runner:
         self.device = device
         self.dtype = dtype
         self.environment = probe(device)
+        self._graphs: DecodeGraphs | None = None
         self.decoder = load_decoder(directory, dtype=dtype, device=device)
 
     def preferred_block_size(self) -> int:
@@ -50,8 +52,8 @@ class Runner:
 
     def allocate(self, plan: CachePlan) -> tuple[Choice, ...]:
         """Allocate the cache and choose the kernels, some of which want a certain block size; returns the choices."""
-        self._block_size = plan.block_size
-        choices = bind(self.decoder, self.environment, self.dtype, plan.block_size)
+        self._block_size, self._graphs = plan.block_size, None
+        self._choices = choices = bind(self.decoder, self.environment, self.dtype, plan.block_size)
         self._caches = allocate_caches(
             self.decoder.config,
             CacheShape(plan.num_blocks, plan.block_size, plan.num_state_slots),
@@ -60,10 +62,27 @@ class Runner:
         )
         return choices
 
+    def capture(self, *, max_running: int, max_context: int) -> str | None:
+        """Capture decode steps as CUDA graphs, for so many sequences of so many tokens; returns why not, if not."""
+        if self.device.type != "cuda":
+            return "there is no GPU"
+        if reason := why_no_graphs(self.decoder, self._choices):
+            return reason
+        blocks = -(-max_context // self._block_size)
+        with torch.inference_mode():
+            graphs = DecodeGraphs(self.decoder, self._caches, largest=max_running, max_blocks=blocks)
+            graphs.prepare()
+        self._graphs = graphs
+        return None
+
     @torch.inference_mode()
     def run(self, batch: ScheduledBatch) -> dict[str, int]:
         """Compute the step; returns request id -> sampled token, for the parts that sample."""
-        logits = self.decoder(self._forward_batch(batch), self._caches)
+        forward = self._forward_batch(batch)
+        if self._graphs is not None and self._graphs.takes(forward):
+            logits = self._graphs.run(forward)
+        else:
+            logits = self.decoder(forward, self._caches)
         sampling = [part.sequence for part in batch.parts if part.samples]
         rows = [
             SamplingRow(

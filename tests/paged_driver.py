@@ -1,6 +1,6 @@
 """Drives a decoder over paged caches without a scheduler: any chunking, any company, scattered blocks and slots."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -62,8 +62,8 @@ class PagedDriver:
                 tensor[rows[target].to(self.device)] = tensor[rows[source].to(self.device)]
         self.lengths[target] = self.lengths[source]
 
-    def step(self, work: dict[int, list[int]]) -> dict[int, torch.Tensor]:
-        """Feed each sequence its new tokens, all in one pass; returns logits (n, vocab) of all of them."""
+    def batch(self, work: dict[int, list[int]]) -> ForwardBatch:
+        """Each sequence's new tokens, with logits wanted of all of them."""
         rows, positions, mapping, starts = [], [], [], [0]
         for sequence, tokens in work.items():
             for token in tokens:
@@ -74,7 +74,7 @@ class PagedDriver:
                 mapping.append(block * BLOCK_SIZE + position % BLOCK_SIZE)
             starts.append(len(rows))
         order = list(work)
-        batch = ForwardBatch(
+        return ForwardBatch(
             token_ids=torch.tensor(rows, device=self.device),
             positions=torch.tensor(positions, device=self.device),
             query_start=torch.tensor(starts),
@@ -84,8 +84,18 @@ class PagedDriver:
             state_slots=self.slots[order].to(self.device),
             logit_rows=torch.arange(len(rows), device=self.device),
         )
+
+    def step(
+        self, work: dict[int, list[int]], compute: Callable[[ForwardBatch], torch.Tensor] | None = None
+    ) -> dict[int, torch.Tensor]:
+        """Feed each sequence its new tokens, all in one pass; returns logits (n, vocab) of all of them.
+
+        compute: what gives them, if not the decoder itself.
+        """
+        batch = self.batch(work)
         with torch.inference_mode():
-            logits = self.decoder(batch, self.caches).cpu()
+            logits = (compute(batch) if compute else self.decoder(batch, self.caches)).cpu()
         for sequence, tokens in work.items():
             self.lengths[sequence] += len(tokens)
-        return {sequence: logits[starts[i] : starts[i + 1]] for i, sequence in enumerate(order)}
+        counts = [len(tokens) for tokens in work.values()]
+        return dict(zip(work, logits.split(counts), strict=True))
