@@ -7,6 +7,8 @@ import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 
 import psutil
 import torch
@@ -74,12 +76,19 @@ def filled(row: Row, timing: Timing, *, tokens: int | None = None) -> Row:
     return replace(row, seconds=timing.median_s, spread=timing.spread, tokens_per_s=rate)
 
 
+def failures() -> tuple[type[Exception], ...]:
+    """What a kernel that cannot serve raises: out of memory is a RuntimeError, as is what a capture does not allow."""
+    known = (RuntimeError, ValueError, AssertionError)
+    return known if find_spec("triton") is None else (*known, import_module("triton.errors").TritonError)
+
+
 def measure(row: Row, action: Callable[[Row], Row]) -> Row:
     """What the action makes of the row, or the row with the reason why it cannot."""
     try:
         return action(row)
-    except RuntimeError as error:  # out of memory among them; what a step does not allow in a capture
-        return replace(row, note=f"failed: {str(error).strip().splitlines()[0][:200]}")
+    except failures() as error:
+        first_line = (str(error) or repr(error)).strip().splitlines()[0]
+        return replace(row, note=f"failed: {first_line[:200]}")
 
 
 def cache_bytes(config: ModelConfig, bench: Bench, tokens: int, batch: int, block_size: int) -> int:

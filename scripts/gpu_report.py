@@ -58,7 +58,8 @@ class Page:
         return made
 
     def markdown(self) -> str:
-        return f"## {self.title}\n\n{table(self.head, self.rows)}"
+        rows = [tuple(cell.replace("|", "\\|") for cell in row) for row in self.rows]
+        return f"## {self.title}\n\n{table(self.head, rows)}"
 
 
 def thousands(tokens: int) -> str:

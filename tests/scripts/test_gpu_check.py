@@ -12,6 +12,7 @@ import torch
 from models.kernels.bind import bind
 from models.kernels.environment import probe
 from scripts.gpu_bench import Bench, measure
+from scripts.gpu_check import wait
 from scripts.gpu_models import SIZES, build_decoder, decode_step, filled_caches, make_batch, read_model, tensors_of
 from scripts.gpu_report import Row, attention, speed_pages
 from scripts.gpu_tests import Outcome, pages_of
@@ -154,6 +155,15 @@ def test_outcomes_by_family_and_by_file():
     assert families.rows == [("a", "attention triton", "2.0e-03", "token by token", "2", "token by token")]
     assert files.rows[0] == ("tests/models/test_exactness.py", "2", "1", "0")
     assert failed.rows == [(f"{name}token_by_token[cuda-a]",)]
+
+
+def test_a_part_whose_time_is_over_is_ended():
+    code = "import time; time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL)
+    saved = []
+    assert wait(process, 1.5, lambda: saved.append(True)) < 0
+    assert process.poll() is not None
+    assert saved
 
 
 @pytest.mark.slow
