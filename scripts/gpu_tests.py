@@ -11,7 +11,14 @@ from scripts.gpu_report import Page
 ROOT = Path(__file__).resolve().parents[1]
 RECORD_FILE = "tests.jsonl"
 # Kernels alone, then in models; what is not named comes last.
-FIRST = ("test_triton_attention.py", "test_triton_recurrent.py", "test_kernels.py", "test_exactness.py")
+FIRST = (
+    "test_triton_attention.py",
+    "test_triton_recurrent.py",
+    "test_gpu_libraries.py",
+    "test_kernels.py",
+    "test_decode_graphs.py",
+    "test_exactness.py",
+)
 WITHOUT_KERNELS = frozenset({"dense forward", "bfloat16"})  # checks of the twin that needs no cache
 WORKERS = 6  # processes that share the GPU; most of the time goes to the reference on the CPU
 
