@@ -45,7 +45,7 @@ class DeltaNet(RecurrentMixer):
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (..., hidden) -> log decay <= 0 and beta in (0, 1), each (..., value_heads), float32."""
         step = F.softplus(self.in_proj_a(x).float() + self.dt_bias.float())
-        return -self.A_log.float().exp() * step, self.in_proj_b(x).sigmoid().float()
+        return self._decay_rates() * step, self.in_proj_b(x).sigmoid().float()
 
     def _finish(self, y: Tensor, x: Tensor) -> Tensor:
         gate = self.in_proj_z(x).unflatten(-1, (self.spec.num_value_heads, -1))

@@ -21,6 +21,17 @@ class RecurrentMixer(nn.Module):
     kernels: RecurrentKernels
     conv_weight: nn.Parameter
     conv_bias: nn.Parameter | None
+    A_log: nn.Parameter
+    _rates: Tensor | None = None
+
+    def prepare(self) -> None:
+        """Compute once what follows from the weights alone. They must not change afterwards."""
+        self._rates = None
+        self._rates = self._decay_rates()
+
+    def _decay_rates(self) -> Tensor:
+        """A of the recurrence, negative, in A_log's shape, float32."""
+        return -self.A_log.float().exp() if self._rates is None else self._rates
 
     @abstractmethod
     def _scan(self, x: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,7 +120,7 @@ class Mamba1(RecurrentMixer):
         inner, gate = self.in_proj(x).chunk(2, dim=-1)
         inner, conv_state = self._convolve(inner, conv_state)
         dt, B, C = self._select(inner)
-        A = -self.A_log.float().exp()
+        A = self._decay_rates()
         y, ssm_state = self.kernels.scan(inner.float(), dt, A, B, C, state=ssm_state)
         return self._finish(y, inner.float(), gate), conv_state, ssm_state
 
@@ -117,7 +128,7 @@ class Mamba1(RecurrentMixer):
         inner, gate = self.in_proj(x).chunk(2, dim=-1)
         inner = self._convolve_step(inner, cache, slots)
         dt, B, C = self._select(inner)
-        A = -self.A_log.float().exp()
+        A = self._decay_rates()
         y = self.kernels.step(inner.float(), dt, A, B, C, pool=cache.ssm_state, slots=slots)
         return self._finish(y, inner.float(), gate)
 
@@ -175,13 +186,13 @@ class Mamba2(RecurrentMixer):
         gate, xbc, dt = self._split(x)
         xbc, conv_state = self._convolve(xbc, conv_state)
         heads, B, C = self._heads(xbc)
-        A = -self.A_log.float().exp()
+        A = self._decay_rates()
         y, ssm_state = self.kernels.scan(heads, dt, A, B, C, state=ssm_state)
         return self._finish(y, heads, gate), conv_state, ssm_state
 
     def _step(self, x: Tensor, cache: StateCache, slots: Tensor) -> Tensor:
         gate, xbc, dt = self._split(x)
         heads, B, C = self._heads(self._convolve_step(xbc, cache, slots))
-        A = -self.A_log.float().exp()
+        A = self._decay_rates()
         y = self.kernels.step(heads, dt, A, B, C, pool=cache.ssm_state, slots=slots)
         return self._finish(y, heads, gate)

@@ -70,4 +70,5 @@ def bind(decoder: Decoder, environment: Environment, dtype: torch.dtype, block_s
             module.kernels = attention_kernels(chosen["attention"])
         else:
             module.kernels = recurrent_kernels(chosen)
+            module.prepare()
     return choices_for(decoder.config.layers, environment, name, block_size)

@@ -43,7 +43,10 @@ def test_the_cache_takes_the_engines_share(tmp_path, host_memory, options, num_b
     )
     assert ready.info.num_blocks == num_blocks  # of 4,096 bytes
     # The model has 4,096 positions: of longer sequences there is nothing to tell.
-    assert ready.plan.splitlines()[-1].endswith(f"{num_blocks // 64} of 1,024 tokens")
+    *cache, kernels, graphs = ready.plan.splitlines()
+    assert cache[-1].endswith(f"{num_blocks // 64} of 1,024 tokens")
+    assert kernels == "kernels: torch for attention"
+    assert graphs == "decode steps: not captured: there is no GPU"
 
 
 @pytest.mark.parametrize("share", [0.0, 1.1])
