@@ -85,8 +85,8 @@ class Rotary:
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the first entries of each head of x (..., heads, head_dim) by cos, sin (..., rotary_dim); x's dtype."""
     turned, passed = x.tensor_split([cos.shape[-1]], dim=-1)
-    turned = turned.float()
-    first, second = turned.chunk(2, dim=-1)
-    swapped = torch.cat((-second, first), dim=-1)
-    turned = (turned * cos.unsqueeze(-2) + swapped * sin.unsqueeze(-2)).to(x.dtype)
+    first, second = turned.float().chunk(2, dim=-1)
+    cos, sin = (table[..., : first.shape[-1]].unsqueeze(-2) for table in (cos, sin))  # the second half is the same
+    halves = (torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin))
+    turned = torch.cat(halves, dim=-1).to(x.dtype)
     return torch.cat((turned, passed), dim=-1) if passed.shape[-1] else turned

@@ -13,6 +13,7 @@ from models.layers import soft_cap
 
 PLAIN = ScoreSpec()
 MAX_SCORES = 1 << 25  # what is held of them at once where they are written out
+GATHERED_BYTES = 16 << 20  # of keys and values at a time, which a processor's cache then still holds when they are read
 SHORT = 256  # positions up to which one call for all costs less than a call for each length
 
 
@@ -113,6 +114,9 @@ def attend(q: Tensor, cache: KVCache, batch: ForwardBatch, *, scores: ScoreSpec,
     singles = batch.singles
     if singles.rows is None:
         return attend_decode(q, cache, batch.block_tables, batch.context_lens + 1, scores=scores, sinks=sinks)
+    if len(batch.num_new) == 1:
+        context_len = int(batch.context_lens[0])
+        return attend_prefill(q, cache, batch.block_tables[0], context_len, scores=scores, sinks=sinks)
     out = torch.empty_like(q)
     if singles.count:
         tables, lengths = batch.block_tables[singles.sequences], batch.context_lens[singles.on_cpu] + 1
@@ -207,14 +211,27 @@ def _attend_decode_padded(
     else:
         tables, mask = _window_blocks(block_tables, lengths, block_size, scores.window)
     tables, dtype = tables.clamp(min=0), q.dtype
+    on_cpu = q.device.type == "cpu"
     # A processor takes one query at a time in short numbers two to four times longer than in float32.
-    wide = q.float() if q.device.type == "cpu" else q
+    wide = q.float() if on_cpu else q
+    row_bytes = 2 * mask.shape[1] * cache.keys[0, 0].numel() * wide.itemsize
+    rows = max(1, GATHERED_BYTES // row_bytes) if on_cpu else len(q)
+    outs = [
+        _attend_gathered(queries, blocks, there, cache, scores=scores, sinks=sinks)
+        for queries, blocks, there in zip(wide.split(rows), tables.split(rows), mask.split(rows), strict=True)
+    ]
+    return (outs[0] if len(outs) == 1 else torch.cat(outs)).to(dtype)
+
+
+def _attend_gathered(
+    q: Tensor, tables: Tensor, mask: Tensor, cache: KVCache, *, scores: ScoreSpec, sinks: Tensor | None
+) -> Tensor:
+    """q (b, heads, head_dim) over all positions of its blocks, tables (b, m), that mask (b, m * block_size) has."""
     keys, values = (
-        _gather(pool, tables.flatten()).unflatten(0, mask.shape).to(wide.dtype).transpose(1, 2)
+        _gather(pool, tables.flatten()).unflatten(0, mask.shape).to(q.dtype).transpose(1, 2)
         for pool in (cache.keys, cache.values)
     )
-    out = _attend(wide.unsqueeze(2), keys, values, mask[:, None, None, :], scores=scores, sinks=sinks)
-    return out.squeeze(2).to(dtype)
+    return _attend(q.unsqueeze(2), keys, values, mask[:, None, None, :], scores=scores, sinks=sinks).squeeze(2)
 
 
 def _gather(pool: Tensor, blocks: Tensor) -> Tensor:
