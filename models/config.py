@@ -1,6 +1,7 @@
 """What a model is: a tuple of layer specs, each with a mixer that declares what it must remember. No torch."""
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from typing import Literal
@@ -348,6 +349,12 @@ class LayerSpec:
     mixer: MixerSpec | None
     mlp: MLPSpec | ExpertsSpec | None
     norms: Literal["pre", "post", "both", "inside"] = "pre"
+
+
+def simple_mixers(layers: Iterable[LayerSpec]) -> Iterator[AttentionSpec | RecurrentSpec]:
+    """Every attention and every recurrence, those that share a layer one by one."""
+    for mixer in (layer.mixer for layer in layers if layer.mixer is not None):
+        yield from (mixer.attention, mixer.recurrent) if isinstance(mixer, ParallelSpec | SharedSpec) else (mixer,)
 
 
 @dataclass(frozen=True, slots=True)

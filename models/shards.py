@@ -1,6 +1,5 @@
 """The safetensors files of a checkpoint: which there are, what their headers say, and reading them piece by piece."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from models.errors import WeightsError
+from models.weight_files import INDEX, SUFFIX, weight_names
 
-INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
 # A file's pages stay resident while it is open: it is closed and opened again after so many bytes of it.
 RESIDENT_BYTES = 16 << 20
 
@@ -25,26 +24,16 @@ class Header:
 
 
 def shard_files(directory: Path) -> list[Path]:
-    """The checkpoint's safetensors files: those that its index names, else model.safetensors, else all that there are.
-
-    So a second copy in another layout, as `consolidated.safetensors`, is passed over.
+    """The files that hold a checkpoint's weights.
 
     Raises:
         WeightsError: none there, the index cannot be read, or it names absent files.
     """
+    names = weight_names(directory, {file.name for file in directory.glob("*")})
     index = directory / INDEX
-    if not index.exists():
-        if (directory / WHOLE).is_file():
-            return [directory / WHOLE]
-        files = sorted(directory.glob("*.safetensors"))
-        if not files:
-            raise WeightsError(f"{directory} has no *.safetensors file (other formats are not read)")
-        return files
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        files = [directory / name for name in names]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise WeightsError(f"{index} is not a shard index: {error!r}") from error
+    if not names and not index.exists():
+        raise WeightsError(f"{directory} has no *{SUFFIX} file (other formats are not read)")
+    files = [directory / name for name in names]
     absent = [str(name) for name, file in zip(names, files, strict=True) if not _is_inside(directory, file)]
     if absent or not files:
         raise WeightsError(f"{index} names files that are not there: {', '.join(absent) or 'none at all'}")

@@ -8,14 +8,14 @@ import torch
 
 from models.batch import ForwardBatch
 from models.cache import KVCache
-from models.config import AttentionSpec, ModelConfig
+from models.config import AttentionSpec, ModelConfig, simple_mixers
 from models.kernels.bind import attention_kernels
 from models.kernels.choose import CANDIDATES, LARGE_BLOCK, SMALL_BLOCK, attention_need, choose, preferred_block_size
 from scripts.gpu_bench import Bench, filled, measure
 from scripts.gpu_models import blocks_of, make_batch
 from scripts.gpu_report import Row
 from scripts.gpu_timing import time_calls
-from scripts.gpu_work import attention_bytes, simple_mixers
+from scripts.gpu_work import attention_bytes
 
 
 def candidates(spec: AttentionSpec, bench: Bench) -> list[tuple[str, int]]:
@@ -70,7 +70,7 @@ def attention_row(row: Row, spec: AttentionSpec, bench: Bench, backend: str, blo
 def attention_rows(bench: Bench) -> Iterator[Row]:
     """Model by model, for each different attention; what the rule takes comes first in every cell."""
     for name, config in bench.models():
-        specs = dict.fromkeys(spec for spec in simple_mixers(config) if isinstance(spec, AttentionSpec))
+        specs = dict.fromkeys(spec for spec in simple_mixers(config.layers) if isinstance(spec, AttentionSpec))
         for spec in specs:
             chosen = ruled(spec, config, bench)
             others = [candidate for candidate in candidates(spec, bench) if candidate != chosen]

@@ -4,19 +4,10 @@ Left out as small: activations, norms, positions, the rows of the embedding that
 """
 
 import math
-from collections.abc import Iterator
 
 from torch import nn
 
-from models.config import (
-    AttentionSpec,
-    CacheNeeds,
-    MixerSpec,
-    ModelConfig,
-    ParallelSpec,
-    RecurrentSpec,
-    SharedSpec,
-)
+from models.config import AttentionSpec, CacheNeeds, simple_mixers
 from models.decoder import Decoder
 
 # For each entry of a recurrent state and token: decay it, make what is added of two factors, add, multiply, sum.
@@ -40,17 +31,6 @@ def attention_bytes(spec: AttentionSpec, element_bytes: int, batch: int, context
     return spec.cache_needs(element_bytes).bytes_per_token * batch * (context + 1)
 
 
-def simple_mixers(config: ModelConfig) -> Iterator[AttentionSpec | RecurrentSpec]:
-    """Every attention and every recurrence, those that share a layer one by one."""
-
-    def parts(mixer: MixerSpec) -> tuple[AttentionSpec | RecurrentSpec, ...]:
-        return (mixer.attention, mixer.recurrent) if isinstance(mixer, ParallelSpec | SharedSpec) else (mixer,)
-
-    for layer in config.layers:
-        if layer.mixer is not None:
-            yield from parts(layer.mixer)
-
-
 def prefill_operations(decoder: Decoder, tokens: int, chunk: int) -> int:
     """Floating-point operations of a prompt from its first token: two for each weight and token, attention over what
     lies before, recurrences as they are written (a chunked scan does more). The head sees one token of each chunk.
@@ -59,7 +39,7 @@ def prefill_operations(decoder: Decoder, tokens: int, chunk: int) -> int:
     head = (decoder.embedding if decoder.head is None else decoder.head).weight.numel()
     pairs = tokens * (tokens + 1) // 2
     mixed = 0
-    for spec in simple_mixers(decoder.config):
+    for spec in simple_mixers(decoder.config.layers):
         if isinstance(spec, AttentionSpec):
             mixed += 4 * spec.num_heads * spec.head_dim * pairs
         else:

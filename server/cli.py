@@ -18,7 +18,7 @@ import uvicorn
 from server.api.app import create_app
 from server.checkpoints import CheckpointOptions
 from server.config import ConfigError, Device, Dtype, EngineConfig
-from server.engine_child import ROOT
+from server.engine_child import child_environment
 from server.hosting import HostedModel, host_models
 from server.process import EngineError
 
@@ -160,8 +160,7 @@ def doctor(
     """Show hardware and packages, which backend each operation uses and why, and what would make it faster."""
     # A process of its own: the command line stays quick because it loads no torch.
     words = [*(["--json"] if as_json else []), *(["--", model] if model else [])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
-    process = subprocess.run([sys.executable, "-P", "-m", "server.doctor", *words], env=environment)
+    process = subprocess.run([sys.executable, "-P", "-m", "server.doctor", *words], env=child_environment())
     raise typer.Exit(process.returncode)
 
 

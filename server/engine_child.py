@@ -25,6 +25,11 @@ CATCH_UP_S = 1.0
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def child_environment() -> dict[str, str]:
+    """The variables of a process that runs one of our modules, wherever the user stands."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
+
+
 class EngineChild:
     """Owns the engine process of one model, one life at a time.
 
@@ -100,7 +105,7 @@ class EngineChild:
         process = self._process = await asyncio.create_subprocess_exec(
             *self._command(inbox, outbox),
             # -P leaves out the current directory: the engine must still be of the same code as this process.
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))},
+            env=child_environment(),
             # An interrupt from the terminal is for the server; it decides when its engines end.
             process_group=0,
         )

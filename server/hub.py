@@ -11,7 +11,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -27,14 +27,11 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from models.errors import ModelError
-from server.checkpoint_json import read_json
+from models.weight_files import INDEX, SUFFIX, weight_names
 from server.config import ConfigError
 
 # Of a repository's top folder. Code is never fetched, nor are pickles, which can hold code.
 SMALL_FILES = (".json", ".model", ".tiktoken", ".jinja")
-WEIGHTS = ".safetensors"
-INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".ckpt", ".onnx")
 PART = ".incomplete"  # the end of the client's names for files that are on their way
 PROGRESS_EVERY_S = 10.0
@@ -97,7 +94,7 @@ def open_snapshot(model: HubModel) -> Snapshot:
 
     Raises:
         ConfigError: the repository, the revision or safetensors are not there, the Hub or a file cannot be reached.
-        ModelError: the index of its weights cannot be read.
+        WeightsError: the index of its weights cannot be read.
     """
     try:
         # The client would wait for ever; a firewall may let nothing through and say nothing.
@@ -106,14 +103,14 @@ def open_snapshot(model: HubModel) -> Snapshot:
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or () if "/" not in file.rfilename}
     except TROUBLE as error:
         return _cached_snapshot(model, error)
-    if not any(name.endswith(WEIGHTS) for name in sizes):
+    if not any(name.endswith(SUFFIX) for name in sizes):
         others = [name for name in sizes if name.endswith(OTHER_WEIGHTS)]
         raise ConfigError(
-            f"{model} at {constants.ENDPOINT} has no *{WEIGHTS} file; other formats are not read"
+            f"{model} at {constants.ENDPOINT} has no *{SUFFIX} file; other formats are not read"
             + (f" ({', '.join(others[:3])})" if others else "")
         )
     directory = _download(model, [name for name in sizes if name.endswith(SMALL_FILES)], model.revision)
-    return Snapshot(model, directory, weight_files(directory, sizes), sizes)
+    return Snapshot(model, directory, tuple(weight_names(directory, sizes)), sizes)
 
 
 def fetch_weights(snapshot: Snapshot) -> None:
@@ -142,24 +139,6 @@ def fetch_weights(snapshot: Snapshot) -> None:
     log.info("%s: commit %s", model, snapshot.directory.name)
 
 
-def weight_files(directory: Path, present: Collection[str]) -> tuple[str, ...]:
-    """The weights of a checkpoint: what its index names, or model.safetensors, or else whatever is there.
-
-    So a second copy in another layout, as `consolidated.safetensors`, is left where it is.
-
-    Args:
-        present: names of all files.
-    Raises:
-        ModelError: the index is none.
-    """
-    if INDEX in present:
-        names = read_json(directory / INDEX).get("weight_map")
-        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-            raise ModelError(f"{directory / INDEX} is not a shard index")
-        return tuple(sorted(set(names.values())))
-    return (WHOLE,) if WHOLE in present else tuple(sorted(name for name in present if name.endswith(WEIGHTS)))
-
-
 def _download(model: HubModel, names: Sequence[str], revision: str) -> Path:
     """Files of a repository, in the cache's folder of their commit.
 
@@ -186,8 +165,8 @@ def _cached_snapshot(model: HubModel, error: Exception) -> Snapshot:
     if not isinstance(error, OfflineModeIsEnabled):
         log.warning("%s: the cache is used, for %s", model, _explain(model, error))
     directory = Path(config).parent
-    weights = weight_files(directory, [file.name for file in directory.iterdir()])
-    return Snapshot(model, directory, weights, None)
+    weights = weight_names(directory, [file.name for file in directory.iterdir()])
+    return Snapshot(model, directory, tuple(weights), None)
 
 
 def _explain(model: HubModel, error: Exception) -> str:

@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import random
+import threading
+import time
 from pathlib import Path
 
 from sentencepiece import SentencePieceTrainer, set_min_log_level
@@ -75,3 +77,22 @@ def write_config(directory: Path, **content: object) -> None:
 def declared(tokens: dict[int, str], **properties: object) -> dict[str, dict[str, object]]:
     """An added_tokens_decoder of special tokens."""
     return {str(token_id): {"content": text, "special": True} | properties for token_id, text in tokens.items()}
+
+
+def longest_pause(call):
+    """How long this thread stood still at most while another one made the call, and how long that took, in seconds."""
+    took_s = []
+
+    def work():
+        start = time.monotonic()
+        call()
+        took_s.append(time.monotonic() - start)
+
+    thread = threading.Thread(target=work)
+    worst_s, last = 0.0, time.monotonic()
+    thread.start()
+    while not took_s:
+        time.sleep(0.001)
+        worst_s, last = max(worst_s, time.monotonic() - last), time.monotonic()
+    thread.join()
+    return worst_s, took_s[0]

@@ -15,44 +15,49 @@ from models.kernels.torch_backend import ATTENTION, DELTA_RULE, SELECTIVE_SCAN, 
 from models.ssm import RecurrentMixer
 
 PLAIN = {"selective scan": SELECTIVE_SCAN, "SSD scan": SSD, "delta scan": DELTA_RULE}
-TRITON = "models.kernels.triton_backend"
-FLASH, MAMBA = "models.kernels.flash_backends", "models.kernels.mamba_backends"
+# Where the kernels of an operation by a backend are, but for plain torch's. By name: what a backend is made of is
+# imported only where the rule takes it.
+KERNELS = {
+    ("attention", "triton"): ("triton_backend", "ATTENTION"),
+    ("convolution step", "triton"): ("triton_backend", "conv_step"),
+    ("selective scan", "triton"): ("triton_backend", "selective_scan"),
+    ("selective step", "triton"): ("triton_backend", "selective_step"),
+    ("SSD step", "triton"): ("triton_backend", "ssd_step"),
+    ("delta step", "triton"): ("triton_backend", "delta_step"),
+}
+# The same for libraries, whose kernels a function fetches.
+MAKERS = {
+    ("attention", "flash-attn"): ("flash_backends", "flash_attn_kernels"),
+    ("attention", "varlen_attn"): ("flash_backends", "varlen_kernels"),
+    ("convolution", "causal-conv1d"): ("mamba_backends", "convolve"),
+    ("SSD scan", "mamba-ssm"): ("mamba_backends", "ssd_scan"),
+}
 
 
-def _attribute(module: str, name: str) -> Any:
-    # By name: what a backend is made of is imported only where the rule takes it.
-    return getattr(importlib.import_module(module), name)
+def kernels_of(operation: str, backend: str, plain: Any) -> Any:
+    """An operation's kernels by a backend. plain: those in torch."""
+    if backend == "torch":
+        return plain
+    key, makes = (operation, backend), (operation, backend) in MAKERS
+    module, name = (MAKERS if makes else KERNELS)[key]
+    found = getattr(importlib.import_module(f"models.kernels.{module}"), name)
+    return found() if makes else found
 
 
 def attention_kernels(backend: str) -> AttentionKernels:
-    made: AttentionKernels
-    if backend == "flash-attn":
-        made = _attribute(FLASH, "flash_attn_kernels")()
-    elif backend == "varlen_attn":
-        made = _attribute(FLASH, "varlen_kernels")()
-    else:
-        made = _attribute(TRITON, "ATTENTION") if backend == "triton" else ATTENTION
-    return made
+    kernels: AttentionKernels = kernels_of("attention", backend, ATTENTION)
+    return kernels
 
 
 def recurrent_kernels(chosen: Mapping[str, str]) -> RecurrentKernels:
     """chosen: operation -> backend."""
     scan, step = (name for name in chosen if not name.startswith("convolution"))
     plain = PLAIN[scan]
-
-    def of(operation: str, default: Any, triton_name: str) -> Any:
-        backend = chosen.get(operation, "torch")
-        if backend == "mamba-ssm":
-            return _attribute(MAMBA, "ssd_scan")()
-        if backend == "causal-conv1d":
-            return _attribute(MAMBA, "convolve")()
-        return _attribute(TRITON, triton_name) if backend == "triton" else default
-
     return RecurrentKernels(
-        convolve=of("convolution", plain.convolve, ""),
-        convolve_step=of("convolution step", plain.convolve_step, "conv_step"),
-        scan=of(scan, plain.scan, "selective_scan"),
-        step=of(step, plain.step, f"{step.split()[0].lower()}_step"),
+        convolve=kernels_of("convolution", chosen["convolution"], plain.convolve),
+        convolve_step=kernels_of("convolution step", chosen["convolution step"], plain.convolve_step),
+        scan=kernels_of(scan, chosen[scan], plain.scan),
+        step=kernels_of(step, chosen[step], plain.step),
     )
 
 

@@ -12,10 +12,8 @@ from models.config import (
     LayerSpec,
     Mamba1Spec,
     Mamba2Spec,
-    MixerSpec,
-    ParallelSpec,
     RecurrentSpec,
-    SharedSpec,
+    simple_mixers,
 )
 from models.kernels.environment import Environment
 from models.kernels.interface import Operation
@@ -149,14 +147,12 @@ def recurrent_operations(spec: RecurrentSpec) -> tuple[Operation, Operation]:
     return "delta scan", "delta step"
 
 
-def operations_of(mixer: MixerSpec, dtype: str, block_size: int) -> Iterable[tuple[Operation, Need]]:
+def operations_of(
+    mixer: AttentionSpec | RecurrentSpec, dtype: str, block_size: int
+) -> Iterable[tuple[Operation, Need]]:
     """What a mixer asks for."""
     if isinstance(mixer, AttentionSpec):
         yield "attention", attention_need(mixer, dtype, block_size)
-        return
-    if isinstance(mixer, ParallelSpec | SharedSpec):
-        yield from operations_of(mixer.attention, dtype, block_size)
-        yield from operations_of(mixer.recurrent, dtype, block_size)
         return
     width = Need(dtype, width=mixer.conv_kernel)
     yield "convolution", width
@@ -170,10 +166,9 @@ def choices_for(
 ) -> tuple[Choice, ...]:
     """What a model's layers get, each different choice once, in the order of the layers."""
     chosen: dict[Choice, None] = {}
-    for layer in layers:
-        if layer.mixer is not None:
-            for operation, need in operations_of(layer.mixer, dtype, block_size):
-                chosen[choose(operation, environment, need)] = None
+    for mixer in simple_mixers(layers):
+        for operation, need in operations_of(mixer, dtype, block_size):
+            chosen[choose(operation, environment, need)] = None
     return tuple(chosen)
 
 

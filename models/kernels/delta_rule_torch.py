@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.kernels.ssd_torch import decay_matrix
-from models.kernels.state_rows import Rows
+from models.kernels.state_rows import PoolRows
 
 CHUNK = 64
 
@@ -73,7 +73,7 @@ def delta_step(
     Returns:
         y: (b, h, n).
     """
-    rows = Rows(pool, slots)
+    rows = PoolRows(pool, slots)
     q, k, v, log_decay, beta = rows.order(q, k, v, log_decay, beta)
     repeat = v.shape[1] // k.shape[1]
     q, k = (x.repeat_interleave(repeat, dim=1).flatten(0, 1).unsqueeze(-2) for x in (q, k))  # bh 1 p

@@ -2,18 +2,21 @@
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-# Distribution name -> the module whose import shows that its kernels are there.
-PACKAGES = {
-    "triton": "triton",
-    "flash-attn": "flash_attn",
-    "mamba-ssm": "mamba_ssm",
-    "causal-conv1d": "causal_conv1d",
+from models.kernels.mamba_backends import import_ssd
+
+# Distribution name -> the import that shows that its kernels are there.
+PACKAGES: dict[str, Callable[[], object]] = {
+    "triton": partial(importlib.import_module, "triton"),
+    "flash-attn": partial(importlib.import_module, "flash_attn"),
+    "mamba-ssm": import_ssd,
+    "causal-conv1d": partial(importlib.import_module, "causal_conv1d"),
 }
 
 
@@ -45,18 +48,19 @@ class Environment:
         return self.capability is not None
 
 
-def probe_package(distribution: str, module: str, *, try_import: bool) -> Package:
-    """try_import: also load it, which for compiled ones needs a GPU's libraries and some seconds."""
+def probe_package(distribution: str, load: Callable[[], object] | None) -> Package:
+    """load: its import, which for compiled ones needs a GPU's libraries and some seconds; None to look it up only."""
     try:
         found = version(distribution)
     except PackageNotFoundError:
         return Package(None, "not installed")
-    if not try_import:
+    if load is None:
         return Package(found, None)
     try:
-        importlib.import_module(module)
+        load()
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        return Package(found, f"import {module} fails: {str(error).splitlines()[0] if str(error) else error!r}")
+        reason = str(error).splitlines() or [repr(error)]
+        return Package(found, f"its import fails: {reason[0]}")
     return Package(found, None)
 
 
@@ -71,7 +75,7 @@ def has_paged_varlen() -> bool:
 def probe(device: torch.device) -> Environment:
     """Look at the machine. On a CPU the packages are only looked up, not loaded: none of them is used there."""
     is_gpu = device.type == "cuda"
-    packages = {name: probe_package(name, module, try_import=is_gpu) for name, module in PACKAGES.items()}
+    packages = {name: probe_package(name, load if is_gpu else None) for name, load in PACKAGES.items()}
     return Environment(
         device=device.type,
         device_name=torch.cuda.get_device_name(device) if is_gpu else "CPU",

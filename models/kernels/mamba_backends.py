@@ -16,18 +16,16 @@ CHUNK = 256  # tokens; what its kernels are tuned for
 def import_ssd() -> ModuleType:
     """The module with mamba-ssm's chunked scan.
 
-    The package's own import loads an extension that is not there when it was built without CUDA. Its Triton kernels do
-    not need it: then a bare module of the package's name leads to them.
+    The package's own import loads an extension that is not there when it was built without CUDA, and other libraries
+    beside; its Triton kernels need neither. So a bare module of the package's name leads to them.
 
     Raises:
         ImportError: not installed, or the module itself cannot be imported.
     """
-    try:
-        importlib.import_module("mamba_ssm")
-    except ImportError:
+    if "mamba_ssm" not in sys.modules:
         spec = importlib.util.find_spec("mamba_ssm")
         if spec is None or spec.submodule_search_locations is None:
-            raise
+            raise ModuleNotFoundError("No module named 'mamba_ssm'")
         bare = ModuleType("mamba_ssm")
         bare.__path__ = list(spec.submodule_search_locations)
         sys.modules["mamba_ssm"] = bare

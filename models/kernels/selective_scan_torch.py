@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.kernels.state_rows import Rows
+from models.kernels.state_rows import PoolRows
 
 BLOCK_ELEMENTS = 1 << 22  # floats of decays held at a time: what is larger falls out of the processor's cache
 
@@ -66,7 +66,7 @@ def selective_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, po
     Returns:
         y: (b, d), without the skip term.
     """
-    rows = Rows(pool, slots)
+    rows = PoolRows(pool, slots)
     x, dt, B, C = rows.order(x, dt, B, C)
     state = rows.state.mul_((dt.unsqueeze(-1) * A).exp())
     state.baddbmm_((dt * x).unsqueeze(-1), B.unsqueeze(1))

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.kernels.state_rows import Rows
+from models.kernels.state_rows import PoolRows
 
 CHUNK = 64  # what is quadratic in it then costs less than the products with B and C
 
@@ -77,7 +77,7 @@ def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, pool: Te
     """
     (batch, heads, head_dim), state_size = x.shape, B.shape[-1]
     repeat = heads // B.shape[1]
-    rows = Rows(pool, slots)
+    rows = PoolRows(pool, slots)
     x, dt, B, C = rows.order(x.to(pool.dtype), dt, B.to(pool.dtype), C.to(pool.dtype))
     B, C = (v.repeat_interleave(repeat, dim=1).view(batch * heads, state_size, 1) for v in (B, C))
     state = rows.state.mul_((dt * A).exp()[..., None, None]).view(batch * heads, head_dim, state_size)

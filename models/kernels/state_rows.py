@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-class Rows:
+class PoolRows:
     """The rows of a pool that a step changes: a view of them where they lie together, else a copy that is put back.
 
     A view saves reading and writing all of the state once more, most of what a step costs. Rows that lie together in

@@ -12,10 +12,10 @@ from reference_models import BUILDERS
 from models.batch import ForwardBatch
 from models.cache import KVCache
 from models.config import ScoreSpec
-from models.kernels import attention_torch
-from models.kernels.bind import bind
+from models.kernels import attention_torch, environment
+from models.kernels.bind import KERNELS, MAKERS, bind
 from models.kernels.choose import CANDIDATES, LARGE_BLOCK, SMALL_BLOCK, Need, choose, preferred_block_size
-from models.kernels.environment import Environment, Package, probe
+from models.kernels.environment import PACKAGES, Environment, Package, probe, probe_package
 from models.kernels.flash_backends import flash_attn_attend, flash_window, varlen_attend
 
 ABSENT = Package(None, "not installed")
@@ -210,3 +210,33 @@ def test_probing_a_processor_loads_nothing():
     environment = probe(torch.device("cpu"))
     assert not environment.is_gpu
     assert "mamba_ssm" not in sys.modules
+
+
+def test_mamba_ssm_without_its_extension_is_found(tmp_path, monkeypatch):
+    """Its own import fails then; its Triton kernels need nothing of it."""
+    folder = tmp_path / "mamba_ssm" / "ops" / "triton"
+    folder.mkdir(parents=True)
+    (tmp_path / "mamba_ssm" / "__init__.py").write_text("import there_is_no_such_extension")
+    (folder / "ssd_combined.py").write_text("def mamba_chunk_scan_combined(): ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(environment, "version", lambda _: "2.3.2")
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "mamba_ssm":
+            monkeypatch.delitem(sys.modules, name)
+    try:
+        assert probe_package("mamba-ssm", PACKAGES["mamba-ssm"]) == Package("2.3.2", None)
+        (folder / "ssd_combined.py").unlink()
+        for name in [name for name in sys.modules if name.startswith("mamba_ssm.")]:
+            del sys.modules[name]
+        problem = probe_package("mamba-ssm", PACKAGES["mamba-ssm"]).problem
+        assert problem == "its import fails: No module named 'mamba_ssm.ops.triton.ssd_combined'"
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "mamba_ssm"]:
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("operation", CANDIDATES)
+def test_every_backend_of_the_rule_is_somewhere(operation):
+    for backend, _ in CANDIDATES[operation]:
+        key = (operation, backend)
+        assert (key in KERNELS) + (key in MAKERS) == (backend != "torch")

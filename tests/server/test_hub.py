@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from serving import ROOT, ServerProcess
 
 from models.embedded import embedded_directory
+from models.weight_files import weight_names
 from server.checkpoints import CheckpointOptions, resolve_model, resolve_models
 from server.config import ConfigError
-from server.hub import HubModel, weight_files
+from server.hub import HubModel
 
 TRANSFORMER = embedded_directory("embedded:transformer")
 SMALL = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "training.json"}
@@ -322,6 +323,9 @@ def test_one_revision_for_the_models_that_name_none():
 def test_weights_are_what_the_index_names(tmp_path):
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"x": "b.safetensors", "y": "a.safetensors", "z": "b.safetensors"}}))
-    assert weight_files(tmp_path, [index.name, "model.safetensors"]) == ("a.safetensors", "b.safetensors")
-    assert weight_files(tmp_path, ["model.safetensors", "consolidated.safetensors"]) == ("model.safetensors",)
-    assert weight_files(tmp_path, ["b.safetensors", "a.safetensors", "x.json"]) == ("a.safetensors", "b.safetensors")
+    assert tuple(weight_names(tmp_path, [index.name, "model.safetensors"])) == ("a.safetensors", "b.safetensors")
+    assert tuple(weight_names(tmp_path, ["model.safetensors", "consolidated.safetensors"])) == ("model.safetensors",)
+    assert tuple(weight_names(tmp_path, ["b.safetensors", "a.safetensors", "x.json"])) == (
+        "a.safetensors",
+        "b.safetensors",
+    )
