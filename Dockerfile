@@ -43,7 +43,7 @@ COPY server server
 COPY evals evals
 COPY loadtest loadtest
 RUN pip install --no-cache-dir -c constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch \
- && pip install --no-cache-dir -c constraints.txt .
+ && pip install --no-cache-dir -c constraints.txt '.[cpu]'
 
 FROM cpu-base AS cpu
 ENV PATH=/opt/fathom/bin:$PATH PYTHONUNBUFFERED=1

@@ -52,7 +52,7 @@ clean: ## Remove the environment and what tools left behind
 
 # A stamp is written last, so that an install that was interrupted is done again.
 $(RUN_READY): pyproject.toml constraints.txt
-	@$(MAKE) --no-print-directory install EXTRA= && touch $@
+	@$(MAKE) --no-print-directory install EXTRA='[cpu]' && touch $@
 
 $(DEV_READY): pyproject.toml constraints.txt
 	@$(MAKE) --no-print-directory install EXTRA='[dev]' && touch $@ $(RUN_READY)

@@ -37,14 +37,16 @@ from server.messages import (
     encode,
     to_engine,
 )
-from server.request import EngineInfo
+from server.request import EngineInfo, EngineRequest, SamplingParams
 from server.runner import Runner, choose_device, choose_dtype
-from server.scheduler import SchedulerLimits
+from server.scheduler import Scheduler, SchedulerLimits
+from server.sequence import Sequence as RunningSequence
 
 UNBOUNDED_CONTEXT = 1_048_576  # where neither the model nor the user bounds the context
 DEFAULT_CPU_CACHE = 2 << 30
 IDLE_POLL_MS = 500
 STATS_EVERY_S = 1.0
+WARM_UP_TOKENS = 4
 
 log = logging.getLogger("fathom.engine")
 
@@ -93,6 +95,19 @@ def max_context(runner: Runner, config: EngineConfig, plan: CachePlan | None) ->
     return config.max_context
 
 
+def warm_up(runner: Runner, plan: CachePlan, limits: SchedulerLimits) -> None:
+    """Prefill and decode once, so that no request waits for kernels to be compiled or to be loaded."""
+    params = SamplingParams(WARM_UP_TOKENS // 2, temperature=0.0, ignore_eos=True)
+    request = EngineRequest("warm-up", (0,) * (WARM_UP_TOKENS // 2), params)
+    if plan.max_tokens is not None and plan.max_tokens < WARM_UP_TOKENS:
+        return
+    scheduler = Scheduler(plan, limits)  # all that it hands out it takes back
+    scheduler.add(RunningSequence(request, seed=0, added_s=0.0, token_ids=list(request.token_ids)))
+    while scheduler.has_work:
+        batch = scheduler.schedule(0.0)
+        scheduler.postprocess(batch, runner.run(batch), frozenset(), 0.0)
+
+
 def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Ready]:
     """Load the model, plan the cache, and describe what is served."""
     device = choose_device(config)
@@ -109,6 +124,7 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
         prefill_chunk=config.prefill_chunk,
         max_context=limit,
     )
+    warm_up(runner, plan, limits)
     reason: str | None = "--no-cuda-graphs"
     if config.cuda_graphs:
         reason = runner.capture(max_running=limits.max_running, max_context=limit)

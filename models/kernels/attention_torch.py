@@ -1,6 +1,6 @@
 """Paged attention in plain torch: correct on every device, and the reference for faster backends."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -106,21 +106,29 @@ def attend_dense(
     return _attend(q, keys, values, mask, scores=scores, sinks=sinks).transpose(1, 2)
 
 
-def attend(q: Tensor, cache: KVCache, batch: ForwardBatch, *, scores: ScoreSpec, sinks: Tensor | None) -> Tensor:
+def attend(
+    q: Tensor,
+    cache: KVCache,
+    batch: ForwardBatch,
+    *,
+    scores: ScoreSpec,
+    sinks: Tensor | None,
+    decode: Callable[..., Tensor] | None = None,
+) -> Tensor:
     """Causal attention of a mixed batch's new tokens over what their sequences have written, themselves included.
 
-    Shapes: q (t, heads, head_dim), rotated -> the same.
+    Shapes: q (t, heads, head_dim), rotated -> the same. decode: what computes in `attend_decode`'s place.
     """
-    singles = batch.singles
+    singles, decode = batch.singles, decode or attend_decode
     if singles.rows is None:
-        return attend_decode(q, cache, batch.block_tables, batch.context_lens + 1, scores=scores, sinks=sinks)
+        return decode(q, cache, batch.block_tables, batch.context_lens + 1, scores=scores, sinks=sinks)
     if len(batch.num_new) == 1:
         context_len = int(batch.context_lens[0])
         return attend_prefill(q, cache, batch.block_tables[0], context_len, scores=scores, sinks=sinks)
     out = torch.empty_like(q)
     if singles.count:
         tables, lengths = batch.block_tables[singles.sequences], batch.context_lens[singles.on_cpu] + 1
-        out[singles.rows] = attend_decode(q[singles.rows], cache, tables, lengths, scores=scores, sinks=sinks)
+        out[singles.rows] = decode(q[singles.rows], cache, tables, lengths, scores=scores, sinks=sinks)
     for i in batch.runs:
         start, stop = int(batch.query_start[i]), int(batch.query_start[i + 1])
         table, context_len = batch.block_tables[i], int(batch.context_lens[i])

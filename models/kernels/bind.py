@@ -24,6 +24,15 @@ KERNELS = {
     ("selective step", "triton"): ("triton_backend", "selective_step"),
     ("SSD step", "triton"): ("triton_backend", "ssd_step"),
     ("delta step", "triton"): ("triton_backend", "delta_step"),
+    ("attention", "numba"): ("attention_numba", "ATTENTION"),
+    ("convolution", "numba"): ("recurrent_numba", "convolve"),
+    ("convolution step", "numba"): ("recurrent_numba", "conv_step"),
+    ("selective scan", "numba"): ("recurrent_numba", "selective_scan"),
+    ("selective step", "numba"): ("recurrent_numba", "selective_step"),
+    ("SSD scan", "numba"): ("recurrent_numba", "ssd_scan"),
+    ("SSD step", "numba"): ("recurrent_numba", "ssd_step"),
+    ("delta scan", "numba"): ("recurrent_numba", "delta_scan"),
+    ("delta step", "numba"): ("recurrent_numba", "delta_step"),
 }
 # The same for libraries, whose kernels a function fetches.
 MAKERS = {

@@ -19,6 +19,7 @@ from models.kernels.environment import Environment
 from models.kernels.interface import Operation
 
 HALF = ("bfloat16", "float16")
+COMPILED_FOR_CPU = ("float32", "bfloat16")
 SMALL_BLOCK, LARGE_BLOCK = 16, 256
 FLASH_HEAD_DIM = 256
 CONVOLUTION_WIDTHS = (2, 3, 4)
@@ -100,23 +101,34 @@ def _causal_conv1d(environment: Environment, need: Need) -> str | None:
     return _package(environment, "causal-conv1d")
 
 
+def _numba(environment: Environment, need: Need) -> str | None:
+    if environment.is_gpu:
+        return "needs a processor"
+    if need.dtype not in COMPILED_FOR_CPU:
+        return f"computes in {' or '.join(COMPILED_FOR_CPU)}, not in {need.dtype}"
+    package = environment.packages.get("numba")
+    if package is None or package.version is None:
+        return "not installed: pip install numba"
+    return package.problem
+
+
 def _never(environment: Environment, need: Need) -> None:
     del environment, need
 
 
-TORCH = ("torch", _never)
+NUMBA, TORCH = ("numba", _numba), ("torch", _never)
 # mamba-ssm's selective scan cannot begin with a state, as every chunk of a prompt but the first does; its step writes
 # where padding points to. So both are our own, as are all steps: they leave padding alone.
 CANDIDATES: dict[Operation, tuple[tuple[str, Refusal], ...]] = {
-    "attention": (("flash-attn", _flash_attn), ("varlen_attn", _varlen_attn), ("triton", _triton), TORCH),
-    "convolution": (("causal-conv1d", _causal_conv1d), TORCH),
-    "convolution step": (("triton", _triton), TORCH),
-    "selective scan": (("triton", _triton), TORCH),
-    "selective step": (("triton", _triton), TORCH),
-    "SSD scan": (("mamba-ssm", _mamba_ssm), TORCH),
-    "SSD step": (("triton", _triton), TORCH),
-    "delta scan": (TORCH,),
-    "delta step": (("triton", _triton), TORCH),
+    "attention": (("flash-attn", _flash_attn), ("varlen_attn", _varlen_attn), ("triton", _triton), NUMBA, TORCH),
+    "convolution": (("causal-conv1d", _causal_conv1d), NUMBA, TORCH),
+    "convolution step": (("triton", _triton), NUMBA, TORCH),
+    "selective scan": (("triton", _triton), NUMBA, TORCH),
+    "selective step": (("triton", _triton), NUMBA, TORCH),
+    "SSD scan": (("mamba-ssm", _mamba_ssm), NUMBA, TORCH),
+    "SSD step": (("triton", _triton), NUMBA, TORCH),
+    "delta scan": (NUMBA, TORCH),
+    "delta step": (("triton", _triton), NUMBA, TORCH),
 }
 
 

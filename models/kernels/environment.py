@@ -17,7 +17,9 @@ PACKAGES: dict[str, Callable[[], object]] = {
     "flash-attn": partial(importlib.import_module, "flash_attn"),
     "mamba-ssm": import_ssd,
     "causal-conv1d": partial(importlib.import_module, "causal_conv1d"),
+    "numba": partial(importlib.import_module, "numba"),
 }
+FOR_PROCESSORS = ("numba",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +75,12 @@ def has_paged_varlen() -> bool:
 
 
 def probe(device: torch.device) -> Environment:
-    """Look at the machine. On a CPU the packages are only looked up, not loaded: none of them is used there."""
+    """Look at the machine. The packages that the other kind of device has a use for are looked up, but not loaded."""
     is_gpu = device.type == "cuda"
-    packages = {name: probe_package(name, load if is_gpu else None) for name, load in PACKAGES.items()}
+    packages = {
+        name: probe_package(name, load if is_gpu != (name in FOR_PROCESSORS) else None)
+        for name, load in PACKAGES.items()
+    }
     return Environment(
         device=device.type,
         device_name=torch.cuda.get_device_name(device) if is_gpu else "CPU",

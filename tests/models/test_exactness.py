@@ -5,13 +5,16 @@ What each test measures is recorded; the run ends with a table of model, check a
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
-from paged_driver import PagedDriver, simple_caches
+from paged_driver import BLOCK_SIZE, PagedDriver, simple_caches
 from reference_models import CACHE_CONTRADICTS
 
 from models.config import CacheNeeds, ExpertsSpec
+from models.kernels.bind import bind
+from models.kernels.environment import probe
 from models.load import load_decoder
 
 TOLERANCE = 1e-4
@@ -35,7 +38,9 @@ def close(record_property) -> Callable[[torch.Tensor, torch.Tensor], None]:
 
 
 def test_dense_forward(pair, device, close):
+    """On plain torch, whatever backends the other tests' paged caches are served by."""
     ids = tokens(1, 67)
+    bind(pair.ours, replace(probe(device), packages={}), torch.float32, BLOCK_SIZE)
     with torch.inference_mode():
         ours = pair.ours.logits(pair.ours.forward_dense(torch.tensor([ids], device=device)))[0].cpu()
     close(ours, pair.reference_logits(ids))

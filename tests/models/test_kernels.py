@@ -21,6 +21,7 @@ from models.kernels.flash_backends import flash_attn_attend, flash_window, varle
 ABSENT = Package(None, "not installed")
 THERE = Package("1.0", None)
 CPU = Environment("cpu", "CPU", None, "2.13.0", True, {})
+COMPILED = replace(CPU, packages={"numba": THERE})
 BARE_GPU = Environment("cuda", "H200", (9, 0), "2.11.0", False, {"triton": THERE})
 NEW_TORCH = replace(BARE_GPU, torch_version="2.13.0", has_paged_varlen=True)
 FULL = replace(NEW_TORCH, packages=dict.fromkeys(("triton", "flash-attn", "mamba-ssm", "causal-conv1d"), THERE))
@@ -31,11 +32,12 @@ USUAL = Need("bfloat16", LARGE_BLOCK, head_dim=128, width=4)
     ("environment", "attention", "others"),
     [
         (CPU, "torch", {"SSD scan": "torch", "SSD step": "torch", "selective scan": "torch", "convolution": "torch"}),
+        (COMPILED, "numba", {"SSD scan": "numba", "SSD step": "numba", "delta scan": "numba", "convolution": "numba"}),
         (BARE_GPU, "triton", {"SSD scan": "torch", "SSD step": "triton", "selective scan": "triton"}),
         (NEW_TORCH, "varlen_attn", {"delta step": "triton", "convolution": "torch", "convolution step": "triton"}),
         (FULL, "flash-attn", {"SSD scan": "mamba-ssm", "convolution": "causal-conv1d", "delta scan": "torch"}),
     ],
-    ids=["cpu", "bare GPU", "new torch", "all packages"],
+    ids=["cpu", "cpu with numba", "bare GPU", "new torch", "all packages"],
 )
 def test_the_rule(environment, attention, others):
     assert choose("attention", environment, USUAL).backend == attention
@@ -64,7 +66,16 @@ def test_an_absent_package_says_how_to_get_it():
         dict(choose("attention", NEW_TORCH, USUAL).passed_over)["flash-attn"] == "not installed: pip install flash-attn"
     )
     broken = replace(FULL, packages={**FULL.packages, "mamba-ssm": Package("2.3", "import mamba_ssm fails: no x.so")})
-    assert dict(choose("SSD scan", broken, USUAL).passed_over) == {"mamba-ssm": "import mamba_ssm fails: no x.so"}
+    assert dict(choose("SSD scan", broken, USUAL).passed_over)["mamba-ssm"] == "import mamba_ssm fails: no x.so"
+
+
+def test_what_compiled_kernels_for_a_processor_cannot_do():
+    choice = choose("SSD step", COMPILED, replace(USUAL, dtype="float16"))
+    assert choice.backend == "torch"
+    assert dict(choice.passed_over)["numba"] == "computes in float32 or bfloat16, not in float16"
+    assert dict(choose("attention", CPU, USUAL).passed_over)["numba"] == "not installed: pip install numba"
+    on_gpu = replace(BARE_GPU, packages={"numba": THERE})
+    assert dict(choose("delta scan", on_gpu, USUAL).passed_over)["numba"] == "needs a processor"
 
 
 def test_plain_torch_serves_everywhere():
@@ -90,24 +101,27 @@ def test_preferred_block_size(pairs, name, environment, size):
     assert preferred_block_size(layers, environment, "bfloat16") == size
 
 
-TRITON_NAMES = ("llama-tied", "gemma2", "gpt-oss", "mamba-tied", "mamba2-untied-biased", "qwen3-next", "falcon-h1")
+COMPILED_NAMES = ("llama-tied", "gemma2", "gpt-oss", "mamba-tied", "mamba2-untied-biased", "qwen3-next", "falcon-h1")
 
 
-@pytest.mark.parametrize("name", TRITON_NAMES)
-def test_a_model_on_triton_kernels(pairs, name):
+@pytest.mark.parametrize("name", COMPILED_NAMES)
+@pytest.mark.parametrize("backend", ["triton", "numba"])
+def test_a_model_on_compiled_kernels(pairs, name, backend):
     """Prefill in pieces, decode in company: the logits that plain torch gives."""
     assert name in BUILDERS
     pair = pairs(name)
     device = pair.ours.embedding.weight.device
+    if backend == "numba" and device.type != "cpu":
+        pytest.skip("for processors")
     works = [{0: [5, 6, 7, 8, 9], 1: [3]}, {0: [4], 1: [8, 2, 6]}, {0: [1], 1: [7]}, {1: [9], 2: [2, 3]}]
-    environment = replace(BARE_GPU, device=device.type)
+    environment = COMPILED if backend == "numba" else replace(BARE_GPU, device=device.type)
     found = {}
-    for backend, machine in (("torch", CPU), ("triton", environment)):
+    for who, machine in (("torch", CPU), (backend, environment)):
         choices = bind(pair.ours, machine, torch.float32, BLOCK_SIZE)
-        assert {choice.backend for choice in choices} <= {backend, "torch"}
+        assert {choice.backend for choice in choices} <= {who, "torch"}
         driver = PagedDriver(pair.ours, 3, 12, machine)
-        found[backend] = [torch.cat(list(driver.step(work).values())) for work in works]
-    for ours, reference in zip(found["triton"], found["torch"], strict=True):
+        found[who] = [torch.cat(list(driver.step(work).values())) for work in works]
+    for ours, reference in zip(found[backend], found["torch"], strict=True):
         torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-4)
 
 

@@ -1,0 +1,132 @@
+"""What the kernels in numba compute with: numbers as their arrays hold them, and functions that become vector code.
+
+It imports numba at its top, so only what has made sure of numba may import it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, overload
+from torch import Tensor
+
+numba_config: Any = numba.config
+# Before the first parallel kernel: torch's own threads then run them too. A second pool beside them would wait for
+# processors on which the first one spins.
+numba_config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
+
+# Sums may be taken in any fixed order and a product joined to a sum, which vector code needs; NaN and inf stay right.
+FAST = {"reassoc", "contract", "nsz", "arcp"}
+
+LOG2E, LN2_HIGH, LN2_LOW = np.float32(1.4426950408889634), np.float32(0.693145751953125), np.float32(1.42860677e-06)
+INT32 = ir.IntType(32)
+LEAST, MOST = np.float32(-87.0), np.float32(88.0)
+
+
+def _compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """What was compiled is kept beside the source where it can be."""
+    try:
+        return numba.njit(cache=True, fastmath=FAST, error_model="numpy", nogil=True, **options)(function)
+    except RuntimeError:  # numba found no place to write to
+        return numba.njit(fastmath=FAST, error_model="numpy", nogil=True, **options)(function)
+
+
+def task(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile what one thread does of a kernel."""
+    return _compile(function)
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a kernel, whose `prange` runs its tasks on all threads."""
+    return _compile(function, parallel=True)
+
+
+def _build_bits_as_float(typing, value):
+    """bfloat16, by its 16 bits, as float32."""
+
+    def build(context, builder, signature, arguments):
+        bits = builder.shl(builder.zext(arguments[0], INT32), INT32(16))
+        return builder.bitcast(bits, ir.FloatType())
+
+    return types.float32(value), build
+
+
+def _build_nearest_bits(typing, value):
+    """The 16 bits of the bfloat16 nearest to a float32; halves go to the even neighbour."""
+
+    def build(context, builder, signature, arguments):
+        bits = builder.bitcast(arguments[0], INT32)
+        odd = builder.and_(builder.lshr(bits, INT32(16)), INT32(1))
+        rounded = builder.add(builder.add(bits, INT32(0x7FFF)), odd)
+        return builder.trunc(builder.lshr(rounded, INT32(16)), ir.IntType(16))
+
+    return types.uint16(value), build
+
+
+# numba's types know nothing of a builder's first argument, which no caller gives.
+_bits_as_float: Any = intrinsic(_build_bits_as_float)
+_nearest_bits: Any = intrinsic(_build_nearest_bits)
+
+
+def widen(value: Any) -> Any:
+    """A stored number as float32: a float as it is, bfloat16 by its bits. For kernels only."""
+    raise NotImplementedError
+
+
+def narrow(value: Any, like: Any) -> Any:
+    """float32 as a number is stored that is like another: as it is, or the bits of a bfloat16. For kernels only."""
+    raise NotImplementedError
+
+
+@overload(widen, inline="always")
+def _widen(value):
+    return (lambda value: value) if isinstance(value, types.Float) else lambda value: _bits_as_float(value)
+
+
+@overload(narrow, inline="always")
+def _narrow(value, like):
+    if isinstance(like, types.Float):
+        return lambda value, like: value
+    return lambda value, like: _nearest_bits(value)
+
+
+@numba.njit(error_model="numpy")
+def exp(x):
+    """e^x within 2 units in the last place, for loops that become vector code, where a library's function would not.
+
+    Below -87 it stays at e^-87, above 88 at e^88.
+    """
+    x = min(max(x, LEAST), MOST)
+    power = np.int32(np.int32(x * LOG2E + np.float32(128.5)) - np.int32(128))
+    whole = np.float32(power)
+    r = (x - whole * LN2_HIGH) - whole * LN2_LOW
+    p = np.float32(1.0 / 5040)
+    p = p * r + np.float32(1.0 / 720)
+    p = p * r + np.float32(1.0 / 120)
+    p = p * r + np.float32(1.0 / 24)
+    p = p * r + np.float32(1.0 / 6)
+    p = p * r + np.float32(0.5)
+    p = p * r + np.float32(1.0)
+    p = p * r + np.float32(1.0)
+    return p * np.int32((power + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+def array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """A tensor's memory for a kernel: contiguous; float32 as it is, bfloat16 as its 16 bits."""
+    tensor = tensor.detach().contiguous()
+    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+def floats(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """The same in float32 whatever it was."""
+    array: np.ndarray[Any, Any] = tensor.detach().float().contiguous().numpy()
+    return array
+
+
+def use_torch_threads() -> None:
+    """Kernels of this thread take as many threads as torch's operations do."""
+    numba.set_num_threads(max(1, min(torch.get_num_threads(), int(numba_config.NUMBA_NUM_THREADS))))

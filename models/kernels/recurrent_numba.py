@@ -1,0 +1,290 @@
+"""The recurrent mixers' kernels for a processor, compiled by numba: each state is read and written once for a token.
+
+In plain torch a step passes over all states three times, to let them decay, to add to them and to read them. Here a
+task holds a piece of one sequence's state in the processor's cache and does all of it. No result depends on what else
+is in the batch.
+
+It imports numba at its top, so only what has made sure of numba may import it.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numba import prange
+from torch import Tensor
+
+from models.kernels.numba_scalars import array, exp, floats, kernel, narrow, task, use_torch_threads, widen
+
+ZERO, ONE = np.float32(0), np.float32(1)
+RUN = 64  # tokens of a convolution's task
+CHANNELS = 64  # of a selective scan's task: its states fit into the nearest cache
+
+
+@task
+def _silu_row(row):
+    for c in range(row.shape[0]):
+        row[c] = row[c] / (ONE + exp(-row[c]))
+
+
+@task
+def _convolve_run(y, x, before, weight, bias, first):
+    """Tokens first .. first + RUN of one sequence: y, x (l, c), before (k - 1, c), weight (k, c), bias (c,)."""
+    width, channels = weight.shape
+    sums = np.empty(channels, np.float32)
+    for t in range(first, min(first + RUN, x.shape[0])):
+        sums[:] = bias
+        for k in range(width):
+            source = t + k - (width - 1)
+            if source >= 0:
+                for c in range(channels):
+                    sums[c] += weight[k, c] * widen(x[source, c])
+            else:
+                for c in range(channels):
+                    sums[c] += weight[k, c] * before[source + width - 1, c]
+        _silu_row(sums)
+        for c in range(channels):
+            y[t, c] = narrow(sums[c], y[t, c])
+
+
+@kernel
+def _convolve(y, x, before, weight, bias):
+    runs = (x.shape[1] + RUN - 1) // RUN
+    for i in prange(x.shape[0] * runs):
+        b = i // runs
+        _convolve_run(y[b], x[b], before[b], weight, bias, (i % runs) * RUN)
+
+
+@kernel
+def _convolve_step(y, x, pool, slots, weight, bias):
+    """y, x (b, c), pool (s, c, k - 1), weight (c, k), bias (c,)."""
+    batch, channels = x.shape
+    last = weight.shape[1] - 1
+    for b in prange(batch):
+        states, row = pool[slots[b]], np.empty(channels, np.float32)
+        for c in range(channels):
+            new = widen(x[b, c])
+            total = bias[c] + weight[c, last] * new
+            for k in range(last):
+                total += weight[c, k] * states[c, k]
+            for k in range(last - 1):
+                states[c, k] = states[c, k + 1]
+            states[c, last - 1] = new
+            row[c] = total
+        _silu_row(row)
+        for c in range(channels):
+            y[b, c] = narrow(row[c], y[b, c])
+
+
+@task
+def _ssd_head(y, x, dt, rate, B, C, state):
+    """One head: y, x (p,), B, C (n,), state (p, n)."""
+    decay = exp(dt * rate)
+    for p in range(state.shape[0]):
+        added, total = x[p] * dt, ZERO
+        row = state[p]
+        for n in range(state.shape[1]):
+            new = row[n] * decay + added * B[n]
+            row[n] = new
+            total += new * C[n]
+        y[p] = total
+
+
+@kernel
+def _ssd_step(y, x, dt, A, B, C, pool, slots):
+    heads = x.shape[1]
+    per_group = heads // B.shape[1]
+    for i in prange(x.shape[0] * heads):
+        b, h = i // heads, i % heads
+        g = h // per_group
+        _ssd_head(y[b, h], x[b, h], dt[b, h], A[h], B[b, g], C[b, g], pool[slots[b], h])
+
+
+@kernel
+def _ssd_scan(y, x, dt, A, B, C, states):
+    """y, x (b, l, h, p), dt (b, l, h), A (h,), B, C (b, l, g, n), states (b, h, p, n)."""
+    heads = x.shape[2]
+    per_group = heads // B.shape[2]
+    for i in prange(x.shape[0] * heads):
+        b, h = i // heads, i % heads
+        g = h // per_group
+        for t in range(x.shape[1]):
+            _ssd_head(y[b, t, h], x[b, t, h], dt[b, t, h], A[h], B[b, t, g], C[b, t, g], states[b, h])
+
+
+@task
+def _selective_token(y, x, dt, A, B, C, state):
+    """One token of some channels: y, x, dt (d,), A, state (n, d), B, C (n,)."""
+    channels = y.shape[0]
+    for d in range(channels):
+        y[d] = ZERO
+    for n in range(A.shape[0]):
+        rates, row, into, out = A[n], state[n], B[n], C[n]
+        for d in range(channels):
+            new = row[d] * exp(dt[d] * rates[d]) + dt[d] * x[d] * into
+            row[d] = new
+            y[d] += new * out
+
+
+@task
+def _selective_channels(y, x, dt, A, B, C, state, first):
+    """All tokens of the channels from `first` on: y, x, dt (l, d), A (n, d), B, C (l, n), state (d, n)."""
+    stop = min(first + CHANNELS, x.shape[1])
+    rates = A[:, first:stop].copy()
+    held = state[first:stop].T.copy()
+    for t in range(x.shape[0]):
+        _selective_token(y[t, first:stop], x[t, first:stop], dt[t, first:stop], rates, B[t], C[t], held)
+    state[first:stop] = held.T
+
+
+@kernel
+def _selective_scan(y, x, dt, A, B, C, states):
+    """y, x, dt (b, l, d), A (n, d), B, C (b, l, n), states (b, d, n)."""
+    tiles = (x.shape[2] + CHANNELS - 1) // CHANNELS
+    for i in prange(x.shape[0] * tiles):
+        b = i // tiles
+        _selective_channels(y[b], x[b], dt[b], A, B[b], C[b], states[b], (i % tiles) * CHANNELS)
+
+
+@task
+def _selective_state(y, x, dt, A, B, C, state, first):
+    """One token of the channels from `first` on: y, x, dt (d,), A, state (d, n), B, C (n,)."""
+    for d in range(first, min(first + CHANNELS, x.shape[0])):
+        row, rates, step, total = state[d], A[d], dt[d], ZERO
+        added = step * x[d]
+        for n in range(row.shape[0]):
+            new = row[n] * exp(step * rates[n]) + added * B[n]
+            row[n] = new
+            total += new * C[n]
+        y[d] = total
+
+
+@kernel
+def _selective_step(y, x, dt, A, B, C, pool, slots):
+    """y, x, dt (b, d), A (d, n), B, C (b, n), pool (s, d, n)."""
+    tiles = (x.shape[1] + CHANNELS - 1) // CHANNELS
+    for i in prange(x.shape[0] * tiles):
+        b = i // tiles
+        _selective_state(y[b], x[b], dt[b], A, B[b], C[b], pool[slots[b]], (i % tiles) * CHANNELS)
+
+
+@task
+def _delta_token(y, q, k, v, decay, beta, state, new):
+    """One token of one head: y, v, new (n,), q, k (p,), state (p, n)."""
+    rows, columns = state.shape
+    for n in range(columns):
+        new[n] = ZERO
+        y[n] = ZERO
+    for p in range(rows):
+        row, factor = state[p], k[p]
+        for n in range(columns):
+            new[n] += factor * row[n]
+    for n in range(columns):
+        new[n] = beta * (v[n] - decay * new[n])
+    for p in range(rows):
+        row, into, out = state[p], k[p], q[p]
+        for n in range(columns):
+            now = row[n] * decay + into * new[n]
+            row[n] = now
+            y[n] += out * now
+
+
+@kernel
+def _delta_step(y, q, k, v, log_decay, beta, pool, slots):
+    """y, v (b, h, n), q, k (b, g, p), log_decay, beta (b, h), pool (s, h, p, n)."""
+    heads = v.shape[1]
+    per_key = heads // k.shape[1]
+    for i in prange(v.shape[0] * heads):
+        b, h = i // heads, i % heads
+        g, new = h // per_key, np.empty(v.shape[2], np.float32)
+        decay = exp(log_decay[b, h])
+        _delta_token(y[b, h], q[b, g], k[b, g], v[b, h], decay, beta[b, h], pool[slots[b], h], new)
+
+
+@kernel
+def _delta_scan(y, q, k, v, log_decay, beta, states):
+    """y, v (b, l, h, n), q, k (b, l, g, p), log_decay, beta (b, l, h), states (b, h, p, n)."""
+    heads = v.shape[2]
+    per_key = heads // k.shape[2]
+    for i in prange(v.shape[0] * heads):
+        b, h = i // heads, i % heads
+        g, new = h // per_key, np.empty(v.shape[3], np.float32)
+        for t in range(v.shape[1]):
+            decay = exp(log_decay[b, t, h])
+            _delta_token(y[b, t, h], q[b, t, g], k[b, t, g], v[b, t, h], decay, beta[b, t, h], states[b, h], new)
+
+
+def _bias(bias: Tensor | None, channels: int) -> np.ndarray[Any, Any]:
+    return np.zeros(channels, np.float32) if bias is None else floats(bias)
+
+
+def convolve(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As in plain torch, with all taps in one pass: x (b, l, channels), state (b, channels, kernel - 1)."""
+    x = x.contiguous()
+    channels, kept = x.shape[2], weight.shape[2] - 1
+    before = state.to(x.dtype).transpose(1, 2)
+    y = torch.empty_like(x)
+    use_torch_threads()
+    _convolve(array(y), array(x), floats(before), floats(weight.squeeze(1).T), _bias(bias, channels))
+    last = x[:, -kept:] if x.shape[1] >= kept else torch.cat((before, x), dim=1)[:, -kept:]
+    return y, last.transpose(1, 2)
+
+
+def conv_step(x: Tensor, pool: Tensor, slots: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """As in plain torch: x (b, channels), rows `slots` of pool (s, channels, kernel - 1) change in place."""
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    use_torch_threads()
+    _convolve_step(array(y), array(x), pool.numpy(), slots.numpy(), floats(weight.squeeze(1)), _bias(bias, x.shape[1]))
+    return y
+
+
+def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, pool: Tensor, slots: Tensor) -> Tensor:
+    """As in plain torch: x (b, h, p), dt (b, h), A (h,), B, C (b, g, n), pool (s, h, p, n)."""
+    y = torch.empty(x.shape)
+    use_torch_threads()
+    _ssd_step(y.numpy(), *map(floats, (x, dt, A, B, C)), pool.numpy(), slots.numpy())
+    return y
+
+
+def ssd_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, state: Tensor) -> tuple[Tensor, Tensor]:
+    """As in plain torch: x (b, l, h, p), dt (b, l, h), A (h,), B, C (b, l, g, n), state (b, h, p, n)."""
+    y, state = torch.empty(x.shape), state.clone(memory_format=torch.contiguous_format)
+    use_torch_threads()
+    _ssd_scan(y.numpy(), *map(floats, (x, dt, A, B, C)), state.numpy())
+    return y, state
+
+
+def selective_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, state: Tensor) -> tuple[Tensor, Tensor]:
+    """As in plain torch: x, dt (b, l, d), A (d, n), B, C (b, l, n), state (b, d, n)."""
+    y, state = torch.empty(x.shape), state.clone(memory_format=torch.contiguous_format)
+    use_torch_threads()
+    _selective_scan(y.numpy(), *map(floats, (x, dt, A.T, B, C)), state.numpy())
+    return y, state
+
+
+def selective_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, pool: Tensor, slots: Tensor) -> Tensor:
+    """As in plain torch: x, dt (b, d), A (d, n), B, C (b, n), pool (s, d, n)."""
+    y = torch.empty(x.shape)
+    use_torch_threads()
+    _selective_step(y.numpy(), *map(floats, (x, dt, A, B, C)), pool.numpy(), slots.numpy())
+    return y
+
+
+def delta_scan(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, *, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As in plain torch: q, k (b, l, g, p), v (b, l, h, n), log_decay, beta (b, l, h), state (b, h, p, n)."""
+    y, state = torch.empty(v.shape), state.clone(memory_format=torch.contiguous_format)
+    use_torch_threads()
+    _delta_scan(y.numpy(), *map(floats, (q, k, v, log_decay, beta)), state.numpy())
+    return y, state
+
+
+def delta_step(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, *, pool: Tensor, slots: Tensor
+) -> Tensor:
+    """As in plain torch: q, k (b, g, p), v (b, h, n), log_decay, beta (b, h), pool (s, h, p, n)."""
+    y = torch.empty(v.shape)
+    use_torch_threads()
+    _delta_step(y.numpy(), *map(floats, (q, k, v, log_decay, beta)), pool.numpy(), slots.numpy())
+    return y

@@ -1,0 +1,243 @@
+"""The kernels in numba against plain torch in float64, on inputs that lie apart and memory that is poisoned."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from attention_cases import SCORES, SHAPES, Shape, expected, forget, paged
+from poison import among_poison, poisoned_memory
+from torch import Tensor
+
+from models.cache import KVCache
+from models.config import ScoreSpec
+from models.kernels import convolution_torch, delta_rule_torch, selective_scan_torch, ssd_torch
+
+pytest.importorskip("numba", reason="numba is an extra")
+
+from models.kernels import recurrent_numba as compiled
+from models.kernels.attention_numba import SPAN, attend_decode
+from models.kernels.numba_scalars import array, exp, narrow, task, widen
+
+SLOTS = torch.tensor([4, 0, 6])  # of eight rows of a pool; the others are NaN
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+
+
+@task
+def exponentials(y, x):
+    for i in range(x.shape[0]):
+        y[i] = exp(x[i])
+
+
+@task
+def narrowed(y, x):
+    for i in range(x.shape[0]):
+        y[i] = narrow(x[i], y[i])
+
+
+@task
+def widened(y, x):
+    for i in range(x.shape[0]):
+        y[i] = widen(x[i])
+
+
+def test_exponentials():
+    x = torch.cat((torch.linspace(-86, 87, 100_001), torch.tensor([0.0, -0.0, 1.0])))
+    y = torch.empty_like(x)
+    exponentials(y.numpy(), x.numpy())
+    torch.testing.assert_close(y.double(), x.double().exp(), rtol=3e-7, atol=0)
+    assert y[-3:].tolist()[:2] == [1.0, 1.0]
+    exponentials(y[:4].numpy(), torch.tensor([float("nan"), -1e30, -float("inf"), float("inf")]).numpy())
+    assert y[0].isnan()
+    assert 0 < y[1] < 2e-38
+    assert y[1] == y[2]
+    assert 1e38 < y[3] < float("inf")
+
+
+def test_bfloat16_is_rounded_as_torch_rounds_it():
+    x = torch.cat((torch.randn(10_000), torch.tensor([1.00390625, 1.01171875, -1.00390625, 0.0, float("inf")])))
+    y = torch.empty(len(x), dtype=torch.bfloat16)
+    narrowed(array(y), array(x))
+    assert torch.equal(y, x.bfloat16())
+    wide = torch.empty(len(x))
+    widened(array(wide), array(y))
+    assert torch.equal(wide, y.float())
+
+
+class Draw:
+    """Random tensors, the same at every run, in the ways in which mixers hand them over."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def plain(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator)
+
+    def inputs(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(b, ..., n) as a piece of something wider, between NaN."""
+        return among_poison(self.plain(*shape).to(dtype))
+
+    def pool(self, *shape: int) -> Tensor:
+        pool = torch.full((8, *shape), float("nan"))
+        pool[SLOTS] = self.plain(len(SLOTS), *shape)
+        return pool
+
+
+def recurrence(kind: str, draw: Draw, lead: tuple[int, ...]) -> tuple[list[Tensor], tuple[int, ...]]:
+    """What a recurrence takes, with the leading dimensions given, and the shape of a state; odd sizes."""
+    if kind == "ssd":
+        x, dt = draw.inputs(*lead, 6, 5), draw.inputs(*lead, 6).abs()
+        return [x, dt, -draw.plain(6).abs(), draw.inputs(*lead, 2, 19), draw.inputs(*lead, 2, 19)], (6, 5, 19)
+    if kind == "selective":
+        x, dt = draw.inputs(*lead, 150), draw.inputs(*lead, 150).abs()
+        return [x, dt, -draw.plain(150, 7).abs() * 9, draw.inputs(*lead, 7), draw.inputs(*lead, 7)], (150, 7)
+    k = among_poison(F.normalize(draw.plain(*lead, 2, 9), dim=-1))
+    decay, beta = -draw.inputs(*lead, 6).abs(), draw.inputs(*lead, 6).sigmoid()
+    return [draw.inputs(*lead, 2, 9), k, draw.inputs(*lead, 6, 21), decay, beta], (6, 9, 21)
+
+
+LOOPS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    "ssd": ssd_torch.ssd_loop,
+    "selective": selective_scan_torch.selective_loop,
+    "delta": delta_rule_torch.delta_loop,
+}
+SCANS = {"ssd": compiled.ssd_scan, "selective": compiled.selective_scan, "delta": compiled.delta_scan}
+STEPS = {"ssd": compiled.ssd_step, "selective": compiled.selective_step, "delta": compiled.delta_step}
+KINDS = pytest.mark.parametrize("kind", LOOPS)
+
+
+def piece(kind: str, inputs: list[Tensor], tokens: slice | int) -> list[Tensor]:
+    """Some tokens of a run's inputs; A is the same for all."""
+    return [x if kind != "delta" and i == 2 else x[:, tokens] for i, x in enumerate(inputs)]
+
+
+@KINDS
+@pytest.mark.parametrize("length", [1, 70])
+def test_scan(kind, length):
+    draw = Draw(length)
+    inputs, shape = recurrence(kind, draw, (2, length))
+    state = draw.plain(2, *shape)
+    before = state.clone()
+    with poisoned_memory():
+        y, after = SCANS[kind](*inputs, state=state)
+    wanted_y, wanted_state = LOOPS[kind](*(x.double() for x in inputs), state=state.double())
+    torch.testing.assert_close(y.double(), wanted_y, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(after.double(), wanted_state, rtol=1e-5, atol=1e-5)
+    assert torch.equal(state, before)
+
+
+@KINDS
+def test_step(kind):
+    draw = Draw(3)
+    inputs, shape = recurrence(kind, draw, (len(SLOTS), 1))
+    pool = draw.pool(*shape)
+    before = pool.clone()
+    with poisoned_memory():
+        y = STEPS[kind](*piece(kind, inputs, 0), pool=pool, slots=SLOTS)
+    wanted_y, states = LOOPS[kind](*(x.double() for x in inputs), state=before[SLOTS].double())
+    torch.testing.assert_close(y.double(), wanted_y[:, 0], rtol=1e-5, atol=1e-5)
+    before[SLOTS] = states.float()
+    torch.testing.assert_close(pool, before, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", ["ssd", "delta"])
+def test_a_run_is_the_same_to_the_bit_in_any_pieces_and_company(kind):
+    """Whole, in pieces, alone, and by steps among others."""
+    draw = Draw(5)
+    inputs, shape = recurrence(kind, draw, (3, 23))
+    pool = torch.zeros(8, *shape)
+    pool[SLOTS] = start = draw.plain(3, *shape)
+    y, state = SCANS[kind](*inputs, state=start)
+    pieces, held = [], start[1:2]
+    mine = [x if kind != "delta" and i == 2 else x[1:2] for i, x in enumerate(inputs)]
+    for tokens in (slice(0, 1), slice(1, 12), slice(12, 23)):
+        out, held = SCANS[kind](*piece(kind, mine, tokens), state=held)
+        pieces.append(out)
+    assert torch.equal(torch.cat(pieces, dim=1), y[1:2])
+    assert torch.equal(held, state[1:2])
+    for token in range(23):
+        out = STEPS[kind](*piece(kind, inputs, token), pool=pool, slots=SLOTS)
+        assert torch.equal(out, y[:, token])
+    assert torch.equal(pool[SLOTS], state)
+
+
+@DTYPES
+@pytest.mark.parametrize(("channels", "kernel", "with_bias"), [(7, 4, True), (300, 3, False), (128, 2, True)])
+@pytest.mark.parametrize("length", [1, 2, 150])
+def test_convolution(dtype, channels, kernel, with_bias, length):
+    draw = Draw(channels)
+    x = draw.inputs(2, length, channels, dtype=dtype)
+    weight, bias = draw.plain(channels, 1, kernel).to(dtype), draw.plain(channels).to(dtype) if with_bias else None
+    state = draw.plain(2, channels, kernel - 1).to(dtype).float()
+    with poisoned_memory():
+        y, last = compiled.convolve(x, state, weight, bias)
+    wide_bias = None if bias is None else bias.double()
+    wanted, wanted_last = convolution_torch.convolve(x.double(), state.double(), weight.double(), wide_bias)
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.double(), wanted, rtol=TOLERANCES[dtype], atol=1e-6)
+    torch.testing.assert_close(last.double(), wanted_last, rtol=0, atol=0)
+
+
+@DTYPES
+@pytest.mark.parametrize(("channels", "kernel", "with_bias"), [(7, 4, True), (300, 3, False), (128, 2, True)])
+def test_convolution_step(dtype, channels, kernel, with_bias):
+    draw = Draw(channels)
+    x = draw.inputs(len(SLOTS), channels, dtype=dtype)
+    weight, bias = draw.plain(channels, 1, kernel).to(dtype), draw.plain(channels).to(dtype) if with_bias else None
+    pool = draw.pool(channels, kernel - 1)
+    wanted_pool = pool.double()
+    wide_bias = None if bias is None else bias.double()
+    with poisoned_memory():
+        y = compiled.conv_step(x, pool, SLOTS, weight, bias)
+    wanted = convolution_torch.convolve_step(x.double(), wanted_pool, SLOTS, weight.double(), wide_bias)
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.double(), wanted, rtol=TOLERANCES[dtype], atol=1e-6)
+    torch.testing.assert_close(pool.double(), wanted_pool, rtol=0, atol=0, equal_nan=True)
+
+
+def decode_both(
+    shape: Shape,
+    lengths: list[int],
+    *,
+    scores: ScoreSpec = SCORES["plain"],
+    dtype: torch.dtype = torch.float32,
+    with_sinks: bool = False,
+) -> None:
+    """Compare `attend_decode` with `expected`, sequence by sequence."""
+    generator = torch.Generator().manual_seed(sum(lengths) + shape.head_dim)
+    cache = paged(shape, lengths, generator, dtype)
+    q = torch.randn(len(lengths), shape.heads, shape.head_dim, generator=generator).to(dtype)
+    sinks = torch.randn(shape.heads, generator=generator) if with_sinks else None
+    wanted = torch.stack(
+        [
+            expected(q[row : row + 1], cache, row, scores, first=length - 1, sinks=sinks)[0]
+            for row, length in enumerate(lengths)
+        ]
+    )
+    for row, length in enumerate(lengths):
+        forget(cache, row, length - min(length, scores.window or length))
+    apart = among_poison(q.flatten(1)).unflatten(1, (shape.heads, -1))
+    kv = KVCache(cache.keys, cache.values)
+    with poisoned_memory():
+        out = attend_decode(apart, kv, cache.tables.long(), torch.tensor(lengths), scores=scores, sinks=sinks)
+    assert out.dtype == dtype
+    tolerance = 2e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(out.double(), wanted.double(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_decoding(shape, scores):
+    decode_both(shape, [1, 15, 16, 17, 300], scores=scores)
+
+
+@pytest.mark.parametrize("lengths", [[1, 15, 16, 17, 150], [2 * SPAN + 852, SPAN, SPAN + 1, 130]], ids=["one", "many"])
+@pytest.mark.parametrize("scores", [SCORES["plain"], SCORES["window"]], ids=["plain", "window"])
+def test_decoding_with_sinks_in_one_span_and_in_many(lengths, scores):
+    decode_both(Shape(3, 1, 24, 16), lengths, scores=scores, with_sinks=True)
+
+
+def test_decoding_in_bfloat16():
+    shape = Shape(4, 2, 80, 16)
+    decode_both(shape, [1, 300], scores=ScoreSpec(softcap=20.0), dtype=torch.bfloat16, with_sinks=True)
