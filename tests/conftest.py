@@ -1,4 +1,4 @@
-"""What the tests measured, as a table at the end of the run: largest deviation from the reference, model by model."""
+"""How tests are dealt out, and a table of what they measured: largest deviation from the reference, model by model."""
 
 import os
 
@@ -8,6 +8,15 @@ import torch
 if not torch.cuda.is_available():
     # Triton's kernels run in its interpreter then. It reads this when it is imported, and transformers imports it.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | None:
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from dealing import Dealing  # pytest-xdist is not everywhere
+
+    return Dealing(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
