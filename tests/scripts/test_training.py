@@ -25,7 +25,7 @@ def toy(monkeypatch):
         vocab_size=600,
         stages=STAGES,
         second=SECOND,
-        exam_lengths=(60,),
+        exam_lengths=(250,),
         exam_questions=2,
         log_seconds=0.0,
     )
