@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 from fakes_endpoint import MODEL, Planted, serving
+from typer.testing import CliRunner
 
 from evals.records import PERMISSIONS
 from evals.store import Store
+from fathom import app
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_QUESTIONS, BUDGETS = 10, "0,64,256"
@@ -41,11 +44,15 @@ class Endpoint:
         return self.log.read_text().split() if self.log.exists() else []
 
 
-def command(url, out, *more, models=(MODEL,)):
+def options(url, out, *more, models=(MODEL,)):
     named = [part for model in models for part in ("--model", model)]
-    options = ["--endpoint", url, *named, "--out", str(out), "--n", str(NUM_QUESTIONS), "--budgets", BUDGETS]
+    planned = ["--endpoint", url, *named, "--out", str(out), "--n", str(NUM_QUESTIONS), "--budgets", BUDGETS]
     permissions = [part for name in PERMISSIONS for part in ("--permission", name)]
-    return [sys.executable, "-m", "fathom", "eval", "run", *options, *permissions, *more]
+    return ["eval", "run", *planned, *permissions, *more]
+
+
+def command(url, out, *more, models=(MODEL,)):
+    return [sys.executable, "-m", "fathom", *options(url, out, *more, models=models)]
 
 
 def run(*arguments):
@@ -87,12 +94,19 @@ def stored(out):
         return len(store.done_keys())
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_that_was_stopped_goes_on(tmp_path, number):
-    with Endpoint(tmp_path / "whole.log", 0.0) as endpoint:
-        whole = run(command(endpoint.url, tmp_path / "whole"))
-        assert whole.returncode == 0, whole.stdout + whole.stderr
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing stopped: its endpoint, its directory, and what it printed."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    with Endpoint(out.parent / "log", 0.0) as endpoint:
+        done = run(command(endpoint.url, out))
+        assert done.returncode == 0, done.stdout + done.stderr
         assert len(endpoint.asked) == TOTAL
+        yield endpoint, out, done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_was_stopped_goes_on(whole, tmp_path, number):
     with Endpoint(tmp_path / "stopped.log", 0.1) as endpoint:
         code, output, before = stop_half_way(endpoint.url, tmp_path / "stopped", number)
         assert code == (-signal.SIGKILL if number == signal.SIGKILL else 130)
@@ -104,27 +118,27 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, number):
         assert run(command(endpoint.url, tmp_path / "stopped")).returncode == 0
         assert len(endpoint.asked) - asked_before == TOTAL - before
         assert len(set(endpoint.asked)) == TOTAL
-    assert figures(tmp_path / "stopped") == figures(tmp_path / "whole")
+    assert figures(tmp_path / "stopped") == figures(whole[1])
     assert stored(tmp_path / "stopped") == TOTAL
 
 
-def test_outputs_and_report_again(tmp_path):
+def test_outputs_and_report_again(whole, tmp_path):
     out, load = tmp_path / "out", tmp_path / "load.json"
     report = [sys.executable, "-m", "fathom", "eval", "report", str(out), "--load", str(load)]
-    with Endpoint(tmp_path / "log", 0.0) as endpoint:
-        done = run(command(endpoint.url, out))
-        assert done.returncode == 0
-        assert "report.html" in done.stdout
-        assert "must_answer" in done.stdout
-        load.write_text("{}")
-        wrong = run(report)
-        assert (wrong.returncode, "is not the summary.json of a load test" in wrong.stdout) == (2, True)
-        load.write_text(json.dumps({"schema": "fathom.load/1", "model": MODEL}))
-        (out / "report.html").unlink()
-        assert run(report).returncode == 0
-        assert (out / "report.html").stat().st_size < 3_000_000
-        # Nothing is left to ask; the load test stays where it was.
-        assert run(command(endpoint.url, out)).returncode == 0
+    endpoint, finished, printed = whole
+    shutil.copytree(finished, out)
+    assert "report.html" in printed
+    assert "must_answer" in printed
+    load.write_text("{}")
+    wrong = run(report)
+    assert (wrong.returncode, "is not the summary.json of a load test" in wrong.stdout) == (2, True)
+    load.write_text(json.dumps({"schema": "fathom.load/1", "model": MODEL}))
+    (out / "report.html").unlink()
+    assert run(report).returncode == 0
+    assert (out / "report.html").stat().st_size < 3_000_000
+    # Nothing is left to ask; the load test stays where it was.
+    assert run(command(endpoint.url, out)).returncode == 0
+    assert len(endpoint.asked) == TOTAL
     assert len(json.loads((out / "summary.json").read_text())["load"]) == 1
 
 
@@ -142,15 +156,16 @@ def test_outputs_and_report_again(tmp_path):
     ],
 )
 def test_wrong_options(tmp_path, more, words):
-    done = run(command("http://127.0.0.1:9", tmp_path, *more))
-    assert done.returncode == 2
-    assert words in done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+    # In this process: as processes of their own, wrong commands end below.
+    done = CliRunner().invoke(app, options("http://127.0.0.1:9", tmp_path, *more), env={"COLUMNS": "140"})
+    assert (done.exit_code, type(done.exception)) == (2, SystemExit)
+    assert words in done.output
 
 
 def test_a_directory_that_is_no_run(tmp_path):
     done = run([sys.executable, "-m", "fathom", "eval", "report", str(tmp_path)])
     assert (done.returncode, "has no samples.sqlite" in done.stdout) == (2, True)
+    assert "Traceback" not in done.stderr
 
 
 async def test_a_run_says_that_it_counts_by_an_estimate(tmp_path):
