@@ -9,6 +9,7 @@ from models.config import AttentionSpec, GrowthSpec, ModelConfig, RopeSpec
 from models.kernels.attention_torch import attend_dense
 from models.kernels.torch_backend import ATTENTION
 from models.layers import RMSNorm
+from models.linear import Linear
 from models.rope import Rotary, apply_rotary
 
 Extra = tuple[Tensor, Tensor, Tensor] | None
@@ -30,11 +31,11 @@ class Attention(nn.Module):
         inputs, queries, keys = config.hidden_size, spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
         if input_size is not None:
             inputs = input_size
-        self.q_proj = nn.Linear(inputs, queries, bias=spec.qkv_bias)
-        self.k_proj = nn.Linear(inputs, keys, bias=spec.qkv_bias)
-        self.v_proj = nn.Linear(inputs, keys, bias=spec.qkv_bias)
-        self.gate_proj = nn.Linear(inputs, queries, bias=spec.qkv_bias) if spec.output_gate else None
-        self.o_proj = nn.Linear(queries, config.hidden_size, bias=spec.out_bias)
+        self.q_proj = Linear(inputs, queries, bias=spec.qkv_bias)
+        self.k_proj = Linear(inputs, keys, bias=spec.qkv_bias)
+        self.v_proj = Linear(inputs, keys, bias=spec.qkv_bias)
+        self.gate_proj = Linear(inputs, queries, bias=spec.qkv_bias) if spec.output_gate else None
+        self.o_proj = Linear(queries, config.hidden_size, bias=spec.out_bias)
         self.q_norm: RMSNorm | None = None
         self.k_norm: RMSNorm | None = None
         if spec.qk_norm:

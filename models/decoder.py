@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import Attention
@@ -26,6 +25,7 @@ from models.config import (
 from models.delta_net import DeltaNet
 from models.experts import MixtureOfExperts
 from models.layers import MLP, RMSNorm, soft_cap
+from models.linear import Linear, Projecting
 from models.parallel import Parallel
 from models.shared_block import SharedBlock, SharedThenRecurrent
 from models.ssm import Mamba1, Mamba2, RecurrentMixer
@@ -118,7 +118,7 @@ class Layer(nn.Module):
         return self._mlp(residual)
 
 
-class Decoder(nn.Module):
+class Decoder(Projecting):
     """A causal language model over token ids."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -128,7 +128,7 @@ class Decoder(nn.Module):
         shared = build_shared(config)
         self.layers = nn.ModuleList(Layer(config, spec, shared) for spec in config.layers)
         self.norm = RMSNorm(config.hidden_size, config.norm_eps, config.norm_unit_offset)
-        self.head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.head = None if config.tie_embeddings else Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def _embed(self, token_ids: Tensor) -> Tensor:
         embedded: Tensor = self.embedding(token_ids)
@@ -142,7 +142,7 @@ class Decoder(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., hidden) before the last norm -> float32 logits (..., vocab)."""
         weight = self.embedding.weight if self.head is None else self.head.weight
-        logits = F.linear(self.norm(hidden.to(self.norm.weight.dtype)), weight).float()
+        logits = self.linear(self.norm(hidden.to(self.norm.weight.dtype)), weight).float()
         if self.config.logit_scale is not None:
             logits = logits * self.config.logit_scale
         return logits if self.config.logit_softcap is None else soft_cap(logits, self.config.logit_softcap)

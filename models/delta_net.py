@@ -8,6 +8,7 @@ from models.cache import StateCache
 from models.config import DeltaNetSpec
 from models.kernels.torch_backend import DELTA_RULE
 from models.layers import GatedRMSNorm
+from models.linear import Linear
 from models.ssm import RecurrentMixer
 
 L2_EPS = 1e-6
@@ -23,16 +24,16 @@ class DeltaNet(RecurrentMixer):
         super().__init__()
         self.spec: DeltaNetSpec = spec
         self.kernels = DELTA_RULE
-        self.in_proj_qkv = nn.Linear(hidden_size, spec.conv_size, bias=False)
-        self.in_proj_z = nn.Linear(hidden_size, spec.value_size, bias=False)
-        self.in_proj_b = nn.Linear(hidden_size, spec.num_value_heads, bias=False)
-        self.in_proj_a = nn.Linear(hidden_size, spec.num_value_heads, bias=False)
+        self.in_proj_qkv = Linear(hidden_size, spec.conv_size, bias=False)
+        self.in_proj_z = Linear(hidden_size, spec.value_size, bias=False)
+        self.in_proj_b = Linear(hidden_size, spec.num_value_heads, bias=False)
+        self.in_proj_a = Linear(hidden_size, spec.num_value_heads, bias=False)
         self.conv_weight = nn.Parameter(torch.empty(spec.conv_size, 1, spec.conv_kernel))
         self.conv_bias: nn.Parameter | None = None
         self.dt_bias = nn.Parameter(torch.zeros(spec.num_value_heads))
         self.A_log = nn.Parameter(torch.zeros(spec.num_value_heads))
         self.norm = GatedRMSNorm(spec.value_head_dim, spec.norm_eps, norm_first=True)
-        self.out_proj = nn.Linear(spec.value_size, hidden_size, bias=False)
+        self.out_proj = Linear(spec.value_size, hidden_size, bias=False)
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Convolved (..., conv_size) -> q, k (..., key_heads, key_dim) of length one, v (..., value_heads, dim)."""

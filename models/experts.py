@@ -1,15 +1,15 @@
 """The mixture of experts: a router, and the MLPs that it chooses for each token."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.config import ExpertsSpec, RouterSpec
 from models.kernels.experts_torch import run_experts
 from models.layers import MLP, combine_of
+from models.linear import Linear, Projecting
 
 
-class Router(nn.Module):
+class Router(Projecting):
     """Scores of all experts, and the choice among them. x (t, hidden) -> chosen (t, top_k), weights (t, top_k)."""
 
     def __init__(self, hidden_size: int, spec: RouterSpec) -> None:
@@ -22,10 +22,10 @@ class Router(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         spec = self.spec
         if spec.scoring == "softmax":
-            scores = F.linear(x, self.weight, self.bias).float().softmax(-1)
+            scores = self.linear(x, self.weight, self.bias).float().softmax(-1)
         else:
             bias = None if self.bias is None else self.bias.float()
-            scores = F.linear(x.float(), self.weight.float(), bias).sigmoid()
+            scores = self.linear(x.float(), self.weight.float(), bias).sigmoid()
         merit = scores if self.selection_bias is None else scores + self.selection_bias.float()
         if spec.groups is not None:
             merit = merit.masked_fill(~self._in_best_groups(merit, *spec.groups), -torch.inf)
@@ -44,7 +44,7 @@ class Router(nn.Module):
         return inside.unsqueeze(-1).expand_as(groups).flatten(-2)
 
 
-class Experts(nn.Module):
+class Experts(Projecting):
     """The matrices of a mixture's MLPs, one behind the other, and their biases where they have any."""
 
     def __init__(self, size: int, spec: ExpertsSpec) -> None:
@@ -64,7 +64,7 @@ class Experts(nn.Module):
     def forward(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         matrices = (self.gate_proj, self.up_proj, self.down_proj)
         biases = (self.gate_bias, self.up_bias, self.down_bias)
-        return run_experts(x, chosen, weights, matrices, combine=self.combine, biases=biases)
+        return run_experts(x, chosen, weights, matrices, combine=self.combine, linear=self.linear, biases=biases)
 
 
 class MixtureOfExperts(nn.Module):
@@ -75,10 +75,10 @@ class MixtureOfExperts(nn.Module):
         self.router = Router(hidden_size, spec.router)
         size = spec.latent_size or hidden_size
         self.experts = Experts(size, spec)
-        self.enter = nn.Linear(hidden_size, size, bias=spec.expert.bias) if spec.latent_size else None
-        self.leave = nn.Linear(size, hidden_size, bias=spec.expert.bias) if spec.latent_size else None
+        self.enter = Linear(hidden_size, size, bias=spec.expert.bias) if spec.latent_size else None
+        self.leave = Linear(size, hidden_size, bias=spec.expert.bias) if spec.latent_size else None
         self.shared = MLP(hidden_size, spec.shared) if spec.shared else None
-        self.shared_gate = nn.Linear(hidden_size, 1, bias=False) if spec.shared_gate else None
+        self.shared_gate = Linear(hidden_size, 1, bias=False) if spec.shared_gate else None
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])

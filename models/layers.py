@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.config import Activation, MLPSpec
+from models.linear import Linear
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -100,9 +101,9 @@ class MLP(nn.Module):
         super().__init__()
         self.combine = combine_of(spec)
         self.scales = spec.scales
-        self.gate_proj = nn.Linear(hidden_size, spec.intermediate_size, bias=spec.bias) if spec.gated else None
-        self.up_proj = nn.Linear(hidden_size, spec.intermediate_size, bias=spec.bias)
-        self.down_proj = nn.Linear(spec.intermediate_size, hidden_size, bias=spec.bias)
+        self.gate_proj = Linear(hidden_size, spec.intermediate_size, bias=spec.bias) if spec.gated else None
+        self.up_proj = Linear(hidden_size, spec.intermediate_size, bias=spec.bias)
+        self.down_proj = Linear(spec.intermediate_size, hidden_size, bias=spec.bias)
 
     def forward(self, x: Tensor, extra: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """extra: what is added to what the gate and up projections give, from adapters."""

@@ -10,6 +10,7 @@ from models.batch import ForwardBatch
 from models.cache import KVCache, ParallelCache
 from models.config import ModelConfig, SharedSpec
 from models.layers import MLP, RMSNorm
+from models.linear import Linear
 from models.ssm import RecurrentMixer
 
 
@@ -21,7 +22,7 @@ class Adapters(nn.Module):
         attention, rank = spec.attention, spec.adapter_rank
 
         def narrow(inputs: int, outputs: int) -> nn.Sequential:
-            return nn.Sequential(nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs, bias=False))
+            return nn.Sequential(Linear(inputs, rank, bias=False), Linear(rank, outputs, bias=False))
 
         if spec.attention_adapters:
             queries, keys = attention.num_heads * attention.head_dim, attention.num_kv_heads * attention.head_dim
@@ -75,7 +76,7 @@ class SharedThenRecurrent(nn.Module):
         super().__init__()
         self.use = spec.use
         self.block = block
-        self.linear = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.linear = Linear(config.hidden_size, config.hidden_size, bias=False)
         self.enter_norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.recurrent = recurrent
 

@@ -12,6 +12,7 @@ from models.config import Mamba1Spec, Mamba2Spec, RecurrentSpec
 from models.kernels.interface import RecurrentKernels
 from models.kernels.torch_backend import SELECTIVE_SCAN, SSD
 from models.layers import GatedRMSNorm, RMSNorm, rms_normalised
+from models.linear import Linear
 
 
 class RecurrentMixer(nn.Module):
@@ -86,18 +87,18 @@ class Mamba1(RecurrentMixer):
         self.spec: Mamba1Spec = spec
         self.kernels = SELECTIVE_SCAN
         inner = spec.inner_size
-        self.in_proj = nn.Linear(hidden_size, 2 * inner, bias=spec.proj_bias)
+        self.in_proj = Linear(hidden_size, 2 * inner, bias=spec.proj_bias)
         self.conv_weight = nn.Parameter(torch.empty(inner, 1, spec.conv_kernel))
         self.conv_bias = nn.Parameter(torch.zeros(inner)) if spec.conv_bias else None
-        self.x_proj = nn.Linear(inner, spec.step_rank + 2 * spec.state_size, bias=False)
-        self.dt_proj = nn.Linear(spec.step_rank, inner)
+        self.x_proj = Linear(inner, spec.step_rank + 2 * spec.state_size, bias=False)
+        self.dt_proj = Linear(spec.step_rank, inner)
         self.A_log = nn.Parameter(torch.zeros(inner, spec.state_size))
         self.D = nn.Parameter(torch.ones(inner))
         if spec.inner_norm_eps is not None and spec.inner_norm_weights:
             self.dt_norm = RMSNorm(spec.step_rank, spec.inner_norm_eps)
             self.B_norm = RMSNorm(spec.state_size, spec.inner_norm_eps)
             self.C_norm = RMSNorm(spec.state_size, spec.inner_norm_eps)
-        self.out_proj = nn.Linear(inner, hidden_size, bias=spec.proj_bias)
+        self.out_proj = Linear(inner, hidden_size, bias=spec.proj_bias)
 
     def _select(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Convolved x (..., inner) -> dt (..., inner) > 0, B and C (..., state_size), float32."""
@@ -108,7 +109,7 @@ class Mamba1(RecurrentMixer):
                 step, B, C = self.dt_norm(step), self.B_norm(B), self.C_norm(C)
             else:
                 step, B, C = (rms_normalised(part, spec.inner_norm_eps) for part in (step, B, C))
-        dt = F.linear(step, self.dt_proj.weight).float() + self.dt_proj.bias.float()
+        dt = self.dt_proj.linear(step, self.dt_proj.weight).float() + self.dt_proj.bias.float()
         return F.softplus(dt), B.float(), C.float()
 
     def _finish(self, y: Tensor, x: Tensor, gate: Tensor) -> Tensor:
@@ -140,7 +141,7 @@ class Mamba2(RecurrentMixer):
         super().__init__()
         self.spec: Mamba2Spec = spec
         self.kernels = SSD
-        self.in_proj = nn.Linear(hidden_size, spec.inner_size + spec.conv_size + spec.num_heads, bias=spec.proj_bias)
+        self.in_proj = Linear(hidden_size, spec.inner_size + spec.conv_size + spec.num_heads, bias=spec.proj_bias)
         self.conv_weight = nn.Parameter(torch.empty(spec.conv_size, 1, spec.conv_kernel))
         self.conv_bias = nn.Parameter(torch.zeros(spec.conv_size)) if spec.conv_bias else None
         self.dt_bias = nn.Parameter(torch.zeros(spec.num_heads))
@@ -150,7 +151,7 @@ class Mamba2(RecurrentMixer):
         if spec.gated_norm is not None:
             norm_first = spec.gated_norm == "norm_first"
             self.norm = GatedRMSNorm(spec.inner_size, spec.norm_eps, spec.num_groups, norm_first=norm_first)
-        self.out_proj = nn.Linear(spec.inner_size, hidden_size, bias=spec.out_bias)
+        self.out_proj = Linear(spec.inner_size, hidden_size, bias=spec.out_bias)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (..., hidden) -> gate (..., inner), convolution input (..., conv_size), dt (..., heads) > 0."""

@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from models.attention import Attention
 from models.decoder import Decoder
-from models.kernels.choose import Choice, choices_for, choose, operations_of
+from models.kernels.choose import Choice, Need, choices_for, choose, operations_of
 from models.kernels.environment import Environment
 from models.kernels.interface import AttentionKernels, RecurrentKernels
 from models.kernels.torch_backend import ATTENTION, DELTA_RULE, SELECTIVE_SCAN, SSD
+from models.linear import Projecting
 from models.ssm import RecurrentMixer
 
 PLAIN = {"selective scan": SELECTIVE_SCAN, "SSD scan": SSD, "delta scan": DELTA_RULE}
@@ -24,6 +26,7 @@ KERNELS = {
     ("selective step", "triton"): ("triton_backend", "selective_step"),
     ("SSD step", "triton"): ("triton_backend", "ssd_step"),
     ("delta step", "triton"): ("triton_backend", "delta_step"),
+    ("linear", "numba"): ("linear_numba", "linear"),
     ("attention", "numba"): ("attention_numba", "ATTENTION"),
     ("convolution", "numba"): ("recurrent_numba", "convolve"),
     ("convolution step", "numba"): ("recurrent_numba", "conv_step"),
@@ -73,7 +76,10 @@ def recurrent_kernels(chosen: Mapping[str, str]) -> RecurrentKernels:
 def bind(decoder: Decoder, environment: Environment, dtype: torch.dtype, block_size: int) -> tuple[Choice, ...]:
     """Give every mixer its kernels; returns the choices, each different one once."""
     name = str(dtype).removeprefix("torch.")
+    linear = kernels_of("linear", choose("linear", environment, Need(name)).backend, F.linear)
     for module in decoder.modules():
+        if isinstance(module, Projecting):
+            module.linear = linear
         if not isinstance(module, Attention | RecurrentMixer):
             continue
         chosen: dict[str, str] = {

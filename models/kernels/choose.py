@@ -120,6 +120,7 @@ NUMBA, TORCH = ("numba", _numba), ("torch", _never)
 # mamba-ssm's selective scan cannot begin with a state, as every chunk of a prompt but the first does; its step writes
 # where padding points to. So both are our own, as are all steps: they leave padding alone.
 CANDIDATES: dict[Operation, tuple[tuple[str, Refusal], ...]] = {
+    "linear": (NUMBA, TORCH),
     "attention": (("flash-attn", _flash_attn), ("varlen_attn", _varlen_attn), ("triton", _triton), NUMBA, TORCH),
     "convolution": (("causal-conv1d", _causal_conv1d), NUMBA, TORCH),
     "convolution step": (("triton", _triton), NUMBA, TORCH),
@@ -177,7 +178,7 @@ def choices_for(
     layers: Iterable[LayerSpec], environment: Environment, dtype: str, block_size: int
 ) -> tuple[Choice, ...]:
     """What a model's layers get, each different choice once, in the order of the layers."""
-    chosen: dict[Choice, None] = {}
+    chosen: dict[Choice, None] = {choose("linear", environment, Need(dtype)): None}
     for mixer in simple_mixers(layers):
         for operation, need in operations_of(mixer, dtype, block_size):
             chosen[choose(operation, environment, need)] = None

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.linear import LinearKernel
+
 OptionalTriple = tuple[Tensor | None, Tensor | None, Tensor | None]
 NO_BIASES: OptionalTriple = (None, None, None)
 
@@ -17,6 +19,7 @@ def run_experts(
     gate_up_down: tuple[Tensor | None, Tensor, Tensor],
     *,
     combine: Callable[[Tensor | None, Tensor], Tensor],
+    linear: LinearKernel = F.linear,
     biases: OptionalTriple = NO_BIASES,
 ) -> Tensor:
     """For each token, the weighted sum of the MLPs that it chose.
@@ -46,8 +49,8 @@ def run_experts(
         mine = slice(start, start + count)
         read = x[tokens[mine]]
         opened = None if gate is None else F.linear(read, gate[expert], _of(gate_bias, expert))
-        inner = combine(opened, F.linear(read, up[expert], _of(up_bias, expert)))
-        out.index_add_(0, tokens[mine], F.linear(inner, down[expert], _of(down_bias, expert)) * scale[mine])
+        inner = combine(opened, linear(read, up[expert], _of(up_bias, expert)))
+        out.index_add_(0, tokens[mine], linear(inner, down[expert], _of(down_bias, expert)) * scale[mine])
         start += count
     return out.to(x.dtype)
 

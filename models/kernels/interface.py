@@ -11,6 +11,7 @@ from models.cache import KVCache
 from models.config import ScoreSpec
 
 Operation = Literal[
+    "linear",
     "attention",
     "convolution",
     "convolution step",

@@ -15,6 +15,7 @@ from models.kernels import convolution_torch, delta_rule_torch, selective_scan_t
 
 pytest.importorskip("numba", reason="numba is an extra")
 
+from models.kernels import linear_numba
 from models.kernels import recurrent_numba as compiled
 from models.kernels.attention_numba import SPAN, attend_decode
 from models.kernels.numba_scalars import array, exp, narrow, task, widen
@@ -241,3 +242,30 @@ def test_decoding_with_sinks_in_one_span_and_in_many(lengths, scores):
 def test_decoding_in_bfloat16():
     shape = Shape(4, 2, 80, 16)
     decode_both(shape, [1, 300], scores=ScoreSpec(softcap=20.0), dtype=torch.bfloat16, with_sinks=True)
+
+
+@DTYPES
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize(("outputs", "inputs"), [(131, 37), (64, 8), (5, 100), (200, 64)])
+def test_products_with_weights(dtype, outputs, inputs, with_bias, monkeypatch):
+    """Each row has the same bits in any company."""
+    monkeypatch.setitem(linear_numba.MOST_ROWS, torch.bfloat16, linear_numba.ALL)
+    draw = Draw(outputs)
+    x, weight = draw.inputs(3, 25, inputs, dtype=dtype), draw.plain(outputs, inputs).to(dtype)
+    bias = draw.plain(outputs).to(dtype) if with_bias else None
+    with poisoned_memory(), torch.no_grad():
+        y = linear_numba.linear(x, weight, bias)
+        alone = [linear_numba.linear(x[i, :count], weight, bias) for i, count in enumerate((1, 6, 25))]
+    wanted = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.double(), wanted, rtol=TOLERANCES[dtype], atol=1e-4)
+    for i, rows in enumerate(alone):
+        assert torch.equal(rows, y[i, : len(rows)])
+
+
+def test_products_give_gradients_where_they_are_wanted():
+    weight = torch.randn(6, 5, requires_grad=True)
+    linear_numba.linear(torch.randn(2, 5), weight).sum().backward()
+    assert weight.grad is not None
+    with torch.no_grad():
+        assert linear_numba.linear(torch.randn(0, 5), weight).shape == (0, 6)
