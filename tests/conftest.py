@@ -2,6 +2,10 @@
 
 import os
 
+# Before torch is imported, and for every process that a test starts: threads that have no core of their own, for other
+# tests run beside them, must not spin while they wait for one another.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import pytest
 import torch
 
