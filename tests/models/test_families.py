@@ -281,7 +281,7 @@ def test_a_spoiled_config_is_read_or_refused_but_never_crashes(edited, name):
     directory = edited(name)
     path = directory / "config.json"
     raw = json.loads(path.read_text())
-    refused = 0
+    refused, laid_out = 0, set()
     for *parents, last in fields_of(raw):
         for value in ODD_VALUES:
             spoiled = json.loads(json.dumps(raw))
@@ -294,9 +294,12 @@ def test_a_spoiled_config_is_read_or_refused_but_never_crashes(edited, name):
                 config = read_config(directory)
             except ModelError:
                 refused += 1
-            else:
+                continue
+            short = replace(config, layers=config.layers[:3])
+            if repr(short) not in laid_out:  # most values that are taken change nothing
                 with torch.device("meta"):
-                    Decoder(replace(config, layers=config.layers[:3]))
+                    Decoder(short)
+                laid_out.add(repr(short))
     assert refused > len(raw)
 
 
