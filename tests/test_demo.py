@@ -34,7 +34,6 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("demo")
 def test_both_models_under_both_instructions(finished):
     out, _ = finished
     summary = json.loads((out / "summary.json").read_text())
@@ -55,7 +54,6 @@ def test_both_models_under_both_instructions(finished):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("demo")
 def test_it_says_where_to_look_and_leaves_nothing_running(finished):
     out, printed = finished
     for name in ("report.html", "summary.json", "samples.sqlite"):
@@ -68,7 +66,6 @@ def test_it_says_where_to_look_and_leaves_nothing_running(finished):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("demo")
 def test_an_interrupted_demo_goes_on(finished, tmp_path):
     out, command = tmp_path / "out", [sys.executable, "-m", "fathom", "demo", "--quick", "--out", str(tmp_path / "out")]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -92,7 +89,6 @@ def test_an_interrupted_demo_goes_on(finished, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("demo")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_whatever_ends_it_ends_its_server(tmp_path, number):
     command = [sys.executable, "-m", "fathom", "demo", "--quick", "--out", str(tmp_path / "out")]
