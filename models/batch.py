@@ -1,5 +1,6 @@
 """Everything that one forward pass needs, as tensors. Passed as an argument; there is no ambient context."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -23,6 +24,8 @@ class ForwardBatch:
         slot_mapping: (t,) int64, block * block_size + offset; -1 = not written.
         state_slots: (b,) int64, distinct.
         logit_rows: (r,) int64, the rows whose logits are wanted.
+        snapshots: by the number of a sequence, after how many of its new tokens its recurrent state is copied into
+            which slots, in order.
         angles: cosines and sines at the positions, filled by the first layer that needs them.
     """
 
@@ -34,6 +37,7 @@ class ForwardBatch:
     slot_mapping: Tensor
     state_slots: Tensor
     logit_rows: Tensor
+    snapshots: Mapping[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     angles: dict[RopeSpec, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @cached_property
@@ -48,8 +52,8 @@ class ForwardBatch:
 
     @cached_property
     def steps(self) -> "Rows":
-        """The sequences with one new token that go on from a state."""
-        return self._rows((self.num_new == 1) & (self.context_lens > 0))
+        """The sequences with one new token that go on from a state and leave no other."""
+        return self._rows(self._takes_step)
 
     @cached_property
     def runs(self) -> list[int]:
@@ -58,9 +62,15 @@ class ForwardBatch:
 
     @cached_property
     def scans(self) -> list[int]:
-        """Which sequences have several new tokens, or are fresh: a former state must not be read."""
-        fresh = (self.num_new == 1) & (self.context_lens == 0)
-        return list(((self.num_new > 1) | fresh).nonzero().squeeze(-1).tolist())
+        """The others: those with several new tokens, and fresh ones, of which a former state must not be read."""
+        return list((~self._takes_step).nonzero().squeeze(-1).tolist())
+
+    @cached_property
+    def _takes_step(self) -> Tensor:
+        takes = (self.num_new == 1) & (self.context_lens > 0)
+        if self.snapshots:
+            takes[list(self.snapshots)] = False
+        return takes
 
     @cached_property
     def on_device(self) -> "DeviceLengths":

@@ -1,5 +1,6 @@
 """The memory that a decoder's layers write to: one entry per layer, of the kind that its mixer declares."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,3 +76,29 @@ def allocate_caches(
         return recurrent_cache(spec)
 
     return [layer_cache(layer.mixer) for layer in config.layers]
+
+
+def simple_caches(caches: Iterable[LayerCache]) -> Iterator[KVCache | StateCache]:
+    """Those inside of parallel ones one by one, and none for layers that remember nothing."""
+    for cache in caches:
+        if isinstance(cache, ParallelCache):
+            yield cache.attention
+            yield cache.recurrent
+        elif cache is not None:
+            yield cache
+
+
+def copy_rows(
+    caches: Iterable[LayerCache], block_copies: Sequence[tuple[int, int]], state_copies: Sequence[tuple[int, int]]
+) -> None:
+    """Copy blocks and state slots (from, to) in all layers, one after the other."""
+    if not block_copies and not state_copies:
+        return
+    for cache in simple_caches(caches):
+        if isinstance(cache, KVCache):
+            tensors, copies = (cache.keys, cache.values), block_copies
+        else:
+            tensors, copies = (cache.conv_state, cache.ssm_state), state_copies
+        for tensor in tensors:
+            for source, target in copies:
+                tensor[target].copy_(tensor[source])

@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.cache import StateCache
 from models.config import DeltaNetSpec
 from models.kernels.torch_backend import DELTA_RULE
 from models.layers import GatedRMSNorm
@@ -19,6 +18,8 @@ class DeltaNet(RecurrentMixer):
 
     Source: arXiv:2412.06464.
     """
+
+    takes_rates = False
 
     def __init__(self, hidden_size: int, spec: DeltaNetSpec) -> None:
         super().__init__()
@@ -35,30 +36,23 @@ class DeltaNet(RecurrentMixer):
         self.norm = GatedRMSNorm(spec.value_head_dim, spec.norm_eps, norm_first=True)
         self.out_proj = Linear(spec.value_size, hidden_size, bias=False)
 
-    def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Convolved (..., conv_size) -> q, k (..., key_heads, key_dim) of length one, v (..., value_heads, dim)."""
+    def _open(self, x: Tensor) -> tuple[Tensor, ...]:
+        """q, k and v to be convolved (..., conv_size), gate (..., value_size), log decay <= 0 and beta in (0, 1), each
+        (..., value_heads), float32.
+        """
+        step = F.softplus(self.in_proj_a(x).float() + self.dt_bias.float())
+        return self.in_proj_qkv(x), self.in_proj_z(x), self._decay_rates() * step, self.in_proj_b(x).sigmoid().float()
+
+    def _inputs(self, convolved: Tensor, opened: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """q, k (..., key_heads, key_dim) of length one, v (..., value_heads, dim), log decay, beta."""
         spec = self.spec
-        q, k, v = qkv.float().split([spec.key_size, spec.key_size, spec.value_size], dim=-1)
+        q, k, v = convolved.float().split([spec.key_size, spec.key_size, spec.value_size], dim=-1)
         q, k = (x.unflatten(-1, (spec.num_key_heads, spec.key_head_dim)) for x in (q, k))
         q, k = (x * torch.rsqrt(x.square().sum(-1, keepdim=True) + L2_EPS) for x in (q, k))
-        return q * spec.key_head_dim**-0.5, k, v.unflatten(-1, (spec.num_value_heads, spec.value_head_dim))
+        v = v.unflatten(-1, (spec.num_value_heads, spec.value_head_dim))
+        return q * spec.key_head_dim**-0.5, k, v, *opened[2:]
 
-    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (..., hidden) -> log decay <= 0 and beta in (0, 1), each (..., value_heads), float32."""
-        step = F.softplus(self.in_proj_a(x).float() + self.dt_bias.float())
-        return self._decay_rates() * step, self.in_proj_b(x).sigmoid().float()
-
-    def _finish(self, y: Tensor, x: Tensor) -> Tensor:
-        gate = self.in_proj_z(x).unflatten(-1, (self.spec.num_value_heads, -1))
-        out: Tensor = self.out_proj(self.norm(y.to(x.dtype), gate).flatten(-2))
-        return out
-
-    def _scan(self, x: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        qkv, conv_state = self._convolve(self.in_proj_qkv(x), conv_state)
-        y, ssm_state = self.kernels.scan(*self._heads(qkv), *self._gates(x), state=ssm_state)
-        return self._finish(y, x), conv_state, ssm_state
-
-    def _step(self, x: Tensor, cache: StateCache, slots: Tensor) -> Tensor:
-        qkv = self._convolve_step(self.in_proj_qkv(x), cache, slots)
-        inputs = (*self._heads(qkv), *self._gates(x))
-        return self._finish(self.kernels.step(*inputs, pool=cache.ssm_state, slots=slots), x)
+    def _close(self, y: Tensor, inputs: tuple[Tensor, ...], opened: tuple[Tensor, ...]) -> Tensor:
+        del inputs
+        gate = opened[1].unflatten(-1, (self.spec.num_value_heads, -1))
+        return self.out_proj(self.norm(y.to(gate.dtype), gate).flatten(-2))

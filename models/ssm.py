@@ -16,13 +16,18 @@ from models.linear import Linear
 
 
 class RecurrentMixer(nn.Module):
-    """What the recurrent mixers share: which of a batch's sequences take a scan and which a step, and their rows."""
+    """What the recurrent mixers share: which of a batch's sequences take a scan and which a step, and their rows.
+
+    A mixer projects each token (`_open`), convolves the first of what that gives, makes of both the inputs of its
+    recurrence (`_inputs`), and of what the recurrence gives its output (`_close`).
+    """
 
     spec: RecurrentSpec
     kernels: RecurrentKernels
     conv_weight: nn.Parameter
     conv_bias: nn.Parameter | None
     A_log: nn.Parameter
+    takes_rates = True  # the third input of the recurrence is A, the same for all tokens
     _rates: Tensor | None = None
 
     def prepare(self) -> None:
@@ -35,12 +40,16 @@ class RecurrentMixer(nn.Module):
         return -self.A_log.float().exp() if self._rates is None else self._rates
 
     @abstractmethod
-    def _scan(self, x: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Whole runs of tokens: x (b, l, hidden) and the states before -> output and the states after."""
+    def _open(self, x: Tensor) -> tuple[Tensor, ...]:
+        """x (..., hidden) -> what is projected from it, each (..., its size); the first is to be convolved."""
 
     @abstractmethod
-    def _step(self, x: Tensor, cache: StateCache, slots: Tensor) -> Tensor:
-        """One token per sequence: x (b, hidden) -> (b, hidden); rows `slots` (b,) of the cache change in place."""
+    def _inputs(self, convolved: Tensor, opened: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The recurrence's five inputs, as its kernels want them."""
+
+    @abstractmethod
+    def _close(self, y: Tensor, inputs: tuple[Tensor, ...], opened: tuple[Tensor, ...]) -> Tensor:
+        """What the recurrence gave -> (..., hidden)."""
 
     def forward(self, x: Tensor, batch: ForwardBatch, cache: StateCache) -> Tensor:
         """x (t, hidden) of a mixed batch -> (t, hidden); each sequence's state row is replaced."""
@@ -56,24 +65,62 @@ class RecurrentMixer(nn.Module):
             conv, ssm = cache.conv_state[slot : slot + 1], cache.ssm_state[slot : slot + 1]
             if int(batch.context_lens[i]) == 0:
                 conv, ssm = torch.zeros_like(conv), torch.zeros_like(ssm)
-            y, conv, ssm = self._scan(x[start:stop].unsqueeze(0), conv, ssm)
-            out[start:stop] = y.squeeze(0)
-            cache.conv_state[slot] = conv[0].float()
-            cache.ssm_state[slot] = ssm[0]
+            ends = (*batch.snapshots.get(i, ()), (stop - start, slot))
+            out[start:stop] = self._scan_into(x[start:stop].unsqueeze(0), conv, ssm, cache, ends).squeeze(0)
         return out
 
     def forward_dense(self, x: Tensor, positions: Tensor) -> Tensor:
         """x (b, l, hidden), whole sequences and no cache: the differentiable twin of `forward`."""
         del positions  # the recurrence itself orders the tokens
+        opened = self._open(x)
         conv = x.new_zeros(x.shape[0], self.spec.conv_size, self.spec.conv_kernel - 1)
+        inputs = self._inputs(self._convolve(opened[0], conv), opened)
         ssm = x.new_zeros(x.shape[0], *self.spec.state_shape, dtype=torch.float32)
-        return self._scan(x, conv, ssm)[0]
+        return self._close(self.kernels.scan(*inputs, state=ssm)[0], inputs, opened)
 
-    def _convolve(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        return self.kernels.convolve(x, state, self.conv_weight, self.conv_bias)
+    def _step(self, x: Tensor, cache: StateCache, slots: Tensor) -> Tensor:
+        """One token per sequence: x (b, hidden) -> (b, hidden); rows `slots` (b,) of the cache change in place."""
+        opened = self._open(x)
+        convolved = self.kernels.convolve_step(opened[0], cache.conv_state, slots, self.conv_weight, self.conv_bias)
+        inputs = self._inputs(convolved, opened)
+        return self._close(self.kernels.step(*inputs, pool=cache.ssm_state, slots=slots), inputs, opened)
 
-    def _convolve_step(self, x: Tensor, cache: StateCache, slots: Tensor) -> Tensor:
-        return self.kernels.convolve_step(x, cache.conv_state, slots, self.conv_weight, self.conv_bias)
+    def _scan_into(
+        self, x: Tensor, conv: Tensor, ssm: Tensor, cache: StateCache, ends: tuple[tuple[int, int], ...]
+    ) -> Tensor:
+        """A run of one sequence: x (1, l, hidden) and the states before -> (1, l, hidden).
+
+        Args:
+            ends: after how many tokens the states go to which slots, in order; after the last of them at the end.
+        """
+        opened = self._open(x)
+        inputs = self._inputs(self._convolve(opened[0], conv), opened)
+        outputs, start = [], 0
+        for stop, slot in ends:
+            if stop > start:
+                y, ssm = self.kernels.scan(*self._piece(inputs, start, stop), state=ssm)
+                outputs.append(y)
+            cache.conv_state[slot] = _last_inputs(conv[0], opened[0][0, :stop])
+            cache.ssm_state[slot] = ssm[0]
+            start = stop
+        y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        return self._close(y, inputs, opened)
+
+    def _piece(self, inputs: tuple[Tensor, ...], start: int, stop: int) -> tuple[Tensor, ...]:
+        """Some tokens of the recurrence's inputs (1, l, ...)."""
+        rates = inputs[2]
+        return tuple(x if self.takes_rates and x is rates else x[:, start:stop] for x in inputs)
+
+    def _convolve(self, x: Tensor, state: Tensor) -> Tensor:
+        return self.kernels.convolve(x, state, self.conv_weight, self.conv_bias)[0]
+
+
+def _last_inputs(before: Tensor, x: Tensor) -> Tensor:
+    """The state of a convolution (channels, kernel - 1) that read x (l, channels) after the state `before`."""
+    kept = before.shape[1]
+    if len(x) >= kept:
+        return x[len(x) - kept :].T
+    return torch.cat((before[:, len(x) :], x.T.to(before.dtype)), dim=1)
 
 
 class Mamba1(RecurrentMixer):
@@ -112,26 +159,19 @@ class Mamba1(RecurrentMixer):
         dt = self.dt_proj.linear(step, self.dt_proj.weight).float() + self.dt_proj.bias.float()
         return F.softplus(dt), B.float(), C.float()
 
-    def _finish(self, y: Tensor, x: Tensor, gate: Tensor) -> Tensor:
-        y = torch.addcmul(y, x, self.D.float()) * F.silu(gate.float())
-        out: Tensor = self.out_proj(y.to(gate.dtype))
-        return out
+    def _open(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The convolution's input and the gate, each (..., inner)."""
+        return self.in_proj(x).chunk(2, dim=-1)
 
-    def _scan(self, x: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        inner, gate = self.in_proj(x).chunk(2, dim=-1)
-        inner, conv_state = self._convolve(inner, conv_state)
-        dt, B, C = self._select(inner)
-        A = self._decay_rates()
-        y, ssm_state = self.kernels.scan(inner.float(), dt, A, B, C, state=ssm_state)
-        return self._finish(y, inner.float(), gate), conv_state, ssm_state
+    def _inputs(self, convolved: Tensor, opened: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        del opened
+        dt, B, C = self._select(convolved)
+        return convolved.float(), dt, self._decay_rates(), B, C
 
-    def _step(self, x: Tensor, cache: StateCache, slots: Tensor) -> Tensor:
-        inner, gate = self.in_proj(x).chunk(2, dim=-1)
-        inner = self._convolve_step(inner, cache, slots)
-        dt, B, C = self._select(inner)
-        A = self._decay_rates()
-        y = self.kernels.step(inner.float(), dt, A, B, C, pool=cache.ssm_state, slots=slots)
-        return self._finish(y, inner.float(), gate)
+    def _close(self, y: Tensor, inputs: tuple[Tensor, ...], opened: tuple[Tensor, ...]) -> Tensor:
+        gate = opened[1]
+        y = torch.addcmul(y, inputs[0], self.D.float()) * F.silu(gate.float())
+        return self.out_proj(y.to(gate.dtype))
 
 
 class Mamba2(RecurrentMixer):
@@ -153,8 +193,8 @@ class Mamba2(RecurrentMixer):
             self.norm = GatedRMSNorm(spec.inner_size, spec.norm_eps, spec.num_groups, norm_first=norm_first)
         self.out_proj = Linear(spec.inner_size, hidden_size, bias=spec.out_bias)
 
-    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (..., hidden) -> gate (..., inner), convolution input (..., conv_size), dt (..., heads) > 0."""
+    def _open(self, x: Tensor) -> tuple[Tensor, ...]:
+        """x (..., hidden) -> convolution input (..., conv_size), gate (..., inner), dt (..., heads) > 0."""
         spec = self.spec
         projected = self.in_proj(x)
         if spec.projection_scales is not None:
@@ -164,36 +204,18 @@ class Mamba2(RecurrentMixer):
             scaled = [part * scale for part, scale in zip(parts, spec.projection_scales, strict=True)]
             projected = torch.cat(scaled, dim=-1)
         gate, xbc, dt = projected.split([spec.inner_size, spec.conv_size, spec.num_heads], dim=-1)
-        return gate, xbc, F.softplus(dt.float() + self.dt_bias.float()).clamp(*spec.time_step_limit)
+        return xbc, gate, F.softplus(dt.float() + self.dt_bias.float()).clamp(*spec.time_step_limit)
 
-    def _heads(self, xbc: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Convolved (..., conv_size) -> x (..., heads, head_dim), B and C (..., groups, state_size)."""
+    def _inputs(self, convolved: Tensor, opened: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """x (..., heads, head_dim), dt, A, B and C (..., groups, state_size)."""
         spec = self.spec
         bc_size = spec.num_groups * spec.state_size
-        x, B, C = xbc.split([spec.inner_size, bc_size, bc_size], dim=-1)
-        return (
-            x.unflatten(-1, (spec.num_heads, spec.head_dim)),
-            B.unflatten(-1, (spec.num_groups, spec.state_size)),
-            C.unflatten(-1, (spec.num_groups, spec.state_size)),
-        )
+        x, B, C = convolved.split([spec.inner_size, bc_size, bc_size], dim=-1)
+        B, C = (part.unflatten(-1, (spec.num_groups, spec.state_size)) for part in (B, C))
+        return x.unflatten(-1, (spec.num_heads, spec.head_dim)), opened[2], self._decay_rates(), B, C
 
-    def _finish(self, y: Tensor, x: Tensor, gate: Tensor) -> Tensor:
-        y = torch.addcmul(y, x.to(y.dtype), self.D.float().unsqueeze(-1))
+    def _close(self, y: Tensor, inputs: tuple[Tensor, ...], opened: tuple[Tensor, ...]) -> Tensor:
+        gate = opened[1]
+        y = torch.addcmul(y, inputs[0].to(y.dtype), self.D.float().unsqueeze(-1))
         y = y.flatten(-2).to(gate.dtype)
-        out: Tensor = self.out_proj(y * F.silu(gate) if self.norm is None else self.norm(y, gate))
-        return out
-
-    def _scan(self, x: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        gate, xbc, dt = self._split(x)
-        xbc, conv_state = self._convolve(xbc, conv_state)
-        heads, B, C = self._heads(xbc)
-        A = self._decay_rates()
-        y, ssm_state = self.kernels.scan(heads, dt, A, B, C, state=ssm_state)
-        return self._finish(y, heads, gate), conv_state, ssm_state
-
-    def _step(self, x: Tensor, cache: StateCache, slots: Tensor) -> Tensor:
-        gate, xbc, dt = self._split(x)
-        heads, B, C = self._heads(self._convolve_step(xbc, cache, slots))
-        A = self._decay_rates()
-        y = self.kernels.step(heads, dt, A, B, C, pool=cache.ssm_state, slots=slots)
-        return self._finish(y, heads, gate)
+        return self.out_proj(y * F.silu(gate) if self.norm is None else self.norm(y, gate))

@@ -16,14 +16,17 @@ TOKENS = tuple(4**power for power in range(1, 11))
 _GAUGES: dict[str, str] = {
     "num_running": "Sequences that are being computed",
     "num_waiting": "Sequences that wait for room",
-    "free_blocks": "KV blocks that nobody holds",
+    "free_blocks": "KV blocks that no sequence holds",
+    "cached_blocks": "KV blocks that are kept for prompts that begin alike",
     "num_blocks": "KV blocks in all",
-    "free_state_slots": "State slots that nobody holds",
+    "free_state_slots": "State slots that no sequence holds",
+    "snapshots": "State slots that are kept for prompts that begin alike",
     "num_state_slots": "State slots in all",
 }
 _COUNTERS: dict[str, str] = {
     "num_preemptions": "Sequences that gave up their cache to be computed again",
     "prompt_tokens": "Prompt tokens computed",
+    "cached_tokens": "Prompt tokens found in the cache instead",
     "generation_tokens": "Tokens generated",
     "steps": "Engine steps",
 }

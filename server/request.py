@@ -30,9 +30,12 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
+    """cache_salt: only requests of the same salt find what others have computed."""
+
     request_id: str
     token_ids: tuple[int, ...]
     params: SamplingParams
+    cache_salt: str = ""
 
     def __post_init__(self) -> None:
         if not self.token_ids:
@@ -86,7 +89,11 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Where an engine stands. Counts of requests and tokens are totals since its process started."""
+    """Where an engine stands. Counts of requests and tokens are totals since its process started.
+
+    Blocks and slots are free that no sequence holds; cached_blocks and snapshots are those among them that are kept for
+    who begins alike. cached_tokens: of prompts, found instead of computed.
+    """
 
     num_running: int = 0
     num_waiting: int = 0
@@ -94,7 +101,10 @@ class EngineStats:
     num_blocks: int = 0
     free_state_slots: int = 0
     num_state_slots: int = 0
+    cached_blocks: int = 0
+    snapshots: int = 0
     num_preemptions: int = 0
+    cached_tokens: int = 0
     prompt_tokens: int = 0
     generation_tokens: int = 0
     finished: int = 0

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from models.batch import ForwardBatch
-from models.cache import CacheShape, allocate_caches
+from models.cache import CacheShape, allocate_caches, copy_rows
 from models.decode_graphs import DecodeGraphs, why_no_graphs
 from models.kernels.bind import bind
 from models.kernels.choose import Choice, preferred_block_size
@@ -78,6 +78,7 @@ class Runner:
     @torch.inference_mode()
     def run(self, batch: ScheduledBatch) -> dict[str, int]:
         """Compute the step; returns request id -> sampled token, for the parts that sample."""
+        copy_rows(self._caches, batch.block_copies, batch.state_copies)
         forward = self._forward_batch(batch)
         if self._graphs is not None and self._graphs.takes(forward):
             logits = self._graphs.run(forward)
@@ -122,6 +123,11 @@ class Runner:
             slot_mapping=on_device([slot for part in batch.parts for slot in self._slots(part)]),
             state_slots=on_device([part.sequence.state_slot or 0 for part in batch.parts]),
             logit_rows=on_device(logit_rows),
+            snapshots={
+                number: tuple((position - part.sequence.num_computed, slot) for position, slot in part.snapshots)
+                for number, part in enumerate(batch.parts)
+                if part.snapshots
+            },
         )
 
     def _tables(self, batch: ScheduledBatch) -> torch.Tensor:
@@ -130,9 +136,11 @@ class Runner:
         return torch.tensor(tables, dtype=torch.int64, device=self.device).view(len(batch.parts), longest)
 
     def _slots(self, part: ScheduledSequence) -> list[int]:
-        """Where each new token's keys and values go; -1 where the model keeps none."""
+        """Where each new token's keys and values go; -1 where the model keeps none, or others have written them."""
         table, size = part.sequence.block_table, self._block_size
         start = part.sequence.num_computed
         if not table:
             return [-1] * part.num_tokens
-        return [table[position // size] * size + position % size for position in range(start, start + part.num_tokens)]
+        stop, shared = start + part.num_tokens, part.sequence.num_shared
+        written = range(max(start, shared), stop)
+        return [-1] * (part.num_tokens - len(written)) + [table[p // size] * size + p % size for p in written]

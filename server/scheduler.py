@@ -1,59 +1,64 @@
 """Decides what each step computes: admission, chunked prefill, decode, preemption. Plain integers, no torch."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
-from server.cache.blocks import BlockAllocator
+import numpy as np
+
+from server.cache.memory import SequenceMemory
 from server.cache.planner import CachePlan
+from server.cache.prefix import num_equal
 from server.request import FinishReason, SequenceUsage, TokenOutput
 from server.sequence import ScheduledBatch, ScheduledSequence, Sequence
+
+LOOK_AHEAD = 64  # of the queue, for who need not wait for another's work
+WORTH_WAITING = 64  # tokens
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
-    """max_context: prompt and completion together. The others as in EngineConfig."""
+    """max_context: prompt and completion together. snapshot_every: tokens between the states that a long prompt leaves.
+    The others as in EngineConfig.
+    """
 
     max_running: int
     step_tokens: int
     prefill_chunk: int
     max_context: int
+    snapshot_every: int = 256
+    prefix_cache: bool = True
 
 
 @dataclass(slots=True)
 class Counters:
     preemptions: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     generation_tokens: int = 0
     finished: int = 0
     aborted: int = 0
 
 
 class Scheduler:
-    """Owns the waiting and the running sequences and the blocks and state slots that they hold.
+    """Owns the waiting and the running sequences; the blocks and state slots that they hold are the memory's.
 
-    A sequence is admitted when all blocks of its tokens so far are free, and gets them at once; it grows block
-    by block while it decodes. When none is free, the youngest running sequence gives up everything and waits
-    again, at the head of the queue; what it had generated is kept and computed anew.
+    A sequence is admitted when there is room for all blocks of its tokens so far, and gets them at once; it grows block
+    by block while it decodes. When there is no more, the youngest running sequence gives up everything and waits again,
+    at the head of the queue. What it had generated is kept; what it had computed stays in the memory's index as long
+    as there is room, so that it is found again.
     """
 
     def __init__(self, plan: CachePlan, limits: SchedulerLimits) -> None:
         self._plan = plan
         self._limits = limits
-        self._blocks = BlockAllocator(plan.num_blocks)
-        self._slots = BlockAllocator(plan.num_state_slots)
-        # By request id, and in order of arrival: whoever waits came after all who run.
+        self.memory = SequenceMemory(plan, snapshot_every=limits.snapshot_every, caches=limits.prefix_cache)
+        # By request id. Those who wait are in order of arrival, but for the preempted, who are first.
         self.waiting: OrderedDict[str, Sequence] = OrderedDict()
         self.running: OrderedDict[str, Sequence] = OrderedDict()
         self.counters = Counters()
-
-    @property
-    def num_free_blocks(self) -> int:
-        return self._blocks.num_free
-
-    @property
-    def num_free_slots(self) -> int:
-        return self._slots.num_free
+        # Of who waits for what another is computing: that one, and how many tokens of it are wanted.
+        self._awaited: dict[str, tuple[Sequence, int]] = {}
 
     @property
     def has_work(self) -> bool:
@@ -74,8 +79,9 @@ class Scheduler:
         sequence = self.running.pop(request_id, None) or self.waiting.pop(request_id, None)
         if sequence is None:
             return None
+        self._awaited.pop(request_id, None)
         usage = self._usage(sequence, now_s)
-        self._release(sequence)
+        self.memory.release(sequence)
         self.counters.aborted += 1
         return TokenOutput((), "abort", usage)
 
@@ -98,7 +104,9 @@ class Scheduler:
         while room and (newcomer := self._admit(now_s)):
             parts.append(self._chunk(newcomer, room))
             room -= parts[-1].num_tokens
-        return ScheduledBatch(tuple(parts))
+        # Last, so that no slot is taken for a snapshot that a newcomer could run in.
+        leaving = tuple(replace(part, snapshots=self._snapshots(part)) for part in parts)
+        return ScheduledBatch(leaving, *self.memory.take_copies())
 
     def postprocess(
         self, batch: ScheduledBatch, tokens: dict[str, int], eos_token_ids: frozenset[int], now_s: float
@@ -114,6 +122,8 @@ class Scheduler:
             self.counters.prompt_tokens += max(0, min(part.num_tokens, sequence.num_prompt - sequence.num_computed))
             sequence.num_computed += part.num_tokens
             self._note_peak(sequence)
+            if part.num_tokens > 1 or part.snapshots:
+                self.memory.commit(sequence)
             if part.samples:
                 token = tokens[sequence.request_id]
                 outputs.append((sequence.request_id, self._append(sequence, token, eos_token_ids, now_s)))
@@ -121,8 +131,7 @@ class Scheduler:
 
     def check(self) -> None:
         """Assert that blocks and state slots are conserved and that every table covers what is computed."""
-        self._blocks.check([block for sequence in self._all() for block in sequence.block_table])
-        self._slots.check([s.state_slot for s in self._all() if s.state_slot is not None])
+        self.memory.check([*self.running.values(), *self.waiting.values()])
         for sequence in self.running.values():
             assert sequence.state_slot is not None, "a running sequence has no state slot"
             needed = self._plan.num_blocks_for(sequence.num_computed)
@@ -131,57 +140,75 @@ class Scheduler:
             assert not sequence.block_table, "a waiting sequence holds blocks"
             assert sequence.state_slot is None, "a waiting sequence holds a state slot"
 
-    def _all(self) -> Iterator[Sequence]:
-        yield from self.running.values()
-        yield from self.waiting.values()
-
     def _chunk(self, sequence: Sequence, room: int) -> ScheduledSequence:
         size = min(sequence.num_remaining, self._limits.prefill_chunk, room)
         return ScheduledSequence(sequence, size, size == sequence.num_remaining)
 
+    def _snapshots(self, part: ScheduledSequence) -> tuple[tuple[int, int], ...]:
+        return self.memory.take_snapshots(part.sequence, part.num_tokens) if part.sequence.wanted else ()
+
     def _admit(self, now_s: float) -> Sequence | None:
-        """Move the head of the queue to the running sequences if everything that it needs now is free."""
-        if not self.waiting or len(self.running) >= self._limits.max_running or not self._slots.num_free:
+        """Move the first of the queue who need not wait for another's work to the running, if there is room for it."""
+        if not self.waiting or len(self.running) >= self._limits.max_running:
             return None
-        sequence = next(iter(self.waiting.values()))
-        needed = self._plan.num_blocks_for(len(sequence.token_ids))
-        if needed > self._blocks.num_free:
+        sequence = next((each for each in islice(self.waiting.values(), LOOK_AHEAD) if not self._awaits(each)), None)
+        if sequence is None or not self.memory.admit(sequence):
             return None
         self.running[sequence.request_id] = self.waiting.pop(sequence.request_id)
-        sequence.block_table = self._blocks.allocate(needed)
-        [sequence.state_slot] = self._slots.allocate(1)
         if sequence.started_s is None:
             sequence.started_s = now_s
+            sequence.num_cached = sequence.num_computed
+            self.counters.cached_tokens += sequence.num_cached
         self._note_peak(sequence)
         return sequence
 
+    def _awaits(self, sequence: Sequence) -> bool:
+        """Whether a running prefill is about to compute a long beginning of this sequence, which it can then use."""
+        if not self._limits.prefix_cache:
+            return False
+        awaited = self._awaited.get(sequence.request_id)
+        if awaited is None or not self._still_computes(*awaited):
+            self._awaited.pop(sequence.request_id, None)
+            awaited = self._find_awaited(sequence)
+            if awaited is not None:
+                self._awaited[sequence.request_id] = awaited
+        return awaited is not None
+
+    def _still_computes(self, other: Sequence, num_tokens: int) -> bool:
+        return self.running.get(other.request_id) is other and other.num_computed < num_tokens
+
+    def _find_awaited(self, sequence: Sequence) -> tuple[Sequence, int] | None:
+        prefills = [other for other in self.running.values() if not other.decodes]
+        if not prefills:
+            return None
+        tokens = np.array(sequence.token_ids[:-1], np.int32)
+        salt = sequence.request.cache_salt
+        known = None
+        for other in prefills:
+            if other.request.cache_salt != salt or other.tokens is None:
+                continue
+            common = num_equal(tokens, other.tokens[:-1])
+            if other.num_computed < common:
+                known = self.memory.num_known(tokens, salt) if known is None else known
+                if common - known >= WORTH_WAITING:
+                    return other, common
+        return None
+
     def _grow(self, sequence: Sequence) -> bool:
         """Make room for one more token, preempting the youngest while there is none; False if it had to go itself."""
-        needed = self._plan.num_blocks_for(len(sequence.token_ids))
-        while len(sequence.block_table) < needed:
-            if self._blocks.num_free:
-                sequence.block_table += self._blocks.allocate(1)
-                continue
-            victim = self._preempt_youngest()
-            if victim is sequence:
+        while not self.memory.grow(sequence):
+            if self._preempt_youngest() is sequence:
                 return False
         return True
 
     def _preempt_youngest(self) -> Sequence:
         request_id, sequence = self.running.popitem()
-        self._release(sequence)
+        self.memory.release(sequence)
         sequence.num_computed = 0
         self.waiting[request_id] = sequence
         self.waiting.move_to_end(request_id, last=False)
         self.counters.preemptions += 1
         return sequence
-
-    def _release(self, sequence: Sequence) -> None:
-        self._blocks.release(sequence.block_table)
-        sequence.block_table = []
-        if sequence.state_slot is not None:
-            self._slots.release([sequence.state_slot])
-            sequence.state_slot = None
 
     def _append(self, sequence: Sequence, token: int, eos_token_ids: frozenset[int], now_s: float) -> TokenOutput:
         if sequence.first_token_s is None:
@@ -193,7 +220,7 @@ class Scheduler:
             return TokenOutput((token,), None, None)
         usage = self._usage(sequence, now_s)
         del self.running[sequence.request_id]
-        self._release(sequence)
+        self.memory.release(sequence)
         self.counters.finished += 1
         # The token that ends a completion is counted but not part of its text.
         return TokenOutput(() if reason == "stop" else (token,), reason, usage)
@@ -219,7 +246,7 @@ class Scheduler:
         kv_bytes, state_bytes = self._bytes(sequence)
         return SequenceUsage(
             prompt_tokens=sequence.num_prompt,
-            cached_tokens=0,
+            cached_tokens=sequence.num_cached,
             completion_tokens=sequence.num_generated,
             queue_s=started_s - sequence.added_s,
             prefill_s=first_token_s - started_s,

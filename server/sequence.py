@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from server.cache.prefix import Run, Tokens
 from server.request import EngineRequest
 
 
@@ -11,6 +12,11 @@ class Sequence:
 
     `num_computed` counts the tokens whose keys, values and state are remembered; the rest of `token_ids` is
     still to be computed. A decoding sequence lacks exactly its newest token.
+
+    num_cached: tokens of the prompt that it did not compute, but found in the prefix index when it first ran.
+    num_shared: positions whose keys and values others have written; computed again they are not written again.
+    run: the index's run that it goes on from, pinned, while it runs. tokens: its `token_ids` when it was admitted.
+    wanted: after how many tokens it shall leave snapshots, in order. taken: those that this step leaves, and where.
     """
 
     request: EngineRequest
@@ -20,6 +26,12 @@ class Sequence:
     num_computed: int = 0
     block_table: list[int] = field(default_factory=list)
     state_slot: int | None = None
+    num_cached: int = 0
+    num_shared: int = 0
+    run: Run | None = None
+    tokens: Tokens | None = None
+    wanted: list[int] = field(default_factory=list)
+    taken: list[tuple[int, int]] = field(default_factory=list)
     started_s: float | None = None
     first_token_s: float | None = None
     peak_bytes: int = 0
@@ -48,16 +60,27 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledSequence:
-    """A part of one step: compute `num_tokens` from `num_computed` on; `samples` if that reaches the newest token."""
+    """A part of one step: compute `num_tokens` from `num_computed` on; `samples` if that reaches the newest token.
+
+    snapshots: after how many tokens of the sequence its state is copied into which slot, in order.
+    """
 
     sequence: Sequence
     num_tokens: int
     samples: bool
+    snapshots: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduledBatch:
+    """One step: first the copies, one after the other, then the parts, all at once.
+
+    block_copies, state_copies: (from, to), of blocks and of state slots.
+    """
+
     parts: tuple[ScheduledSequence, ...]
+    block_copies: tuple[tuple[int, int], ...] = ()
+    state_copies: tuple[tuple[int, int], ...] = ()
 
     @property
     def num_tokens(self) -> int:

@@ -46,6 +46,10 @@ class ScriptedModel:
 
     def run(self, batch: ScheduledBatch) -> dict[str, int]:
         self.batches.append([(part.sequence.request.request_id, part.num_tokens) for part in batch.parts])
+        for source, target in batch.block_copies:
+            self._blocks[target] = list(self._blocks[source])
+        for source, target in batch.state_copies:
+            self._states[target] = self._states[source]
         # All write before any reads: what one part overwrites of another shows.
         for part in batch.parts:
             self._remember(part)
@@ -63,9 +67,13 @@ class ScriptedModel:
         assert sequence.state_slot is not None
         # A pass that starts at 0 takes the slot as empty, whatever is left in it.
         past = self._states[sequence.state_slot] if start else ()
+        for position, slot in part.snapshots:
+            assert start < position <= stop, "a snapshot of tokens that are not computed"
+            assert slot != sequence.state_slot, "a snapshot in the running slot"
+            self._states[slot] = past + tuple(sequence.token_ids[start:position])
         self._states[sequence.state_slot] = past + tuple(sequence.token_ids[start:stop])
         if self._plan.bytes_per_token:
-            for position in range(start, stop):
+            for position in range(max(start, sequence.num_shared), stop):
                 block = sequence.block_table[position // self._plan.block_size]
                 self._blocks[block][position % self._plan.block_size] = sequence.token_ids[position]
 
@@ -74,6 +82,8 @@ class ScriptedModel:
         assert sequence.state_slot is not None
         length = sequence.num_computed + part.num_tokens
         state = list(self._states[sequence.state_slot])
+        if not self._plan.bytes_per_token and not self._plan.bytes_per_sequence:
+            return sequence.token_ids[:length]  # a model that remembers nothing would be asked for nothing
         if not self._plan.bytes_per_token:
             return state
         kept = [token for block in sequence.block_table for token in self._blocks[block]][:length]
@@ -102,10 +112,14 @@ def make_engine(
     step_tokens: int = 64,
     prefill_chunk: int = 64,
     max_context: int = 64,
+    snapshot_every: int = 8,
+    prefix_cache: bool = True,
 ) -> tuple[Engine, ScriptedModel]:
     """An engine over a scripted model; as many may run as there are state slots unless said otherwise."""
     model = ScriptedModel(plan, next_token)
-    limits = SchedulerLimits(max_running or plan.num_state_slots, step_tokens, prefill_chunk, max_context)
+    limits = SchedulerLimits(
+        max_running or plan.num_state_slots, step_tokens, prefill_chunk, max_context, snapshot_every, prefix_cache
+    )
     return Engine(model, plan, limits, (EOS,)), model
 
 

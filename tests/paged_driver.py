@@ -1,27 +1,16 @@
 """Drives a decoder over paged caches without a scheduler: any chunking, any company, scattered blocks and slots."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
 from models.batch import ForwardBatch
-from models.cache import CacheShape, KVCache, LayerCache, ParallelCache, StateCache, allocate_caches
+from models.cache import CacheShape, StateCache, allocate_caches, simple_caches
 from models.decoder import Decoder
 from models.kernels.bind import bind
 from models.kernels.environment import Environment, probe
 
 BLOCK_SIZE = 4
-
-
-def simple_caches(caches: Sequence[LayerCache]) -> list[KVCache | StateCache]:
-    """Those inside of parallel ones one by one, and none for layers that remember nothing."""
-    simple: list[KVCache | StateCache] = []
-    for cache in caches:
-        if isinstance(cache, ParallelCache):
-            simple += [cache.attention, cache.recurrent]
-        elif cache is not None:
-            simple.append(cache)
-    return simple
 
 
 class PagedDriver:

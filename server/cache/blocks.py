@@ -1,45 +1,66 @@
-"""Who owns which block. Plain integers; the tensors behind them live in the runner."""
+"""Who holds which block or state slot. Plain integers; the tensors behind them live in the runner."""
+
+from collections import Counter
+from collections.abc import Iterable
 
 
-class BlockAllocator:
-    """Hands out block ids from a fixed set and takes them back."""
+class Pool:
+    """Hands out ids from a fixed set; each is free again when all who hold it have given it back."""
 
-    def __init__(self, num_blocks: int) -> None:
-        self.num_blocks = num_blocks
-        # Taken from the end: the lowest ids are used first, and a freed block is reused while still warm.
-        self._free = list(range(num_blocks - 1, -1, -1))
-        self._owned: set[int] = set()
+    def __init__(self, size: int) -> None:
+        self.size = size
+        # Taken from the end: the lowest ids are used first, and a freed one is reused while still warm.
+        self._free = list(range(size - 1, -1, -1))
+        self._holders: dict[int, int] = {}
 
     @property
     def num_free(self) -> int:
         return len(self._free)
 
+    def num_holders(self, number: int) -> int:
+        return self._holders.get(number, 0)
+
     def allocate(self, count: int) -> list[int]:
-        """Take `count` blocks. Callers ask `num_free` first: running short is their decision, not an error here.
+        """Take `count` ids. Callers ask `num_free` first: running short is their decision, not an error here.
 
         Raises:
             ValueError: fewer are free.
         """
         if count > len(self._free):
-            raise ValueError(f"{count} blocks asked for, {len(self._free)} free")
+            raise ValueError(f"{count} asked for, {len(self._free)} free")
         taken = [self._free.pop() for _ in range(count)]
-        self._owned.update(taken)
+        self._holders.update(dict.fromkeys(taken, 1))
         return taken
 
-    def release(self, blocks: list[int]) -> None:
-        """Give blocks back.
+    def share(self, numbers: Iterable[int]) -> None:
+        """One holder more for each.
 
         Raises:
-            ValueError: one of them is not owned (freed twice, or never handed out).
+            ValueError: nobody holds one of them.
         """
-        for block in blocks:
-            if block not in self._owned:
-                raise ValueError(f"block {block} is given back but not owned")
-            self._owned.remove(block)
-            self._free.append(block)
+        for number in numbers:
+            if number not in self._holders:
+                raise ValueError(f"{number} is shared, but nobody holds it")
+            self._holders[number] += 1
 
-    def check(self, owned: list[int]) -> None:
-        """Assert that exactly the blocks in `owned` are out, each once, and that none is lost."""
-        assert len(owned) == len(set(owned)), "a block is owned twice"
-        assert set(owned) == self._owned, "the owners disagree with the allocator"
-        assert len(self._free) + len(self._owned) == self.num_blocks, "a block is lost"
+    def release(self, numbers: Iterable[int]) -> None:
+        """One holder less for each.
+
+        Raises:
+            ValueError: nobody holds one of them (freed twice, or never handed out).
+        """
+        for number in numbers:
+            holders = self._holders.get(number)
+            if holders is None:
+                raise ValueError(f"{number} is given back, but nobody holds it")
+            if holders > 1:
+                self._holders[number] = holders - 1
+            else:
+                del self._holders[number]
+                self._free.append(number)
+
+    def check(self, held: Iterable[int]) -> None:
+        """Assert that exactly these are held, each by as many as it is there times, and that none is lost."""
+        assert Counter(held) == self._holders, "the holders disagree with the pool"
+        assert len(self._free) + len(self._holders) == self.size, "one is lost"
+        assert not self._holders.keys() & set(self._free), "one is free and held"

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from paged_driver import BLOCK_SIZE, PagedDriver, simple_caches
+from paged_driver import BLOCK_SIZE, PagedDriver
 
+from models.cache import simple_caches
 from models.decode_graphs import DecodeGraphs, batch_sizes, why_no_graphs
 from models.kernels.bind import bind
 from models.kernels.choose import Choice, choices_for

@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from paged_driver import BLOCK_SIZE, PagedDriver, simple_caches
+from paged_driver import BLOCK_SIZE, PagedDriver
 from reference_models import CACHE_CONTRADICTS
 
+from models.cache import simple_caches
 from models.config import CacheNeeds, ExpertsSpec
 from models.kernels.bind import bind
 from models.kernels.environment import probe

