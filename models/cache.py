@@ -1,8 +1,10 @@
 """The memory that a decoder's layers write to: one entry per layer, of the kind that its mixer declares."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,13 +59,13 @@ def allocate_caches(
 
     def attention_cache(spec: AttentionSpec) -> KVCache:
         blocks = (shape.num_blocks, shape.block_size, spec.num_kv_heads, spec.head_dim)
-        keys, values = (torch.zeros(blocks, dtype=dtype, device=device) for _ in range(2))
+        keys, values = (_zeros(blocks, dtype, device) for _ in range(2))
         return KVCache(keys, values)
 
     def recurrent_cache(spec: RecurrentSpec) -> StateCache:
         conv = (shape.num_state_slots, spec.conv_size, spec.conv_kernel - 1)
         ssm = (shape.num_state_slots, *spec.state_shape)
-        conv_state, ssm_state = (torch.zeros(size, dtype=torch.float32, device=device) for size in (conv, ssm))
+        conv_state, ssm_state = (_zeros(size, torch.float32, device) for size in (conv, ssm))
         return StateCache(conv_state, ssm_state)
 
     def layer_cache(spec: MixerSpec | None) -> LayerCache:
@@ -76,6 +78,13 @@ def allocate_caches(
         return recurrent_cache(spec)
 
     return [layer_cache(layer.mixer) for layer in config.layers]
+
+
+def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros, on a CPU of the kind that take no memory until they are written to, which most of a cache may never be."""
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(size) * dtype.itemsize, np.uint8)).view(dtype).view(size)
 
 
 def simple_caches(caches: Iterable[LayerCache]) -> Iterator[KVCache | StateCache]:

@@ -69,6 +69,10 @@ MaxRunning = Annotated[int, typer.Option(help="Sequences computed at once, per m
 MaxQueue = Annotated[int, typer.Option(help="Requests that may wait beyond those; more get 429.")]
 StepTokens = Annotated[int, typer.Option(help="Most tokens that one step computes.")]
 PrefillChunk = Annotated[int, typer.Option(help="Most tokens that one prompt takes of a step.")]
+PrefixCache = Annotated[bool, typer.Option(help="Keep what was computed for prompts that begin alike.")]
+SnapshotEvery = Annotated[
+    int | None, typer.Option(help="Tokens between the states that a long prompt leaves. Default: by their bytes.")
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads per model. Default: the cores, shared by the models.")]
 MaxBodyMib = Annotated[int, typer.Option(min=1, help="Largest request body, in MiB.")]
 StartTimeout = Annotated[float, typer.Option(min=1, help="Seconds that loading may take.")]
@@ -102,6 +106,8 @@ def serve(
     max_queue: MaxQueue = 256,
     step_tokens: StepTokens = 2048,
     prefill_chunk: PrefillChunk = 1024,
+    prefix_cache: PrefixCache = True,
+    snapshot_every: SnapshotEvery = None,
     threads: Threads = None,
     max_body_mib: MaxBodyMib = 64,
     start_timeout_s: StartTimeout = 600.0,
@@ -124,6 +130,8 @@ def serve(
             max_queue=max_queue,
             step_tokens=step_tokens,
             prefill_chunk=prefill_chunk,
+            prefix_cache=prefix_cache,
+            snapshot_every=snapshot_every,
             threads=threads or max(1, (os.cpu_count() or 1) // len(models)),
             cuda_graphs=cuda_graphs,
             log_requests=log_requests,

@@ -12,6 +12,7 @@ LEAST = {
     "max_queue": 0,
     "step_tokens": 1,
     "prefill_chunk": 1,
+    "snapshot_every": 1,
     "max_context": 2,
     "threads": 1,
     "start_timeout_s": 1,
@@ -31,7 +32,9 @@ class EngineConfig:
     best. cache_bytes None: chosen from the free memory, of which memory_share is this engine's where several share a
     device. max_context None: as much as the model and the cache allow. step_tokens: tokens that one step may compute,
     prefill and decode together. prefill_chunk: the most that one prompt takes of a step, so that a long prompt leaves
-    room for others. An engine that is not ready after start_timeout_s, or that says nothing for stall_timeout_s, in the
+    room for others. prefix_cache: what was computed is kept for prompts that begin alike, as long as there is room.
+    snapshot_every: tokens between the recurrent states that a long prompt leaves for that; None: chosen from their
+    bytes. An engine that is not ready after start_timeout_s, or that says nothing for stall_timeout_s, in the
     longest of its steps, is taken for stuck and started anew.
     """
 
@@ -45,6 +48,8 @@ class EngineConfig:
     max_queue: int = 256
     step_tokens: int = 2048
     prefill_chunk: int = 1024
+    prefix_cache: bool = True
+    snapshot_every: int | None = None
     threads: int | None = None
     log_requests: bool = False
     cuda_graphs: bool = True

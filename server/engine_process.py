@@ -20,7 +20,7 @@ import zmq
 from models.errors import ModelError
 from models.kernels.choose import Choice
 from models.load import read_eos_token_ids
-from server.cache.planner import CachePlan, CacheTooSmallError, describe, plan_cache
+from server.cache.planner import CachePlan, CacheTooSmallError, default_snapshot_every, describe, plan_cache
 from server.config import ConfigError, EngineConfig
 from server.engine import Engine
 from server.messages import (
@@ -71,8 +71,13 @@ def make_plan(runner: Runner, config: EngineConfig) -> CachePlan:
         block_size=config.block_size or runner.preferred_block_size(),
         cache_bytes=config.cache_bytes or available_bytes(runner.device, config.memory_share),
         max_running=config.max_running,
-        max_tokens=max_context(runner, config, None),
+        snapshot_every=snapshot_every(runner, config),
     )
+
+
+def snapshot_every(runner: Runner, config: EngineConfig) -> int:
+    needs = runner.decoder.config.cache_needs(runner.dtype.itemsize)
+    return config.snapshot_every or default_snapshot_every(needs.bytes_per_sequence)
 
 
 def max_context(runner: Runner, config: EngineConfig, plan: CachePlan | None) -> int:
@@ -123,6 +128,8 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
         step_tokens=config.step_tokens,
         prefill_chunk=config.prefill_chunk,
         max_context=limit,
+        snapshot_every=snapshot_every(runner, config),
+        prefix_cache=config.prefix_cache,
     )
     warm_up(runner, plan, limits)
     reason: str | None = "--no-cuda-graphs"
@@ -143,7 +150,7 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
         dtype=str(runner.dtype).removeprefix("torch."),
     )
     graphs = f"not captured: {reason}" if reason else "captured as CUDA graphs"
-    about = f"{describe(plan, limit)}\nkernels: {describe_choices(choices)}\ndecode steps: {graphs}"
+    about = f"{describe(plan, limit, limits.max_running)}\nkernels: {describe_choices(choices)}\ndecode steps: {graphs}"
     return Engine(runner, plan, limits, eos_token_ids), Ready(info, about)
 
 

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 
 GIB = 1 << 30
+LEAST_EVERY, MOST_EVERY = 64, 4096
+SNAPSHOT_BYTES_PER_TOKEN = 1 << 16  # copied so many bytes for a token, a snapshot costs a percent or two of a prefill
+MAX_SNAPSHOTS = 1 << 14
 SHOWN_LENGTHS = (1024, 8192, 32_768, 131_072)
 
 
@@ -42,6 +45,14 @@ class CachePlan:
         return min(self.num_state_slots, self.num_blocks // needed) if needed else self.num_state_slots
 
 
+def default_snapshot_every(bytes_per_sequence: int) -> int:
+    """Tokens between the snapshots of a long prompt: few enough that they cost little beside computing the tokens."""
+    every = LEAST_EVERY
+    while every < MOST_EVERY and every * SNAPSHOT_BYTES_PER_TOKEN < bytes_per_sequence:
+        every *= 2
+    return every
+
+
 def plan_cache(
     *,
     bytes_per_token: int,
@@ -49,12 +60,14 @@ def plan_cache(
     block_size: int,
     cache_bytes: int,
     max_running: int,
-    max_tokens: int,
+    snapshot_every: int,
 ) -> CachePlan:
-    """Give every running sequence its state, then the rest to blocks, but no more than could ever be used.
+    """Give every sequence that may run its state, then the rest to blocks and to further slots for snapshots.
+
+    Where a model has both, there is a snapshot for every `snapshot_every` tokens that the blocks hold.
 
     Args:
-        max_running: sequences that may run at once. max_tokens: the longest context that may be asked for.
+        max_running: sequences that may run at once.
     Raises:
         CacheTooSmallError: not one sequence with one block fits.
     """
@@ -68,17 +81,16 @@ def plan_cache(
         )
     slots = max_running
     if bytes_per_sequence:
-        # At most half the budget goes to states where blocks need the other half; one block always remains.
+        # At most half the budget goes to running states where blocks need the other half; one block always remains.
         share = min(cache_bytes // 2, cache_bytes - block_bytes) if block_bytes else cache_bytes
         slots = max(1, min(max_running, share // bytes_per_sequence))
-    num_blocks = 0
-    if block_bytes:
-        useful = slots * -(-max_tokens // block_size)
-        num_blocks = min(useful, (cache_bytes - slots * bytes_per_sequence) // block_bytes)
+        left = cache_bytes - slots * bytes_per_sequence - block_bytes
+        slots += min(MAX_SNAPSHOTS, left // (bytes_per_sequence + bytes_per_token * snapshot_every))
+    num_blocks = (cache_bytes - slots * bytes_per_sequence) // block_bytes if block_bytes else 0
     return CachePlan(bytes_per_token, bytes_per_sequence, block_size, num_blocks, slots)
 
 
-def describe(plan: CachePlan, max_context: int) -> str:
+def describe(plan: CachePlan, max_context: int, max_running: int) -> str:
     """The plan as a few lines that a person understands, for sequences of at most `max_context` tokens."""
     lines = [
         f"cache: {plan.total_bytes:,} bytes = {plan.num_blocks:,} blocks of {plan.block_size} tokens "
@@ -88,5 +100,9 @@ def describe(plan: CachePlan, max_context: int) -> str:
     ]
     lengths = [n for n in SHOWN_LENGTHS if n <= max_context] or [max_context]
     fits = [f"{plan.num_sequences(n):,} of {n:,} tokens" for n in lengths if plan.num_sequences(n)]
-    lines.append(f"cache: sequences that fit at once: {', '.join(fits) or f'none of {lengths[0]:,} tokens'}")
+    lines.append(
+        f"cache: sequences that fit at once: {', '.join(fits) or f'none of {lengths[0]:,} tokens'}; "
+        f"{min(max_running, plan.num_state_slots):,} run at a time (--max-running), "
+        "the rest of the room is for what may be asked again"
+    )
     return "\n".join(lines)

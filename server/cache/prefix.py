@@ -33,11 +33,14 @@ def num_equal(a: Tokens, b: Tokens) -> int:
 
 @dataclass(slots=True)
 class Snapshot:
-    """A state after some tokens of a path. saved: tokens that need not be computed thanks to it."""
+    """A state after some tokens of a path. saved: tokens that need not be computed thanks to it. stamp: of its place in
+    the order in which things go.
+    """
 
     slot: int
-    saved: int
-    priority: float
+    saved: int = 0
+    priority: float = 0.0
+    stamp: int = -1
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +48,8 @@ class Run:
     """Tokens start .. end of a path, and what is remembered of them.
 
     blocks: those with the positions start .. end; the first may also be the parent's last. snapshots: by the number of
-    tokens from the root that they stand after, start < number <= end. pins: sequences that go on from here.
+    tokens from the root that they stand after, start < number <= end. pins: sequences that go on from here. used:
+    the clock when it last was. stamp: as in a snapshot.
     """
 
     parent: "Run | None"
@@ -55,7 +59,8 @@ class Run:
     snapshots: dict[int, Snapshot]
     children: dict[int, "Run"]
     pins: int = 0
-    priority: float = 0.0
+    used: float = 0.0
+    stamp: int = -1
 
     @property
     def end(self) -> int:
@@ -181,7 +186,7 @@ class PrefixIndex:
         if position in holder.snapshots:
             self._slots.release([slot])
             return
-        holder.snapshots[position] = Snapshot(slot, 0, 0.0)
+        holder.snapshots[position] = Snapshot(slot)
         self.num_snapshots += 1
         self._use_snapshot(holder, position)
         self._rate_next(holder, position)
@@ -193,10 +198,11 @@ class PrefixIndex:
     def free_blocks(self, count: int) -> bool:
         """Give up ends of paths until so many blocks are free; False if that cannot be."""
         while self._blocks.num_free < count:
-            run = self._least_end()
-            if run is None:
+            least = self._least_end()
+            if least is None:
                 return False
-            self._clock = max(self._clock, run.priority)
+            priority, run = least
+            self._clock = max(self._clock, priority)
             self._cut(run)
         return True
 
@@ -204,9 +210,9 @@ class PrefixIndex:
         """Give up snapshots of less priority than `below` until so many slots are free; False if that cannot be."""
         kept = None
         while self._slots.num_free < count and self._states:
-            entry = priority, _, run, position = self._states[0]
+            entry = priority, stamp, run, position = self._states[0]
             snapshot = run.snapshots.get(position)
-            valid = snapshot is not None and snapshot.priority == priority
+            valid = snapshot is not None and snapshot.stamp == stamp
             if valid and priority >= below:
                 break
             heapq.heappop(self._states)
@@ -279,25 +285,30 @@ class PrefixIndex:
         lower = run.blocks[length // self._block_size - run.start // self._block_size :]
         self._blocks.share(set(blocks) & set(lower))  # one that holds positions of both
         upper = Run(parent, run.start, run.tokens[:count], blocks, {}, {int(run.tokens[count]): run})
-        upper.priority = run.priority
+        upper.used = run.used
         upper.snapshots = {p: snapshot for p, snapshot in run.snapshots.items() if p <= length}
-        for position, snapshot in upper.snapshots.items():
-            heapq.heappush(self._states, (snapshot.priority, next(self._serial), upper, position))
+        for position in upper.snapshots:
+            self._enter(upper, position)
         run.snapshots = {p: snapshot for p, snapshot in run.snapshots.items() if p > length}
         run.parent, run.start, run.tokens, run.blocks = upper, length, run.tokens[count:], lower
         parent.children[int(upper.tokens[0])] = upper
         return upper
 
     def _use(self, run: Run) -> None:
-        if self._token_bytes:
-            run.priority = self._clock + 1 / self._token_bytes
+        run.used = self._clock
         self._offer(run)
 
     def _use_snapshot(self, run: Run, position: int) -> None:
         snapshot = run.snapshots[position]
         snapshot.saved = position - self._before(run, position)
         snapshot.priority = self.worth(snapshot.saved)
-        heapq.heappush(self._states, (snapshot.priority, next(self._serial), run, position))
+        self._enter(run, position)
+
+    def _enter(self, run: Run, position: int) -> None:
+        """Put a snapshot in its place in the order in which they go; of the same priority, behind the others."""
+        snapshot = run.snapshots[position]
+        snapshot.stamp = next(self._serial)
+        heapq.heappush(self._states, (snapshot.priority, snapshot.stamp, run, position))
 
     def _before(self, run: Run, position: int) -> int:
         return self.nearest_snapshot(run, position - 1)
@@ -310,25 +321,35 @@ class PrefixIndex:
             used = snapshot.priority - snapshot.saved / self._state_bytes
             snapshot.saved = after - self._before(run, after)
             snapshot.priority = used + snapshot.saved / self._state_bytes
-            heapq.heappush(self._states, (snapshot.priority, next(self._serial), run, after))
+            self._enter(run, after)
 
     def _offer(self, run: Run) -> None:
         """A run that nothing goes on from may be given up from its end."""
         if run.blocks and not run.children and not run.pins and run.parent is not None:
-            heapq.heappush(self._ends, (run.priority, next(self._serial), run))
+            run.stamp = next(self._serial)
+            heapq.heappush(self._ends, (self._end_priority(run), run.stamp, run))
 
-    def _least_end(self) -> Run | None:
+    def _end_priority(self, run: Run) -> float:
+        """That of a run's last block. In a model with states, blocks are of use only up to a snapshot."""
+        if not self._state_bytes:
+            return run.used + 1 / self._token_bytes
+        end = self._last_block_start(run)
+        return max((s.priority for position, s in run.snapshots.items() if position > end), default=run.used)
+
+    def _last_block_start(self, run: Run) -> int:
+        return max(run.start, (run.end - 1) // self._block_size * self._block_size)
+
+    def _least_end(self) -> tuple[float, Run] | None:
         while self._ends:
-            priority, _, run = heapq.heappop(self._ends)
-            alive = run.parent is not None and run.parent.children.get(int(run.tokens[0])) is run
-            if alive and priority == run.priority and not run.children and not run.pins:
-                return run
+            priority, stamp, run = heapq.heappop(self._ends)
+            if stamp == run.stamp and run.parent is not None and not run.children and not run.pins:
+                return priority, run
         return None
 
     def _cut(self, run: Run) -> None:
         """Give up the last block of a run and what needs it; where the model has no blocks, all of the run."""
         if run.blocks:
-            end = max(run.start, (run.end - 1) // self._block_size * self._block_size)
+            end = self._last_block_start(run)
             self._blocks.release([run.blocks.pop()])
         else:
             end = run.start
