@@ -17,7 +17,7 @@ import uvicorn
 
 from server.api.app import create_app
 from server.checkpoints import CheckpointOptions
-from server.config import ConfigError, Device, Dtype, EngineConfig
+from server.config import ConfigError, Device, Dtype, EngineConfig, Policy
 from server.engine_child import child_environment
 from server.hosting import HostedModel, host_models
 from server.process import EngineError
@@ -73,6 +73,8 @@ PrefixCache = Annotated[bool, typer.Option(help="Keep what was computed for prom
 SnapshotEvery = Annotated[
     int | None, typer.Option(help="Tokens between the states that a long prompt leaves. Default: by their bytes.")
 ]
+PolicyOption = Annotated[Policy, typer.Option(help="Whose turn it is. fair: who had fewest tokens, by API key.")]
+MaxGap = Annotated[float, typer.Option(help="Seconds that a step's prefills may hold up answers in progress.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads per model. Default: the cores, shared by the models.")]
 MaxBodyMib = Annotated[int, typer.Option(min=1, help="Largest request body, in MiB.")]
 StartTimeout = Annotated[float, typer.Option(min=1, help="Seconds that loading may take.")]
@@ -108,6 +110,8 @@ def serve(
     prefill_chunk: PrefillChunk = 1024,
     prefix_cache: PrefixCache = True,
     snapshot_every: SnapshotEvery = None,
+    policy: PolicyOption = "fair",
+    max_gap_s: MaxGap = 0.2,
     threads: Threads = None,
     max_body_mib: MaxBodyMib = 64,
     start_timeout_s: StartTimeout = 600.0,
@@ -132,6 +136,8 @@ def serve(
             prefill_chunk=prefill_chunk,
             prefix_cache=prefix_cache,
             snapshot_every=snapshot_every,
+            policy=policy,
+            max_gap_s=max_gap_s,
             threads=threads or max(1, (os.cpu_count() or 1) // len(models)),
             cuda_graphs=cuda_graphs,
             log_requests=log_requests,

@@ -5,6 +5,7 @@ from typing import Literal
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
+Policy = Literal["fair", "first-come", "shortest"]
 
 LEAST = {
     "block_size": 1,
@@ -34,8 +35,9 @@ class EngineConfig:
     prefill and decode together. prefill_chunk: the most that one prompt takes of a step, so that a long prompt leaves
     room for others. prefix_cache: what was computed is kept for prompts that begin alike, as long as there is room.
     snapshot_every: tokens between the recurrent states that a long prompt leaves for that; None: chosen from their
-    bytes. An engine that is not ready after start_timeout_s, or that says nothing for stall_timeout_s, in the
-    longest of its steps, is taken for stuck and started anew.
+    bytes. policy: whose turn it is, see server/queue.py. max_gap_s: how long prefills may hold up decodes and
+    newcomers, in each step. An engine that is not ready after start_timeout_s, or that says nothing for
+    stall_timeout_s, in the longest of its steps, is taken for stuck and started anew.
     """
 
     dtype: Dtype = "auto"
@@ -50,6 +52,8 @@ class EngineConfig:
     prefill_chunk: int = 1024
     prefix_cache: bool = True
     snapshot_every: int | None = None
+    policy: Policy = "fair"
+    max_gap_s: float = 0.2
     threads: int | None = None
     log_requests: bool = False
     cuda_graphs: bool = True
@@ -61,6 +65,8 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+        if self.max_gap_s <= 0:
+            raise ConfigError(f"--max-gap-s must be more than 0, got {self.max_gap_s}")
         if not 0 < self.memory_share <= 1:
             raise ConfigError(f"memory_share must be above 0 and at most 1, got {self.memory_share}")
         if self.cache_bytes is not None and self.cache_bytes < 1:

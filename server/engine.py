@@ -43,11 +43,17 @@ class Engine:
 
     def step(self) -> list[tuple[str, TokenOutput]]:
         """One step over everything that is due; returns new outputs by request id."""
-        batch = self.scheduler.schedule(time.monotonic())
+        started_s = time.monotonic()
+        expired = self.scheduler.expire(started_s)
+        if not self.has_work:
+            return expired
+        batch = self.scheduler.schedule(started_s)
         assert batch.parts, "there is work, but none of it can be scheduled"
         tokens = self._runner.run(batch)
         self._steps += 1
-        return self.scheduler.postprocess(batch, tokens, self._eos_token_ids, time.monotonic())
+        now_s = time.monotonic()
+        self.scheduler.note_speed(batch, now_s - started_s)
+        return expired + self.scheduler.postprocess(batch, tokens, self._eos_token_ids, now_s)
 
     def stats(self) -> EngineStats:
         scheduler, counters = self.scheduler, self.scheduler.counters
@@ -66,5 +72,6 @@ class Engine:
             generation_tokens=counters.generation_tokens,
             finished=counters.finished,
             aborted=counters.aborted,
+            expired=counters.expired,
             steps=self._steps,
         )

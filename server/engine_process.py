@@ -130,6 +130,8 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
         max_context=limit,
         snapshot_every=snapshot_every(runner, config),
         prefix_cache=config.prefix_cache,
+        policy=config.policy,
+        max_gap_s=config.max_gap_s,
     )
     warm_up(runner, plan, limits)
     reason: str | None = "--no-cuda-graphs"

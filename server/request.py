@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-FinishReason = Literal["stop", "length", "abort"]
+FinishReason = Literal["stop", "length", "abort", "timeout"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,16 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """cache_salt: only requests of the same salt find what others have computed."""
+    """cache_salt: only requests of the same salt find what others have computed. tenant: who asks; tenants share what
+    there is fairly. priority: the lower, the earlier. timeout_s: how long after its arrival it is no longer wanted."""
 
     request_id: str
     token_ids: tuple[int, ...]
     params: SamplingParams
     cache_salt: str = ""
+    tenant: str = ""
+    priority: int = 0
+    timeout_s: float | None = None
 
     def __post_init__(self) -> None:
         if not self.token_ids:
@@ -109,4 +113,5 @@ class EngineStats:
     generation_tokens: int = 0
     finished: int = 0
     aborted: int = 0
+    expired: int = 0
     steps: int = 0

@@ -1,17 +1,20 @@
 """Decides what each step computes: admission, chunked prefill, decode, preemption. Plain integers, no torch."""
 
-from collections import OrderedDict
+import heapq
+from collections import OrderedDict, deque
 from dataclasses import dataclass, replace
-from itertools import islice
 
 import numpy as np
 
 from server.cache.memory import SequenceMemory
 from server.cache.planner import CachePlan
 from server.cache.prefix import num_equal
+from server.config import Policy
+from server.queue import WaitingQueue
 from server.request import FinishReason, SequenceUsage, TokenOutput
 from server.sequence import ScheduledBatch, ScheduledSequence, Sequence
 
+ALIGNED = 64  # tokens: chunks of a prefill end at multiples of it
 LOOK_AHEAD = 64  # of the queue, for who need not wait for another's work
 WORTH_WAITING = 64  # tokens
 
@@ -28,6 +31,8 @@ class SchedulerLimits:
     max_context: int
     snapshot_every: int = 256
     prefix_cache: bool = True
+    policy: Policy = "first-come"
+    max_gap_s: float = float("inf")
 
 
 @dataclass(slots=True)
@@ -38,6 +43,7 @@ class Counters:
     generation_tokens: int = 0
     finished: int = 0
     aborted: int = 0
+    expired: int = 0
 
 
 class Scheduler:
@@ -53,12 +59,21 @@ class Scheduler:
         self._plan = plan
         self._limits = limits
         self.memory = SequenceMemory(plan, snapshot_every=limits.snapshot_every, caches=limits.prefix_cache)
-        # By request id. Those who wait are in order of arrival, but for the preempted, who are first.
-        self.waiting: OrderedDict[str, Sequence] = OrderedDict()
-        self.running: OrderedDict[str, Sequence] = OrderedDict()
+        self.queue = WaitingQueue(limits.policy)
+        self.running: OrderedDict[str, Sequence] = OrderedDict()  # in the order in which they were admitted
         self.counters = Counters()
+        # Chunks of fewer tokens than that end wherever they must.
+        self._aligned = ALIGNED if min(limits.prefill_chunk, limits.step_tokens) >= ALIGNED else 1
+        self._num_added = 0
+        self._prefill_rate: float | None = None  # tokens per second, as measured
+        self._deadlines: list[tuple[float, int, Sequence]] = []
         # Of who waits for what another is computing: that one, and how many tokens of it are wanted.
         self._awaited: dict[str, tuple[Sequence, int]] = {}
+
+    @property
+    def waiting(self) -> OrderedDict[str, Sequence]:
+        """By request id."""
+        return self.queue.sequences
 
     @property
     def has_work(self) -> bool:
@@ -72,40 +87,57 @@ class Scheduler:
         """
         if sequence.request_id in self.waiting or sequence.request_id in self.running:
             raise ValueError(f"request id {sequence.request_id!r} is in use")
-        self.waiting[sequence.request_id] = sequence
+        self._num_added += 1
+        sequence.number = self._num_added
+        self.queue.arrive(sequence)
+        if sequence.request.timeout_s is not None:
+            heapq.heappush(self._deadlines, (sequence.added_s + sequence.request.timeout_s, sequence.number, sequence))
 
     def abort(self, request_id: str, now_s: float) -> TokenOutput | None:
         """Drop a sequence wherever it is and free all that it holds; None if there is no such sequence."""
-        sequence = self.running.pop(request_id, None) or self.waiting.pop(request_id, None)
+        sequence = self.running.get(request_id) or self.waiting.get(request_id)
         if sequence is None:
             return None
-        self._awaited.pop(request_id, None)
         usage = self._usage(sequence, now_s)
-        self.memory.release(sequence)
+        self._end(sequence)
         self.counters.aborted += 1
         return TokenOutput((), "abort", usage)
 
+    def expire(self, now_s: float) -> list[tuple[str, TokenOutput]]:
+        """Drop those whose time is over, rather than serve them late; returns their last outputs."""
+        outputs = []
+        while self._deadlines and self._deadlines[0][0] <= now_s:
+            _, _, sequence = heapq.heappop(self._deadlines)
+            request_id = sequence.request_id
+            if sequence in (self.running.get(request_id), self.waiting.get(request_id)):
+                outputs.append((request_id, TokenOutput((), "timeout", self._usage(sequence, now_s))))
+                self._end(sequence)
+                self.counters.expired += 1
+        return outputs
+
     def schedule(self, now_s: float) -> ScheduledBatch:
-        """Choose the next step's work: every decode first, then prefills in order of arrival, then newcomers."""
-        room = self._limits.step_tokens
-        parts: list[ScheduledSequence] = []
-        for sequence in list(self.running.values()):
+        """Choose the next step's work: every decode first, then prefills and newcomers in turn."""
+        parts: dict[str, ScheduledSequence] = {}
+        for sequence in sorted(self.running.values(), key=lambda each: each.request.priority):
             # An earlier one in this loop may have preempted it; then it waits and no longer decodes.
             if sequence.decodes and self._grow(sequence):
-                parts.append(ScheduledSequence(sequence, 1, True))
+                parts[sequence.request_id] = ScheduledSequence(sequence, 1, True)
         # A later one never preempts an earlier one, so whoever got a part still runs.
-        room -= len(parts)
-        for sequence in self.running.values():
-            if not room:
+        room = min(self._limits.step_tokens - len(parts), self._prefill_room())
+        begun = deque(sorted((s for s in self.running.values() if not s.decodes), key=self.queue.rank))
+        while room > 0:
+            while begun and begun[0].request_id not in self.running:
+                begun.popleft()
+            newcomer = self._admit(now_s, parts, before=self.queue.rank(begun[0]) if begun else None)
+            if newcomer is None and not begun:
                 break
-            if not sequence.decodes:
-                parts.append(self._chunk(sequence, room))
-                room -= parts[-1].num_tokens
-        while room and (newcomer := self._admit(now_s)):
-            parts.append(self._chunk(newcomer, room))
-            room -= parts[-1].num_tokens
+            part = self._chunk(newcomer or begun.popleft(), room, alone=not parts)
+            if part is None:
+                break
+            parts[part.sequence.request_id] = part
+            room -= part.num_tokens
         # Last, so that no slot is taken for a snapshot that a newcomer could run in.
-        leaving = tuple(replace(part, snapshots=self._snapshots(part)) for part in parts)
+        leaving = tuple(replace(part, snapshots=self._snapshots(part)) for part in parts.values())
         return ScheduledBatch(leaving, *self.memory.take_copies())
 
     def postprocess(
@@ -120,6 +152,7 @@ class Scheduler:
         for part in batch.parts:
             sequence = part.sequence
             self.counters.prompt_tokens += max(0, min(part.num_tokens, sequence.num_prompt - sequence.num_computed))
+            self.queue.charge(sequence, part.num_tokens)
             sequence.num_computed += part.num_tokens
             self._note_peak(sequence)
             if part.num_tokens > 1 or part.snapshots:
@@ -128,6 +161,13 @@ class Scheduler:
                 token = tokens[sequence.request_id]
                 outputs.append((sequence.request_id, self._append(sequence, token, eos_token_ids, now_s)))
         return outputs
+
+    def note_speed(self, batch: ScheduledBatch, seconds: float) -> None:
+        """Learn from a step how many tokens of prefill fit into the longest gap that decodes shall see."""
+        prefilled = sum(part.num_tokens for part in batch.parts if part.num_tokens > 1)
+        if prefilled >= ALIGNED and seconds > 0:
+            rate = prefilled / seconds
+            self._prefill_rate = rate if self._prefill_rate is None else 0.7 * self._prefill_rate + 0.3 * rate
 
     def check(self) -> None:
         """Assert that blocks and state slots are conserved and that every table covers what is computed."""
@@ -140,27 +180,76 @@ class Scheduler:
             assert not sequence.block_table, "a waiting sequence holds blocks"
             assert sequence.state_slot is None, "a waiting sequence holds a state slot"
 
-    def _chunk(self, sequence: Sequence, room: int) -> ScheduledSequence:
+    def _chunk(self, sequence: Sequence, room: int, *, alone: bool) -> ScheduledSequence | None:
+        """The next tokens of a prefill. Chunks end at fixed positions, whatever the company: where the rest of a step's
+        room does not reach the next of them it is left, unless the step would be empty.
+        """
         size = min(sequence.num_remaining, self._limits.prefill_chunk, room)
+        if size < sequence.num_remaining and self._aligned > 1:
+            aligned = (sequence.num_computed + size) // self._aligned * self._aligned - sequence.num_computed
+            if aligned <= 0 and not alone:
+                return None
+            size = aligned if aligned > 0 else size
         return ScheduledSequence(sequence, size, size == sequence.num_remaining)
+
+    def _prefill_room(self) -> int:
+        """Tokens of prefill for a step, so that it lasts no longer than the gap that is allowed."""
+        limits = self._limits
+        if limits.max_gap_s == float("inf"):
+            return limits.step_tokens
+        if self._prefill_rate is None:
+            return limits.prefill_chunk
+        return max(ALIGNED, int(min(self._prefill_rate * limits.max_gap_s, limits.step_tokens)))
 
     def _snapshots(self, part: ScheduledSequence) -> tuple[tuple[int, int], ...]:
         return self.memory.take_snapshots(part.sequence, part.num_tokens) if part.sequence.wanted else ()
 
-    def _admit(self, now_s: float) -> Sequence | None:
-        """Move the first of the queue who need not wait for another's work to the running, if there is room for it."""
-        if not self.waiting or len(self.running) >= self._limits.max_running:
+    def _admit(
+        self, now_s: float, parts: dict[str, ScheduledSequence], *, before: tuple[int, int, int] | None
+    ) -> Sequence | None:
+        """Let the first of the queue run who need not wait for another's work, if there is room; but for whom others
+        gave room already, `parts`, so that those go on who had the turn `before`.
+        """
+        sequence = next((each for each in self.queue.candidates(LOOK_AHEAD) if not self._awaits(each)), None)
+        if sequence is None or (before is not None and self.queue.rank(sequence) >= before):
             return None
-        sequence = next((each for each in islice(self.waiting.values(), LOOK_AHEAD) if not self._awaits(each)), None)
-        if sequence is None or not self.memory.admit(sequence):
-            return None
-        self.running[sequence.request_id] = self.waiting.pop(sequence.request_id)
+        while len(self.running) >= self._limits.max_running or not self.memory.admit(sequence):
+            victim = self._who_has_too_much(sequence)
+            if victim is None:
+                return None
+            self._preempt(victim)
+            parts.pop(victim.request_id, None)
+        self.queue.leave(sequence)
+        self.running[sequence.request_id] = sequence
         if sequence.started_s is None:
             sequence.started_s = now_s
             sequence.num_cached = sequence.num_computed
             self.counters.cached_tokens += sequence.num_cached
         self._note_peak(sequence)
         return sequence
+
+    def _who_has_too_much(self, sequence: Sequence) -> Sequence | None:
+        """The youngest of the tenant that holds most, if it holds more than its share and this one's would not."""
+        if self._limits.policy != "fair" or self.queue.tenants < 2:
+            return None
+        share = 1 / self.queue.tenants
+        held: dict[str, list[int]] = {}
+        for other in self.running.values():
+            counts = held.setdefault(other.request.tenant, [0, 0])
+            counts[0] += 1
+            counts[1] += len(other.block_table)
+        mine = held.pop(sequence.request.tenant, [0, 0])
+        needed = self._plan.num_blocks_for(len(sequence.token_ids))
+        if not held or self._part(mine[0] + 1, mine[1] + needed) > share:
+            return None
+        greediest = max(held, key=lambda tenant: self._part(*held[tenant]))
+        if self._part(*held[greediest]) <= share:
+            return None
+        return next(other for other in reversed(self.running.values()) if other.request.tenant == greediest)
+
+    def _part(self, num_running: int, num_blocks: int) -> float:
+        """Which part of what there is some sequences hold, of places or of blocks, whichever is more."""
+        return max(num_running / self._limits.max_running, num_blocks / max(1, self._plan.num_blocks))
 
     def _awaits(self, sequence: Sequence) -> bool:
         """Whether a running prefill is about to compute a long beginning of this sequence, which it can then use."""
@@ -202,13 +291,25 @@ class Scheduler:
         return True
 
     def _preempt_youngest(self) -> Sequence:
-        request_id, sequence = self.running.popitem()
+        """Of the least important, the one that was admitted last."""
+        sequence = max(reversed(self.running.values()), key=lambda each: each.request.priority)
+        self._preempt(sequence)
+        return sequence
+
+    def _preempt(self, sequence: Sequence) -> None:
+        del self.running[sequence.request_id]
         self.memory.release(sequence)
         sequence.num_computed = 0
-        self.waiting[request_id] = sequence
-        self.waiting.move_to_end(request_id, last=False)
+        self.queue.come_back(sequence)
         self.counters.preemptions += 1
-        return sequence
+
+    def _end(self, sequence: Sequence) -> None:
+        """Forget a sequence that waits or runs, and take back all that it holds."""
+        if self.running.pop(sequence.request_id, None) is None:
+            self.queue.leave(sequence)
+        self.queue.end(sequence)
+        self._awaited.pop(sequence.request_id, None)
+        self.memory.release(sequence)
 
     def _append(self, sequence: Sequence, token: int, eos_token_ids: frozenset[int], now_s: float) -> TokenOutput:
         if sequence.first_token_s is None:
@@ -219,8 +320,7 @@ class Scheduler:
         if reason is None:
             return TokenOutput((token,), None, None)
         usage = self._usage(sequence, now_s)
-        del self.running[sequence.request_id]
-        self.memory.release(sequence)
+        self._end(sequence)
         self.counters.finished += 1
         # The token that ends a completion is counted but not part of its text.
         return TokenOutput(() if reason == "stop" else (token,), reason, usage)

@@ -13,16 +13,18 @@ class Sequence:
     `num_computed` counts the tokens whose keys, values and state are remembered; the rest of `token_ids` is
     still to be computed. A decoding sequence lacks exactly its newest token.
 
-    num_cached: tokens of the prompt that it did not compute, but found in the prefix index when it first ran.
-    num_shared: positions whose keys and values others have written; computed again they are not written again.
-    run: the index's run that it goes on from, pinned, while it runs. tokens: its `token_ids` when it was admitted.
-    wanted: after how many tokens it shall leave snapshots, in order. taken: those that this step leaves, and where.
+    number: in the order of arrival. num_cached: tokens of the prompt that it did not compute, but found in the prefix
+    index when it first ran. num_shared: positions whose keys and values others have written; computed again they are
+    not written again. run: the index's run that it goes on from, pinned, while it runs. tokens: its `token_ids` when it
+    was admitted. wanted: after how many tokens it shall leave snapshots, in order. taken: those that this step leaves,
+    and where.
     """
 
     request: EngineRequest
     seed: int
     added_s: float
     token_ids: list[int]
+    number: int = 0
     num_computed: int = 0
     block_table: list[int] = field(default_factory=list)
     state_slot: int | None = None

@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 
 from server.cache.planner import CachePlan
+from server.config import Policy
 from server.engine import Engine
 from server.request import EngineRequest, FinishReason, SamplingParams, TokenOutput
 from server.scheduler import SchedulerLimits
@@ -114,11 +115,20 @@ def make_engine(
     max_context: int = 64,
     snapshot_every: int = 8,
     prefix_cache: bool = True,
+    policy: Policy = "first-come",
+    max_gap_s: float = float("inf"),
 ) -> tuple[Engine, ScriptedModel]:
     """An engine over a scripted model; as many may run as there are state slots unless said otherwise."""
     model = ScriptedModel(plan, next_token)
     limits = SchedulerLimits(
-        max_running or plan.num_state_slots, step_tokens, prefill_chunk, max_context, snapshot_every, prefix_cache
+        max_running or plan.num_state_slots,
+        step_tokens,
+        prefill_chunk,
+        max_context,
+        snapshot_every,
+        prefix_cache,
+        policy,
+        max_gap_s,
     )
     return Engine(model, plan, limits, (EOS,)), model
 

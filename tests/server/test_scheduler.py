@@ -1,6 +1,7 @@
 """The scheduler under random adds, steps and aborts with little memory; and each of its rules by example."""
 
-from typing import ClassVar
+from dataclasses import replace
+from typing import ClassVar, get_args
 
 import pytest
 from fakes import answer_alone, drain, make_engine, make_request, tokens_of
@@ -10,6 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from server.cache.blocks import Pool
 from server.cache.planner import CachePlan
+from server.config import Policy
 from server.request import EngineRequest, TokenOutput
 
 MAX_CONTEXT = 24
@@ -34,9 +36,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         prefill_chunk=st.integers(1, 20),
         snapshot_every=st.integers(1, 9),
         prefix_cache=st.booleans(),
+        policy=st.sampled_from(get_args(Policy)),
     )
     def start(
-        self, plan: CachePlan, step_tokens: int, prefill_chunk: int, snapshot_every: int, prefix_cache: bool
+        self,
+        *,
+        plan: CachePlan,
+        step_tokens: int,
+        prefill_chunk: int,
+        snapshot_every: int,
+        prefix_cache: bool,
+        policy: Policy,
     ) -> None:
         # Just over one longest sequence's blocks: two that grow meet soon.
         blocks = plan.num_blocks // plan.block_size if plan.bytes_per_token else 0
@@ -51,6 +61,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_context=MAX_CONTEXT,
             snapshot_every=snapshot_every,
             prefix_cache=prefix_cache,
+            policy=policy,
         )
         self.prefill_chunk = prefill_chunk
         self.arrivals: list[str] = []
@@ -73,6 +84,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             stop_token_ids=tuple(stops),
             ignore_eos=ignore_eos,
         )
+        tenant, priority = "abc"[len(self.arrivals) % 3], len(self.arrivals) % 2
+        request = replace(request, tenant=tenant, priority=priority)
         self.engine.add_request(request)
         self.arrivals.append(request_id)
         self.requests[request_id] = request
