@@ -16,6 +16,7 @@ from models.ssm import RecurrentMixer
 MODULES = {
     "_torch": "torch",
     "_triton": "triton",
+    "_numba": "numba",
     "triton_backend": "triton",
     "mamba_backends": "mamba packages",
 }

@@ -99,7 +99,7 @@ def test_rows_are_positive_and_agree_with_each_other(tmp_path):
     cells = len(TOY.contexts) * len(TOY.batches)
     kinds = [row.kind for row in others]
     assert (kinds.count("decode"), kinds.count("prefill")) == (3 * cells, 3 * len(TOY.prompts))
-    assert kinds.count("attention") == 2 * cells * 2  # of two models, in blocks of two sizes
+    assert kinds.count("attention") == 2 * cells * 2 * 2  # of two models, in blocks of two sizes, numba and torch
     assert sum(row.is_rule for row in others) == 2 * cells
     for row in others:
         work, ceiling = (row.operations, "product") if row.kind == "prefill" else (row.bytes_moved, "copy")
@@ -146,7 +146,7 @@ def test_the_rule_beside_the_fastest():
 def test_outcomes_by_family_and_by_file():
     name = "tests/models/test_exactness.py::test_"
     outcomes = [
-        Outcome(f"{name}dense_forward[cuda-a]", "passed", "a", "attention torch", 1e-6),
+        Outcome(f"{name}dense_forward[cuda-a]", "passed", "a", "attention numba", 1e-6),
         Outcome(f"{name}token_by_token[cuda-a]", "failed", "a", "attention triton", 2e-3),
         Outcome(f"{name}greedy_tokens[cuda-a]", "passed", "a", "attention triton", None),
         Outcome("tests/models/test_kernels.py::test_the_rule", "passed", None, None, None),
@@ -173,11 +173,11 @@ def test_one_command_runs_tests_and_speed(tmp_path):
     record = json.loads((tmp_path / "results.json").read_text())
     assert [(part["name"], part["exit_code"]) for part in record["parts"]] == [("tests", 0), ("decode", 0)]
     measured = {one["family"]: one for one in record["tests"] if one["deviation"] is not None}
-    assert measured["llama-tied"]["backends"] == "attention torch"
-    assert measured["mamba2-tied"]["backends"] == "scan torch, step torch"
+    assert measured["llama-tied"]["backends"] == "attention numba"
+    assert measured["mamba2-tied"]["backends"] == "scan numba, step numba"
     assert all(one["deviation"] < 1e-4 for one in measured.values())
     assert {row["kind"] for row in record["speed"]} == {"ceiling", "decode"}
     page = (tmp_path / "measurements.md").read_text()
     assert "- command: python -m scripts.gpu_check" in page
-    assert "| llama-tied | attention torch |" in page
+    assert "| llama-tied | attention numba |" in page
     assert "| toy-mamba2 | eager | 3 | 300 |" in page

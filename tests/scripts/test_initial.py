@@ -3,6 +3,7 @@ token; a Mamba finds the documents about what is asked for."""
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,11 +68,14 @@ def mamba(tmp_path_factory):
 def first_group_keys(monkeypatch, decoder, layer, token_ids):
     """Keys and queries, B and C, (l, state_size) of a layer's first group."""
     mixer, seen = decoder.layers[layer].mixer, []
-    heads = mixer._heads
+    kernels = mixer.kernels
     with monkeypatch.context() as patch:
-        patch.setattr(mixer, "_heads", lambda xbc: seen.append(heads(xbc)) or seen[-1])
+        watched = replace(
+            kernels, scan=lambda *inputs, state: seen.append(inputs) or kernels.scan(*inputs, state=state)
+        )
+        patch.setattr(mixer, "kernels", watched)
         decoder.forward_dense(token_ids[None])
-    _, keys, queries = seen[0]
+    *_, keys, queries = seen[0]
     return keys[0, :, 0], queries[0, :, 0]
 
 
