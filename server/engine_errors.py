@@ -9,7 +9,8 @@ class EngineError(Exception):
     """Why a request got no (complete) answer.
 
     EngineError
-    ├── QueueFullError          too many requests are open; come again later
+    ├── QueueFullError          too many sequences are open; come again later
+    ├── TooManyAtOnceError      one request asks for more sequences than may ever be open
     ├── EngineUnavailableError  the engine is starting, restarting, stopped or has failed
     ├── EngineDiedError         the engine's process ended while it worked on the request
     └── RequestTooLongError     the request can never fit
@@ -17,10 +18,21 @@ class EngineError(Exception):
 
 
 class QueueFullError(EngineError):
-    def __init__(self, limit: int, retry_after_s: float) -> None:
-        super().__init__(f"{limit} requests are open already, the most that are accepted")
+    def __init__(self, limit: int, retry_after_s: float, *, num_open: int, num_asked: int = 1) -> None:
+        if num_asked == 1:
+            super().__init__(f"{limit} requests are open already, the most that are accepted")
+        else:
+            super().__init__(f"n: {num_asked} more are too many now: {num_open} of at most {limit} are open already")
         self.limit = limit
+        self.num_asked = num_asked
         self.retry_after_s = retry_after_s
+
+
+class TooManyAtOnceError(EngineError):
+    def __init__(self, num_asked: int, limit: int) -> None:
+        super().__init__(f"n: {num_asked} are more than may ever be open at once, which is {limit} on this server")
+        self.num_asked = num_asked
+        self.limit = limit
 
 
 class EngineUnavailableError(EngineError):

@@ -9,6 +9,7 @@ from server.process import (
     EngineUnavailableError,
     QueueFullError,
     RequestTooLongError,
+    TooManyAtOnceError,
 )
 
 
@@ -79,8 +80,11 @@ def from_engine_error(error: EngineError) -> ApiError:
     match error:
         case RequestTooLongError():
             return bad_request(f"{error}", code="context_length_exceeded")
+        case TooManyAtOnceError():
+            return bad_request(f"{error}", param="n")
         case QueueFullError():
-            return ApiError(429, f"{error}", code="queue_full", retry_after_s=error.retry_after_s)
+            param = "n" if error.num_asked > 1 else None
+            return ApiError(429, f"{error}", param=param, code="queue_full", retry_after_s=error.retry_after_s)
         case EngineUnavailableError():
             return ApiError(503, f"{error}", code="engine_unavailable", retry_after_s=error.retry_after_s)
         case EngineDiedError():

@@ -11,7 +11,7 @@ from server.config import ConfigError, EngineConfig
 from server.generation_config import FILE as GENERATION_FILE
 from server.generation_config import SamplingDefaults
 from server.process import EngineClient
-from server.request import EngineRequest, FinishReason, SequenceUsage
+from server.request import EngineRequest, FinishReason, SequenceUsage, TokenOutput
 from server.stop import StopChecker
 from server.tokenizer import IncrementalDetokenizer, ModelTokenizer
 
@@ -22,12 +22,37 @@ log = logging.getLogger("fathom.models")
 class TextOutput:
     """What a token adds to one completion. `text` is empty where nothing is to be shown yet: half a character, the
     begin of a stop string, a special token. `num_tokens` counts all so far; the last output has reason and usage.
+    `index`: which of the request's completions it is of.
     """
 
     text: str
     num_tokens: int
     finish_reason: FinishReason | None
     usage: SequenceUsage | None
+    index: int = 0
+
+
+class _Completion:
+    """One completion's text on its way out: its tokens become text, up to a stop string."""
+
+    def __init__(self, index: int, detokenizer: IncrementalDetokenizer, stops: Sequence[str]) -> None:
+        self._index, self._detokenizer, self._checker = index, detokenizer, StopChecker(stops)
+        self._num_tokens = 0
+
+    @property
+    def stopped(self) -> bool:
+        return self._checker.stopped
+
+    def take(self, output: TokenOutput) -> TextOutput | None:
+        """What these tokens add; None if they came after the text's end."""
+        ended = output.finish_reason is not None
+        if self.stopped:
+            # The engine may have gone on for a token or two before it heard of the stop string.
+            return TextOutput("", self._num_tokens, "stop", output.usage, self._index) if ended else None
+        self._num_tokens = output.usage.completion_tokens if output.usage else self._num_tokens + len(output.token_ids)
+        text = self._checker.add(self._detokenizer.add(output.token_ids, last=ended), last=ended)
+        reason: FinishReason | None = "stop" if self.stopped and ended else output.finish_reason
+        return TextOutput(text, self._num_tokens, reason, output.usage, self._index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,33 +68,28 @@ class HostedModel:
     created_s: int
 
     async def generate(
-        self, request: EngineRequest, stops: Sequence[str], goes_on: bool
+        self, requests: Sequence[EngineRequest], stops: Sequence[str], goes_on: bool
     ) -> AsyncGenerator[TextOutput, None]:
-        """Text of one completion as it comes, the last output with a finish reason. Closing it aborts the request.
+        """Text of some completions as it comes, each one's last output with a finish reason. Closing it aborts them.
 
         Args:
             goes_on: whether it is the rest of the prompt's text, not a text of its own.
         Raises:
-            EngineError: the engine refuses the request or ends on the way.
+            EngineError: the engine refuses the requests, all of them, or ends on the way.
         """
-        detokenizer = IncrementalDetokenizer(self.tokenizer, request.token_ids if goes_on else ())
-        checker = StopChecker(stops)
-        num_tokens = 0
-        outputs = self.engine.generate(request)
+        completions = [
+            _Completion(index, IncrementalDetokenizer(self.tokenizer, request.token_ids if goes_on else ()), stops)
+            for index, request in enumerate(requests)
+        ]
+        outputs = self.engine.generate(*requests)
         try:
-            async for output in outputs:
-                ended = output.finish_reason is not None
-                if checker.stopped:
-                    # The engine may have gone on for a token or two before it heard of the stop string.
-                    if ended:
-                        yield TextOutput("", num_tokens, "stop", output.usage)
+            async for index, output in outputs:
+                text = completions[index].take(output)
+                if text is None:
                     continue
-                num_tokens = output.usage.completion_tokens if output.usage else num_tokens + len(output.token_ids)
-                text = checker.add(detokenizer.add(output.token_ids, last=ended), last=ended)
-                if checker.stopped and not ended:
-                    await self.engine.abort(request.request_id)
-                reason: FinishReason | None = "stop" if checker.stopped and ended else output.finish_reason
-                yield TextOutput(text, num_tokens, reason, output.usage)
+                if completions[index].stopped and text.finish_reason is None:
+                    await self.engine.abort(requests[index].request_id)
+                yield text
         finally:
             await outputs.aclose()
 

@@ -63,10 +63,12 @@ class Metrics:
         """One HTTP response, whatever came of the request; `route` is a path that is served, or "other"."""
         self._responses.labels(route, str(int(status))).inc()
 
-    def observe(self, model: str, usage: SequenceUsage) -> None:
-        self._queue.labels(model).observe(usage.queue_s)
-        self._prefill.labels(model).observe(usage.prefill_s)
-        self._prompt.labels(model).observe(usage.prompt_tokens)
+    def observe(self, model: str, usage: SequenceUsage, *, first: bool = True) -> None:
+        """What one completion took. Of a request's several, only the first waited for the prompt to be computed."""
+        if first:
+            self._queue.labels(model).observe(usage.queue_s)
+            self._prefill.labels(model).observe(usage.prefill_s)
+            self._prompt.labels(model).observe(usage.prompt_tokens)
         if usage.completion_tokens > 1:
             self._decode.labels(model).observe(usage.decode_s / (usage.completion_tokens - 1))
 

@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import zmq
@@ -19,6 +19,7 @@ from server.engine_errors import (
     EngineUnavailableError,
     QueueFullError,
     RequestTooLongError,
+    TooManyAtOnceError,
 )
 from server.messages import Abort, Add, AskStats, Failure, FromEngine, Outputs, Ready, Stats
 from server.request import EngineInfo, EngineRequest, EngineStats, TokenOutput
@@ -31,6 +32,7 @@ __all__ = [
     "EngineUnavailableError",
     "QueueFullError",
     "RequestTooLongError",
+    "TooManyAtOnceError",
 ]
 
 FIRST_BACKOFF_S = 0.2
@@ -59,7 +61,7 @@ class EngineClient:
         self.stats = EngineStats()
         self.num_restarts = 0
         self.num_failed = 0
-        self._open: dict[str, asyncio.Queue[TokenOutput | EngineError]] = {}
+        self._open: dict[str, asyncio.Queue[tuple[str, TokenOutput] | EngineError]] = {}
         self._asked: dict[int, asyncio.Future[EngineStats]] = {}
         self._numbers = itertools.count(1)
         self._child = EngineChild(model, directory, config, on_message=self._handle)
@@ -95,34 +97,40 @@ class EngineClient:
             raise EngineUnavailableError(self.state, RETRY_AFTER_S, self.last_error)
         return self.info
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[TokenOutput, None]:
-        """Outputs of one request, the last with a finish reason. Closing the iterator aborts the request.
+    async def generate(self, *requests: EngineRequest) -> AsyncGenerator[tuple[int, TokenOutput], None]:
+        """Outputs of some requests as they come, each with its request's place; each's last has a finish reason.
+
+        They are accepted together or not at all, and closing the iterator aborts those that have not ended.
 
         Raises:
-            RequestTooLongError, QueueFullError, EngineUnavailableError: before the first output; not accepted.
+            RequestTooLongError, TooManyAtOnceError, QueueFullError, EngineUnavailableError: before the first output;
+                none is accepted.
             EngineDiedError: on the way.
-            ValueError: a request of that id is open.
+            ValueError: a request of one of the ids is open.
         """
-        self._refuse_or_pass(request)
-        if not self._child.send(Add(request)):
-            # It has just ended, and this is the first to notice.
-            raise EngineUnavailableError("restarting", RETRY_AFTER_S, self.last_error)
-        outputs: asyncio.Queue[TokenOutput | EngineError] = asyncio.Queue()
-        self._open[request.request_id] = outputs
-        ended = False
+        self._refuse_or_pass(requests)
+        places = {request.request_id: place for place, request in enumerate(requests)}
+        outputs: asyncio.Queue[tuple[str, TokenOutput] | EngineError] = asyncio.Queue()
+        self._open |= dict.fromkeys(places, outputs)
         try:
-            while not ended:
+            if not all(self._child.send(Add(request)) for request in requests):
+                # It has just ended, and this is the first to notice.
+                raise EngineUnavailableError("restarting", RETRY_AFTER_S, self.last_error)
+            left = set(places)
+            while left:
                 output = await outputs.get()
                 if isinstance(output, EngineError):
-                    ended = True
                     raise output
-                ended = output.finish_reason is not None
-                yield output
+                request_id, tokens = output
+                if tokens.finish_reason is not None:
+                    left.remove(request_id)
+                yield places[request_id], tokens
         finally:
-            if self._open.get(request.request_id) is outputs:
-                del self._open[request.request_id]
-            if not ended:
-                self._child.send(Abort(request.request_id))
+            # Those that were answered in full, or that the engine's end has failed, are open no longer.
+            for request_id in places:
+                if self._open.get(request_id) is outputs:
+                    del self._open[request_id]
+                    self._child.send(Abort(request_id))
 
     async def abort(self, request_id: str) -> None:
         """End an open request early: its iterator still gives the last output, with the usage."""
@@ -151,17 +159,20 @@ class EngineClient:
             await asyncio.wait((self._supervisor,))
         self._settled.set()
 
-    def _refuse_or_pass(self, request: EngineRequest) -> None:
+    def _refuse_or_pass(self, requests: Sequence[EngineRequest]) -> None:
         if self.state != "ready" or self.info is None:
             raise EngineUnavailableError(self.state, RETRY_AFTER_S, self.last_error)
-        if request.request_id in self._open:
-            raise ValueError(f"request id {request.request_id!r} is in use")
-        num_tokens = len(request.token_ids) + request.params.max_tokens
-        if num_tokens > self.info.max_context_tokens:
-            raise RequestTooLongError(num_tokens, self.info.max_context_tokens)
+        for request in requests:
+            if request.request_id in self._open:
+                raise ValueError(f"request id {request.request_id!r} is in use")
+            num_tokens = len(request.token_ids) + request.params.max_tokens
+            if num_tokens > self.info.max_context_tokens:
+                raise RequestTooLongError(num_tokens, self.info.max_context_tokens)
         limit = self._config.max_running + self._config.max_queue
-        if len(self._open) >= limit:
-            raise QueueFullError(limit, RETRY_AFTER_S)
+        if len(requests) > limit:
+            raise TooManyAtOnceError(len(requests), limit)
+        if len(self._open) + len(requests) > limit:
+            raise QueueFullError(limit, RETRY_AFTER_S, num_open=len(self._open), num_asked=len(requests))
 
     async def _supervise(self) -> None:
         """Keep an engine running until stopped or failed for good."""
@@ -234,7 +245,7 @@ class EngineClient:
         # A request that was closed meanwhile has no queue any more; one that is answered in full is open no longer.
         outputs = self._open.get(request_id) if output.finish_reason is None else self._open.pop(request_id, None)
         if outputs is not None:
-            outputs.put_nowait(output)
+            outputs.put_nowait((request_id, output))
 
     def _fail_open(self, reason: str) -> None:
         """Tell every open request that its answer will never be complete."""

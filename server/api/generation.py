@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Coroutine
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -15,7 +15,7 @@ from server.generation_config import SamplingDefaults
 from server.hosting import HostedModel, TextOutput
 from server.metrics import Metrics
 from server.process import RETRY_AFTER_S, EngineError, EngineUnavailableError
-from server.request import EngineRequest, SamplingParams, SequenceUsage
+from server.request import EngineRequest, FinishReason, SamplingParams, SequenceUsage
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for plain completions
 LONG_TEXT = 20_000  # characters from which tokenizing leaves the event loop
@@ -28,28 +28,36 @@ class ClientGoneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One accepted request on its way through a model. `goes_on`: its answer is the rest of the prompt's text."""
+    """One HTTP request on its way through a model, as a request to the engine for each completion that it asks for.
+    `goes_on`: its answer is the rest of the prompt's text.
+    """
 
     hosted: HostedModel
-    request: EngineRequest
+    requests: Sequence[EngineRequest]
     stops: list[str]
     metrics: Metrics
     goes_on: bool = False
 
     async def run(self) -> AsyncGenerator[TextOutput, None]:
-        """Text outputs, the last with a finish reason and usage; every outcome is counted once.
+        """Text outputs, each completion's last with a finish reason and usage.
+
+        The outcome is counted once, whatever the number of completions: the finish reason of the first where all end.
 
         Raises:
             ApiError: the engine refuses the request or ends on the way.
         """
         outcome = "disconnected"
-        outputs = self.hosted.generate(self.request, self.stops, self.goes_on)
+        reasons: dict[int, FinishReason] = {}
+        outputs = self.hosted.generate(self.requests, self.stops, self.goes_on)
         try:
             async for output in outputs:
                 if output.usage is not None:
-                    self.metrics.observe(self.hosted.name, output.usage)
+                    self.metrics.observe(self.hosted.name, output.usage, first=output.index == 0)
                 if output.finish_reason is not None:
-                    outcome = output.finish_reason
+                    reasons[output.index] = output.finish_reason
+                    # Before the last is handed out: who has it need not come back for more.
+                    if len(reasons) == len(self.requests):
+                        outcome = reasons[0]
                 yield output
         except EngineError as error:
             refusal = from_engine_error(error)
@@ -93,6 +101,16 @@ def sampling_params(body: GenerationRequest, max_tokens: int, defaults: Sampling
         stop_token_ids=tuple(body.stop_token_ids or ()),
         ignore_eos=body.ignore_eos,
     )
+
+
+def engine_requests(answer_id: str, request: EngineRequest, count: int) -> list[EngineRequest]:
+    """One for each completion, with ids and seeds of their own; without a seed the engine draws one for each."""
+    seed = request.params.seed
+    seeds = [None if seed is None else (seed + place) % 2**63 for place in range(count)]
+    return [
+        replace(request, request_id=f"{answer_id}-{place}", params=replace(request.params, seed=each))
+        for place, each in enumerate(seeds)
+    ]
 
 
 def fit_max_tokens(
@@ -146,23 +164,40 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def usage_body(usage: SequenceUsage, num_tokens: int) -> dict[str, Any]:
-    """OpenAI's usage object."""
+def usage_body(ends: Sequence[TextOutput]) -> dict[str, Any]:
+    """OpenAI's usage object, from the last outputs of all completions, the first one's first.
+
+    The prompt counts once, as does what the first completion found of it in the cache: the others find what the first
+    computed, which would be counted as saved where nothing was.
+    """
+    first, num_tokens = _usages(ends)[0], sum(end.num_tokens for end in ends)
     return {
-        "prompt_tokens": usage.prompt_tokens,
+        "prompt_tokens": first.prompt_tokens,
         "completion_tokens": num_tokens,
-        "total_tokens": usage.prompt_tokens + num_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "total_tokens": first.prompt_tokens + num_tokens,
+        "prompt_tokens_details": {"cached_tokens": first.cached_tokens},
     }
 
 
-def fathom_body(usage: SequenceUsage) -> dict[str, Any]:
-    """What this sequence took: seconds per phase on the server's clock, and bytes of cache."""
+def fathom_body(ends: Sequence[TextOutput]) -> dict[str, Any]:
+    """What the completions took: seconds per phase on the server's clock, and bytes of cache.
+
+    queue_s and prefill_s are those of the first, which computed the prompt: the others wait for it and then find it.
+    decode_s is that of the one that decoded longest. The bytes are sums, in which a block that several hold counts for
+    each: what they would take without sharing, and at most what they took.
+    """
+    usages = _usages(ends)
     return {
-        "queue_s": round(usage.queue_s, 6),
-        "prefill_s": round(usage.prefill_s, 6),
-        "decode_s": round(usage.decode_s, 6),
-        "kv_bytes": usage.kv_bytes,
-        "state_bytes": usage.state_bytes,
-        "peak_bytes": usage.peak_bytes,
+        "queue_s": round(usages[0].queue_s, 6),
+        "prefill_s": round(usages[0].prefill_s, 6),
+        "decode_s": round(max(usage.decode_s for usage in usages), 6),
+        "kv_bytes": sum(usage.kv_bytes for usage in usages),
+        "state_bytes": sum(usage.state_bytes for usage in usages),
+        "peak_bytes": sum(usage.peak_bytes for usage in usages),
     }
+
+
+def _usages(ends: Sequence[TextOutput]) -> list[SequenceUsage]:
+    usages = [end.usage for end in ends if end.usage is not None]
+    assert len(usages) == len(ends) > 0, "a completion ended without its usage"
+    return usages

@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from server.api.generation import (
     ClientGoneError,
     Job,
     chat_tokens,
+    engine_requests,
     fathom_body,
     fit_max_tokens,
     prompt_tokens,
@@ -48,6 +49,7 @@ class Shape:
     model: str
     created_s: int
     include_usage: bool
+    num_choices: int = 1
 
     def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -63,17 +65,20 @@ class Shape:
         # Only the last chunk has figures; the field is there in all, as in OpenAI's answers.
         return frame | {"usage": None} if self.include_usage else frame
 
-    def whole(self, text: str, reason: str | None) -> dict[str, Any]:
-        content = {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}
-        choice = {"index": 0, **content, "logprobs": None, "finish_reason": reason}
-        return self._frame("chat.completion" if self.chat else "text_completion", [choice])
+    def whole(self, texts: Sequence[str], ends: Sequence[TextOutput]) -> dict[str, Any]:
+        choices = []
+        for text, end in zip(texts, ends, strict=True):
+            message = {"role": "assistant", "content": text, "refusal": None}
+            content = {"message": message} if self.chat else {"text": text}
+            choices.append({"index": end.index, **content, "logprobs": None, "finish_reason": end.finish_reason})
+        return self._frame("chat.completion" if self.chat else "text_completion", choices)
 
-    def chunk(self, text: str | None, reason: str | None, *, first: bool = False) -> dict[str, Any]:
+    def chunk(self, index: int, text: str | None, reason: str | None, *, first: bool = False) -> dict[str, Any]:
         role = {"role": "assistant"} if first else {}
         delta = (
             {"delta": {**role, **({} if text is None else {"content": text})}} if self.chat else {"text": text or ""}
         )
-        choice = {"index": 0, **delta, "logprobs": None, "finish_reason": reason}
+        choice = {"index": index, **delta, "logprobs": None, "finish_reason": reason}
         return self._chunk_frame([choice])
 
     def usage_chunk(self, usage: dict[str, Any]) -> dict[str, Any]:
@@ -148,9 +153,9 @@ async def _answer(
         )
     answer_id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
     params = sampling_params(body, max_tokens, hosted.defaults)
-    engine_request = EngineRequest(answer_id, tuple(token_ids), params)
-    job = Job(hosted, engine_request, body.stop or [], served(request).metrics, goes_on=not chat)
-    shape = Shape(chat, answer_id, hosted.name, int(time.time()), body.include_usage)
+    requests = engine_requests(answer_id, EngineRequest(answer_id, tuple(token_ids), params), body.n or 1)
+    job = Job(hosted, requests, body.stop or [], served(request).metrics, goes_on=not chat)
+    shape = Shape(chat, answer_id, hosted.name, int(time.time()), body.include_usage, len(requests))
     if not body.stream:
         return await _whole(request, job, shape)
     outputs = job.run()
@@ -166,37 +171,42 @@ async def _answer(
 
 async def _whole(request: Request, job: Job, shape: Shape) -> Response:
     try:
-        text, last = await until_disconnect(request, _collect(job))
+        texts, ends = await until_disconnect(request, _collect(job))
     except ClientGoneError:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    content = shape.whole(text, last.finish_reason)
-    if last.usage is not None:
-        content |= {"usage": usage_body(last.usage, last.num_tokens), "fathom": fathom_body(last.usage)}
-    return JSONResponse(content)
+    return JSONResponse(shape.whole(texts, ends) | {"usage": usage_body(ends), "fathom": fathom_body(ends)})
 
 
-async def _collect(job: Job) -> tuple[str, TextOutput]:
-    parts: list[str] = []
-    last: TextOutput | None = None
-    async for last in job.run():
-        parts.append(last.text)
-    assert last is not None, "an engine ends a request with an output or an error"
-    return "".join(parts), last
+async def _collect(job: Job) -> tuple[list[str], list[TextOutput]]:
+    """Each completion's text and last output, in the order of their indices."""
+    parts: list[list[str]] = [[] for _ in job.requests]
+    ends: dict[int, TextOutput] = {}
+    async for output in job.run():
+        parts[output.index].append(output.text)
+        if output.finish_reason is not None:
+            ends[output.index] = output
+    assert len(ends) == len(parts), "an engine ends a request with an output or an error"
+    return ["".join(each) for each in parts], [ends[index] for index in range(len(parts))]
 
 
 async def events(
     first: TextOutput, outputs: AsyncGenerator[TextOutput, None], shape: Shape
 ) -> AsyncGenerator[str, None]:
-    """Server-sent events. Whoever stops reading closes `outputs`, which aborts the request."""
+    """Server-sent events, of all choices as they come. Whoever stops reading closes `outputs`, which aborts them."""
     try:
-        if shape.chat:
-            yield _event(shape.chunk("", None, first=True))
+        for index in range(shape.num_choices if shape.chat else 0):
+            yield _event(shape.chunk(index, "", None, first=True))
         output, spoken_s = first, time.monotonic()
+        ends: dict[int, TextOutput] = {}
         while True:
+            if output.finish_reason is not None:
+                ends[output.index] = output
             chunks = _chunks(output, shape)
+            if len(ends) == shape.num_choices:
+                chunks = _with_figures(chunks, [ends[index] for index in range(shape.num_choices)], shape)
             for chunk in chunks:
                 yield _event(chunk)
-            if output.finish_reason is not None:
+            if len(ends) == shape.num_choices:
                 break
             if chunks:
                 spoken_s = time.monotonic()
@@ -214,15 +224,17 @@ async def events(
 
 
 def _chunks(output: TextOutput, shape: Shape) -> list[dict[str, Any]]:
-    chunks = [shape.chunk(output.text, None)] if output.text else []
-    if output.finish_reason is None:
-        return chunks
-    chunks.append(shape.chunk(None, output.finish_reason))
-    if output.usage is not None:
-        if shape.include_usage:
-            chunks.append(shape.usage_chunk(usage_body(output.usage, output.num_tokens)))
-        chunks[-1]["fathom"] = fathom_body(output.usage)
+    chunks = [shape.chunk(output.index, output.text, None)] if output.text else []
+    if output.finish_reason is not None:
+        chunks.append(shape.chunk(output.index, None, output.finish_reason))
     return chunks
+
+
+def _with_figures(chunks: list[dict[str, Any]], ends: Sequence[TextOutput], shape: Shape) -> list[dict[str, Any]]:
+    """The stream's last chunks, with what all choices took in the very last."""
+    if shape.include_usage:
+        chunks = [*chunks, shape.usage_chunk(usage_body(ends))]
+    return [*chunks[:-1], chunks[-1] | {"fathom": fathom_body(ends)}]
 
 
 def _event(content: dict[str, Any]) -> str:

@@ -20,13 +20,13 @@ from pydantic_core import PydanticCustomError
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
+MAX_CHOICES = 128
 INT32 = 2**31  # the engine's integers: token ids and top_k are below
 
 Neutral = Mapping[str, tuple[Any, ...]]
 
 # Fields of OpenAI's API that are not implemented, with the values at which they change nothing.
 NEUTRAL: Neutral = {
-    "n": (1, None),
     "best_of": (1, None),
     "echo": (False, None),
     "frequency_penalty": (0, 0.0, None),
@@ -141,6 +141,7 @@ class GenerationRequest(Strict):
     neutral: ClassVar[Neutral] = NEUTRAL
 
     model: Text
+    n: Annotated[StrictInt, Field(ge=1, le=MAX_CHOICES)] | None = None
     max_tokens: Positive | None = None
     temperature: Temperature | None = None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None

@@ -19,6 +19,7 @@ CHAT = build_messages("must_answer", [DOCUMENT], "When was Ana Torres born?")
 @pytest.mark.parametrize("model", MODELS)
 def test_chat_streamed_is_chat_whole(client, model):
     options = {"model": model, "messages": CHAT, "temperature": 0, "max_tokens": 12}
+    client.chat.completions.create(**options)  # from here on the prompt is known
     whole = client.chat.completions.create(**options)
     chunks = list(client.chat.completions.create(**options, stream=True, stream_options={"include_usage": True}))
     assert chunks[0].choices[0].delta.role == "assistant"
@@ -46,6 +47,7 @@ async def test_the_asynchronous_client(server):
 @pytest.mark.parametrize("model", MODELS)
 def test_plain_completions(client, http, model):
     options = {"model": model, "temperature": 0, "max_tokens": 6}
+    client.completions.create(prompt="Ana Torres was born in", **options)  # from here on the prompt is known
     by_text = client.completions.create(prompt="Ana Torres was born in", **options)
     token_ids = http.post("/tokenize", json={"model": model, "prompt": "Ana Torres was born in"}).json()["tokens"]
     by_ids = client.completions.create(prompt=token_ids, **options)
@@ -150,7 +152,9 @@ def test_a_client_that_leaves_frees_everything(server, stream):
         ({"top_p": 0}, "top_p", "greater than 0"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens", "contradicts"),
-        ({"n": 2}, "n", "not supported"),
+        ({"n": 0}, "n", "greater than or equal to 1"),
+        ({"n": 129}, "n", "less than or equal to 128"),
+        ({"n": 2, "best_of": 2}, "best_of", "not supported"),
         ({"logprobs": True}, "logprobs", "not supported"),
         ({"tools": [{"type": "function"}]}, "tools", "not supported"),
         ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),

@@ -25,6 +25,7 @@ from server.process import (
     EngineUnavailableError,
     QueueFullError,
     RequestTooLongError,
+    TooManyAtOnceError,
 )
 from server.request import EngineRequest, EngineStats, TokenOutput
 
@@ -58,7 +59,7 @@ def endless(request_id: str) -> EngineRequest:
 
 
 async def read(client: EngineClient, request: EngineRequest) -> list[TokenOutput]:
-    return [output async for output in client.generate(request)]
+    return [output async for _, output in client.generate(request)]
 
 
 async def read_first(client: EngineClient, request: EngineRequest):
@@ -126,18 +127,23 @@ async def test_refusals_closing_and_aborting(directories):
         with pytest.raises(QueueFullError, match="30 requests are open") as full:
             await read(client, make_request("one more", [1], 1))
         assert full.value.retry_after_s > 0
+        with pytest.raises(TooManyAtOnceError, match="31 are more than may ever be open at once, which is 30"):
+            await read_all(client.generate(*[endless(f"never{n}") for n in range(31)]))
         with pytest.raises(ValueError, match="'r0' is in use"):
             await read(client, endless("r0"))
 
         # Closing the iterator, cancelling its reader and asking for it: three ways to abort.
         await client.abort("r19")
-        last = [output async for output in streams.pop()][-1]
+        last = [output async for _, output in streams.pop()][-1]
         assert last.finish_reason == "abort"
         assert last.usage is not None
         assert last.usage.kv_bytes > 0
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
+        with pytest.raises(QueueFullError, match="n: 12 more are too many now: 19 of at most 30 are open"):
+            await read_all(client.generate(*[endless(f"m{n}") for n in range(12)]))
+        assert client.num_open == 19
         await streams[0].aclose()
         assert await read(client, make_request("now there is room", [1], 2, ignore_eos=True))
         for stream in streams:

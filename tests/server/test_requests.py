@@ -17,8 +17,9 @@ from server.api.generation import Job, fit_max_tokens
 from server.api.schemas import ChatRequest, CompletionRequest, DetokenizeRequest
 from server.checkpoints import resolve_model
 from server.config import ConfigError
-from server.errors import ApiError
+from server.errors import ApiError, from_engine_error
 from server.metrics import Metrics
+from server.process import QueueFullError
 
 MODEL = "embedded:transformer"
 HELLO = {"role": "user", "content": "Hello"}
@@ -28,7 +29,7 @@ VOCAB_SIZE = read_config(embedded_directory(MODEL)).vocab_size
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A server with a key and a short context; its tokenizer knows a token more than its model."""
+    """A server with a key, a short context and a short queue; its tokenizer knows a token more than its model."""
     directory = tmp_path_factory.mktemp("runs") / "lr=0.1"
     shutil.copytree(embedded_directory(MODEL), directory)
     content = json.loads((directory / "tokenizer.json").read_text())
@@ -36,6 +37,7 @@ def small(tmp_path_factory):
     content["added_tokens"].append(extra)
     (directory / "tokenizer.json").write_text(json.dumps(content))
     options = ("--threads", "1", "--max-context", str(CONTEXT), "--api-key", "secret")
+    options += ("--max-running", "8", "--max-queue", "2")
     with ServerProcess(str(directory), *options) as server:
         yield server.wait_ready()
 
@@ -70,6 +72,16 @@ def test_completions_without_max_tokens_take_what_the_context_leaves(keyed):
         assert answer.json()["usage"]["completion_tokens"] == num_generated
     full = keyed.post("/v1/completions", json=body | {"prompt": [5] * CONTEXT})
     assert refusal(full)["code"] == "context_length_exceeded"
+
+
+def test_more_choices_than_may_ever_be_open_are_refused(keyed):
+    body = {"model": "lr=0.1", "prompt": [5], "max_tokens": 1}
+    answer = keyed.post("/v1/completions", json=body | {"n": 11})
+    assert (answer.status_code, refusal(answer)["param"]) == (400, "n")
+    assert "n: 11 are more than may ever be open at once, which is 10" in refusal(answer)["message"]
+    assert len(keyed.post("/v1/completions", json=body | {"n": 10}).json()["choices"]) == 10
+    full = from_engine_error(QueueFullError(10, 1.0, num_open=8, num_asked=3))
+    assert (full.status, full.param, full.headers["Retry-After"]) == (429, "n", "1")
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"])
@@ -200,7 +212,7 @@ async def test_what_goes_wrong_here_is_not_counted_as_the_clients_leaving():
         yield
 
     metrics = Metrics({})
-    job = Job(SimpleNamespace(name="m", generate=generate), None, [], metrics)
+    job = Job(SimpleNamespace(name="m", generate=generate), [], [], metrics)
     with pytest.raises(OverflowError):
         await anext(job.run())
     assert b'fathom_requests_total{model="m",outcome="error"} 1.0' in metrics.render()
