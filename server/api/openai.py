@@ -153,7 +153,8 @@ async def _answer(
         )
     answer_id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
     params = sampling_params(body, max_tokens, hosted.defaults)
-    requests = engine_requests(answer_id, EngineRequest(answer_id, tuple(token_ids), params), body.n or 1)
+    whole = EngineRequest(answer_id, tuple(token_ids), params, cache_salt=body.cache_salt or "")
+    requests = engine_requests(answer_id, whole, body.n or 1)
     job = Job(hosted, requests, body.stop or [], served(request).metrics, goes_on=not chat)
     shape = Shape(chat, answer_id, hosted.name, int(time.time()), body.include_usage, len(requests))
     if not body.stream:

@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_CHOICES = 128
+MAX_KEY_CHARS = 256  # of cache_salt and prompt_cache_key
 INT32 = 2**31  # the engine's integers: token ids and top_k are below
 
 Neutral = Mapping[str, tuple[Any, ...]]
@@ -137,7 +138,7 @@ class StreamOptions(Strict):
 class GenerationRequest(Strict):
     """The fields that chats and plain completions share. None means the default, as in OpenAI's API."""
 
-    extensions: ClassVar[str] = "top_k, min_p, ignore_eos and stop_token_ids are extensions of OpenAI's API"
+    extensions: ClassVar[str] = "top_k, min_p, ignore_eos, stop_token_ids and cache_salt are extensions of OpenAI's API"
     neutral: ClassVar[Neutral] = NEUTRAL
 
     model: Text
@@ -154,6 +155,11 @@ class GenerationRequest(Strict):
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     user: Text | None = None
+    # Only requests of the same salt find what others have computed. An empty one would look like a secret and be none.
+    cache_salt: Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARS), AfterValidator(_whole_text)] | None = None
+    # OpenAI's hint which of many servers has a prompt in its cache. One server has one cache, so here it has no effect;
+    # a router before several may go by it.
+    prompt_cache_key: Annotated[str, Field(max_length=MAX_KEY_CHARS), AfterValidator(_whole_text)] | None = None
 
     @model_validator(mode="after")
     def check_stream_options(self) -> "GenerationRequest":

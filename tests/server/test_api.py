@@ -174,6 +174,10 @@ def test_a_client_that_leaves_frees_everything(server, stream):
             "'text'",
         ),
         ({"model": None}, "model", "string"),
+        ({"cache_salt": ""}, "cache_salt", "at least 1 character"),
+        ({"cache_salt": "x" * 257}, "cache_salt", "at most 256 characters"),
+        ({"prompt_cache_key": "x" * 257}, "prompt_cache_key", "at most 256 characters"),
+        ({"prompt_cache_key": 1}, "prompt_cache_key", "string"),
     ],
 )
 def test_bad_fields_are_named(http, change, param, words):
