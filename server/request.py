@@ -1,6 +1,7 @@
 """What a client asks for and what the engine answers: the records that cross the process border."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 FinishReason = Literal["stop", "length", "abort", "timeout"]
@@ -31,7 +32,9 @@ class SamplingParams:
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
     """cache_salt: only requests of the same salt find what others have computed. tenant: who asks; tenants share what
-    there is fairly. priority: the lower, the earlier. timeout_s: how long after its arrival it is no longer wanted."""
+    there is fairly. priority: the lower, the earlier. timeout_s: how long after its arrival it is no longer wanted.
+    marks: after how many tokens the state is to be kept for others, ascending; mark_ttl_s: for how long, each.
+    """
 
     request_id: str
     token_ids: tuple[int, ...]
@@ -40,10 +43,16 @@ class EngineRequest:
     tenant: str = ""
     priority: int = 0
     timeout_s: float | None = None
+    marks: tuple[int, ...] = ()
+    mark_ttl_s: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.token_ids:
             raise ValueError("a request needs at least one token to start from")
+        if len(self.marks) != len(self.mark_ttl_s):
+            raise ValueError(f"{len(self.marks)} marks, but times for {len(self.mark_ttl_s)}")
+        if any(after <= before for before, after in pairwise((0, *self.marks))):
+            raise ValueError(f"marks must be positive and ascend, got {self.marks}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from server.api.generation import (
     until_disconnect,
     usage_body,
 )
+from server.api.marks import NO_MARKS, Marks, chat_marks
 from server.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
 from server.api.state import find_model, served
 from server.errors import ApiError, bad_request
@@ -92,7 +93,8 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     token_ids = await chat_tokens(hosted, body)
     wanted = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     max_tokens = fit_max_tokens(hosted, len(token_ids), wanted, param="messages")
-    return await _answer(request, body, hosted, token_ids, max_tokens=max_tokens, chat=True)
+    marks = await chat_marks(hosted.tokenizer, body.messages, token_ids)
+    return await _answer(request, body, hosted, token_ids, max_tokens=max_tokens, chat=True, marks=marks)
 
 
 @router.post("/completions")
@@ -143,6 +145,7 @@ async def _answer(
     *,
     max_tokens: int,
     chat: bool,
+    marks: Marks = NO_MARKS,
 ) -> Response:
     vocab_size, largest = hosted.config.vocab_size, max(token_ids)
     # A tokenizer may know more tokens than the model, whose engine would not survive one of those.
@@ -153,7 +156,14 @@ async def _answer(
         )
     answer_id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
     params = sampling_params(body, max_tokens, hosted.defaults)
-    whole = EngineRequest(answer_id, tuple(token_ids), params, cache_salt=body.cache_salt or "")
+    whole = EngineRequest(
+        answer_id,
+        tuple(token_ids),
+        params,
+        cache_salt=body.cache_salt or "",
+        marks=marks.positions,
+        mark_ttl_s=marks.ttl_s,
+    )
     requests = engine_requests(answer_id, whole, body.n or 1)
     job = Job(hosted, requests, body.stop or [], served(request).metrics, goes_on=not chat)
     shape = Shape(chat, answer_id, hosted.name, int(time.time()), body.include_usage, len(requests))

@@ -22,6 +22,8 @@ MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_CHOICES = 128
 MAX_KEY_CHARS = 256  # of cache_salt and prompt_cache_key
+MAX_MARKS = 4  # Anthropic's limit for such boundaries
+TTL_S = {"5m": 300.0, "1h": 3600.0}
 INT32 = 2**31  # the engine's integers: token ids and top_k are below
 
 Neutral = Mapping[str, tuple[Any, ...]]
@@ -177,9 +179,17 @@ class GenerationRequest(Strict):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
+class CacheControl(Strict):
+    """A boundary: what is remembered up to the end of this part is to be found again (Anthropic's convention)."""
+
+    type: Literal["ephemeral"]
+    ttl: Literal["5m", "1h"] = "5m"
+
+
 class TextPart(Strict):
     type: Literal["text"]
     text: Text
+    cache_control: CacheControl | None = None
 
 
 TextParts = Annotated[list[TextPart], Field(fail_fast=True)]
@@ -194,13 +204,32 @@ class Message(Strict):
         Discriminator(_content_kind),
     ]
 
+    @property
+    def marks(self) -> list[tuple[int, float]]:
+        """After how many characters of the content something is marked, and for how many seconds."""
+        found, num_chars = [], 0
+        for part in self.content if isinstance(self.content, list) else []:
+            num_chars += len(part.text)
+            if part.cache_control is not None:
+                found.append((num_chars, TTL_S[part.cache_control.ttl]))
+        return found
+
     def as_template_input(self) -> dict[str, str]:
         content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         # `developer` is OpenAI's newer word for `system`; chat templates know the older one.
         return {"role": "system" if self.role == "developer" else self.role, "content": content}
 
 
-Messages = Annotated[list[Message], Field(min_length=1, fail_fast=True)]
+def _few_marks(messages: list[Message]) -> list[Message]:
+    count = sum(len(message.marks) for message in messages)
+    if count > MAX_MARKS:
+        raise PydanticCustomError(
+            "too_many_marks", f"hold {count} parts with cache_control; at most {MAX_MARKS} may be"
+        )
+    return messages
+
+
+Messages = Annotated[list[Message], Field(min_length=1, fail_fast=True), AfterValidator(_few_marks)]
 
 
 class ChatRequest(GenerationRequest):

@@ -200,10 +200,13 @@ class SequenceMemory:
         return table
 
     def _wanted(self, sequence: Sequence, start: int, known: int) -> list[int]:
-        """Where snapshots are of use: regularly, before the last token, and where others have gone another way."""
+        """Where snapshots are of use: regularly, before the last token, where others have gone another way, and where
+        the client says that they will.
+        """
         last = len(sequence.token_ids) - 1
         positions = set(range((start // self._every + 1) * self._every, last, self._every))
         positions.add(last)
+        positions.update(sequence.request.marks)
         if known - start >= LEAST_GAP:
             positions.add(known)
         return sorted(position for position in positions if start < position <= last)

@@ -13,6 +13,8 @@ from evals.records import Document
 
 MODELS = ("embedded:transformer", "embedded:mamba")
 DOCUMENT = Document("d", "Ana Torres", "Ana Torres is a painter. She was born in 1812.")
+MARK = {"type": "ephemeral"}
+MARKED = {"type": "text", "text": "x", "cache_control": MARK}
 CHAT = build_messages("must_answer", [DOCUMENT], "When was Ana Torres born?")
 
 
@@ -172,6 +174,21 @@ def test_a_client_that_leaves_frees_everything(server, stream):
             {"messages": [{"role": "user", "content": [{"type": "image_url", "text": "x"}]}]},
             "messages.0.content.0.type",
             "'text'",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [MARKED | {"cache_control": {"type": "persistent"}}]}]},
+            "messages.0.content.0.cache_control.type",
+            "'ephemeral'",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [MARKED | {"cache_control": MARK | {"ttl": "2h"}}]}]},
+            "messages.0.content.0.cache_control.ttl",
+            "'5m' or '1h'",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [MARKED] * 5}]},
+            "messages",
+            "hold 5 parts with cache_control; at most 4",
         ),
         ({"model": None}, "model", "string"),
         ({"cache_salt": ""}, "cache_salt", "at least 1 character"),
