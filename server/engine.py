@@ -4,8 +4,9 @@ import random
 import time
 from typing import Protocol
 
+from server.cache.content import cache_entries
 from server.cache.planner import CachePlan
-from server.request import EngineRequest, EngineStats, TokenOutput
+from server.request import CacheContent, CacheFreed, EngineRequest, EngineStats, TokenOutput
 from server.scheduler import Scheduler, SchedulerLimits
 from server.sequence import ScheduledBatch, Sequence
 
@@ -54,6 +55,29 @@ class Engine:
         now_s = time.monotonic()
         self.scheduler.note_speed(batch, now_s - started_s)
         return expired + self.scheduler.postprocess(batch, tokens, self._eos_token_ids, now_s)
+
+    def cache_content(self, limit: int) -> CacheContent:
+        """What is kept for prompts that begin alike; of its entries the `limit` used last."""
+        memory, plan = self.scheduler.memory, self._plan
+        num_entries, entries = cache_entries(memory.index, plan, limit, time.monotonic())
+        return CacheContent(
+            num_blocks=plan.num_blocks,
+            num_cached_blocks=memory.num_cached_blocks,
+            block_bytes=plan.block_bytes,
+            num_slots=plan.num_state_slots,
+            num_snapshots=memory.index.num_snapshots,
+            slot_bytes=plan.bytes_per_sequence,
+            num_entries=num_entries,
+            entries=tuple(entries),
+        )
+
+    def clear_cache(self) -> CacheFreed:
+        """Give up all that no running sequence uses."""
+        memory = self.scheduler.memory
+        blocks, slots = memory.blocks.num_free, memory.slots.num_free
+        memory.index.clear()
+        blocks, slots = memory.blocks.num_free - blocks, memory.slots.num_free - slots
+        return CacheFreed(blocks, blocks * self._plan.block_bytes, slots, slots * self._plan.bytes_per_sequence)
 
     def stats(self) -> EngineStats:
         scheduler, counters = self.scheduler, self.scheduler.counters

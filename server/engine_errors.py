@@ -12,6 +12,7 @@ class EngineError(Exception):
     ├── QueueFullError          too many sequences are open; come again later
     ├── TooManyAtOnceError      one request asks for more sequences than may ever be open
     ├── EngineUnavailableError  the engine is starting, restarting, stopped or has failed
+    ├── EngineBusyError         the engine does not answer a question in time
     ├── EngineDiedError         the engine's process ended while it worked on the request
     └── RequestTooLongError     the request can never fit
     """
@@ -40,6 +41,11 @@ class EngineUnavailableError(EngineError):
         super().__init__(f"the engine is {state}" + (f": {reason}" if reason else ""))
         self.state = state
         self.retry_after_s = retry_after_s
+
+
+class EngineBusyError(EngineError):
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"the engine did not answer within {timeout_s:g} s: it is in a long step, and may yet do it")
 
 
 class EngineDiedError(EngineError):

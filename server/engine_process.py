@@ -26,10 +26,15 @@ from server.engine import Engine
 from server.messages import (
     Abort,
     Add,
+    AskCache,
     AskStats,
+    Cache,
+    ClearCache,
+    Cleared,
     Failure,
     FromEngine,
     Outputs,
+    Question,
     Ready,
     Stats,
     Stop,
@@ -212,7 +217,7 @@ class Mailbox:
             raise OrphanedError
 
 
-def handle(engine: Engine, mailbox: Mailbox, message: Add | Abort | AskStats) -> None:
+def handle(engine: Engine, mailbox: Mailbox, message: Add | Abort | Question) -> None:
     match message:
         case Add(request):
             engine.add_request(request)
@@ -222,6 +227,10 @@ def handle(engine: Engine, mailbox: Mailbox, message: Add | Abort | AskStats) ->
                 mailbox.send(Outputs([(request_id, last)]))
         case AskStats(number):
             mailbox.send(Stats(number, engine.stats()))
+        case AskCache(number, limit):
+            mailbox.send(Cache(number, engine.cache_content(limit)))
+        case ClearCache(number):
+            mailbox.send(Cleared(number, engine.clear_cache()))
 
 
 def serve(engine: Engine, mailbox: Mailbox, *, log_requests: bool) -> None:

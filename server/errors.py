@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from server.process import (
+    EngineBusyError,
     EngineDiedError,
     EngineError,
     EngineUnavailableError,
@@ -87,6 +88,8 @@ def from_engine_error(error: EngineError) -> ApiError:
             return ApiError(429, f"{error}", param=param, code="queue_full", retry_after_s=error.retry_after_s)
         case EngineUnavailableError():
             return ApiError(503, f"{error}", code="engine_unavailable", retry_after_s=error.retry_after_s)
+        case EngineBusyError():
+            return ApiError(503, f"{error}", code="engine_busy", retry_after_s=1.0)
         case EngineDiedError():
             return ApiError(503, f"{error}", code="engine_died", retry_after_s=1.0)
     return ApiError(500, f"{error}", code="engine_error")

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from server.request import EngineInfo, EngineRequest, EngineStats, TokenOutput
+from server.request import CacheContent, CacheFreed, EngineInfo, EngineRequest, EngineStats, TokenOutput
 
 
 class Add(msgspec.Struct, tag="add", frozen=True):
@@ -17,11 +17,23 @@ class AskStats(msgspec.Struct, tag="stats", frozen=True):
     number: int
 
 
+class AskCache(msgspec.Struct, tag="cache", frozen=True):
+    """`limit`: how many entries at most."""
+
+    number: int
+    limit: int
+
+
+class ClearCache(msgspec.Struct, tag="clear", frozen=True):
+    number: int
+
+
 class Stop(msgspec.Struct, tag="stop", frozen=True):
     pass
 
 
-ToEngine = Add | Abort | AskStats | Stop
+Question = AskStats | AskCache | ClearCache
+ToEngine = Add | Abort | Question | Stop
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
@@ -40,6 +52,16 @@ class Stats(msgspec.Struct, tag="stats", frozen=True):
     stats: EngineStats
 
 
+class Cache(msgspec.Struct, tag="cache", frozen=True):
+    number: int
+    content: CacheContent
+
+
+class Cleared(msgspec.Struct, tag="cleared", frozen=True):
+    number: int
+    freed: CacheFreed
+
+
 class Failure(msgspec.Struct, tag="failure", frozen=True):
     """The engine ends. `final`: starting it again would fail the same way."""
 
@@ -47,7 +69,8 @@ class Failure(msgspec.Struct, tag="failure", frozen=True):
     final: bool
 
 
-FromEngine = Ready | Outputs | Stats | Failure
+Answer = Stats | Cache | Cleared
+FromEngine = Ready | Outputs | Answer | Failure
 
 to_engine = msgspec.msgpack.Decoder(ToEngine)
 from_engine = msgspec.msgpack.Decoder(FromEngine)

@@ -13,6 +13,7 @@ import zmq
 from server.config import EngineConfig
 from server.engine_child import EngineChild
 from server.engine_errors import (
+    EngineBusyError,
     EngineDiedError,
     EngineError,
     EngineState,
@@ -21,10 +22,26 @@ from server.engine_errors import (
     RequestTooLongError,
     TooManyAtOnceError,
 )
-from server.messages import Abort, Add, AskStats, Failure, FromEngine, Outputs, Ready, Stats
-from server.request import EngineInfo, EngineRequest, EngineStats, TokenOutput
+from server.messages import (
+    Abort,
+    Add,
+    Answer,
+    AskCache,
+    AskStats,
+    Cache,
+    ClearCache,
+    Cleared,
+    Failure,
+    FromEngine,
+    Outputs,
+    Question,
+    Ready,
+    Stats,
+)
+from server.request import CacheContent, CacheFreed, EngineInfo, EngineRequest, EngineStats, TokenOutput
 
 __all__ = [
+    "EngineBusyError",
     "EngineClient",
     "EngineDiedError",
     "EngineError",
@@ -40,6 +57,7 @@ MAX_BACKOFF_S = 10.0
 LONG_LIFE_S = 60.0
 RETRY_AFTER_S = 1.0
 STATS_TIMEOUT_S = 5.0
+CACHE_TIMEOUT_S = 30.0
 
 log = logging.getLogger("fathom.supervisor")
 
@@ -62,7 +80,7 @@ class EngineClient:
         self.num_restarts = 0
         self.num_failed = 0
         self._open: dict[str, asyncio.Queue[tuple[str, TokenOutput] | EngineError]] = {}
-        self._asked: dict[int, asyncio.Future[EngineStats]] = {}
+        self._asked: dict[int, asyncio.Future[Answer | None]] = {}
         self._numbers = itertools.count(1)
         self._child = EngineChild(model, directory, config, on_message=self._handle)
         self._ready_s: float | None = None
@@ -138,16 +156,30 @@ class EngineClient:
 
     async def fetch_stats(self) -> EngineStats:
         """Ask the engine where it stands now; what was last known if it does not answer."""
-        number = next(self._numbers)
-        if self.state == "ready" and self._child.send(AskStats(number)):
-            answer = self._asked[number] = asyncio.get_running_loop().create_future()
-            try:
-                await asyncio.wait_for(answer, STATS_TIMEOUT_S)
-            except TimeoutError:
-                log.warning("%s: no statistics within %s s", self.model, STATS_TIMEOUT_S)
-            finally:
-                self._asked.pop(number, None)
+        await self._ask(AskStats(next(self._numbers)), STATS_TIMEOUT_S)
         return self.stats
+
+    async def fetch_cache(self, limit: int) -> CacheContent:
+        """What the engine keeps for prompts that begin alike; of its entries the `limit` used last.
+
+        Raises:
+            EngineUnavailableError, EngineBusyError
+        """
+        answer = await self._ask(AskCache(next(self._numbers), limit), CACHE_TIMEOUT_S)
+        if isinstance(answer, Cache):
+            return answer.content
+        raise self._no_answer()
+
+    async def clear_cache(self) -> CacheFreed:
+        """Have the engine give up what it keeps and no running sequence uses.
+
+        Raises:
+            EngineUnavailableError, EngineBusyError
+        """
+        answer = await self._ask(ClearCache(next(self._numbers)), CACHE_TIMEOUT_S)
+        if isinstance(answer, Cleared):
+            return answer.freed
+        raise self._no_answer()
 
     async def stop(self) -> None:
         """End the process, kindly first; open requests fail. Nothing starts it again."""
@@ -158,6 +190,24 @@ class EngineClient:
             self._supervisor.cancel()
             await asyncio.wait((self._supervisor,))
         self._settled.set()
+
+    async def _ask(self, question: Question, timeout_s: float) -> Answer | None:
+        """The engine's answer; None if it is not there, or ends, or is silent for too long."""
+        if self.state != "ready" or not self._child.send(question):
+            return None
+        answer = self._asked[question.number] = asyncio.get_running_loop().create_future()
+        try:
+            return await asyncio.wait_for(answer, timeout_s)
+        except TimeoutError:
+            log.warning("%s: no answer to %s within %s s", self.model, type(question).__name__, timeout_s)
+            return None
+        finally:
+            self._asked.pop(question.number, None)
+
+    def _no_answer(self) -> EngineError:
+        if self.state == "ready":
+            return EngineBusyError(CACHE_TIMEOUT_S)
+        return EngineUnavailableError(self.state, RETRY_AFTER_S, self.last_error)
 
     def _refuse_or_pass(self, requests: Sequence[EngineRequest]) -> None:
         if self.state != "ready" or self.info is None:
@@ -223,14 +273,20 @@ class EngineClient:
             case Outputs(outputs):
                 for request_id, output in outputs:
                     self._hand_on(request_id, output)
-            case Stats(number, stats):
+            case Stats(stats=stats):
                 self.stats = stats
-                if number in self._asked and not self._asked[number].done():
-                    self._asked[number].set_result(stats)
+                self._take_answer(message)
+            case Cache() | Cleared():
+                self._take_answer(message)
             case Failure(error, final):
                 self._reason = error
                 if final and self.state != "stopped":
                     self.state = "failed"
+
+    def _take_answer(self, answer: Answer) -> None:
+        waiting = self._asked.get(answer.number)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(answer)
 
     def _become_ready(self, info: EngineInfo, plan: str) -> None:
         if self.state == "stopped":
@@ -255,4 +311,4 @@ class EngineClient:
             outputs.put_nowait(EngineDiedError(reason))
         for answer in self._asked.values():
             if not answer.done():
-                answer.set_result(self.stats)
+                answer.set_result(None)

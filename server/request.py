@@ -101,6 +101,47 @@ class EngineInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """One end of what is kept for prompts that begin alike, and all that leads to it from the first token on.
+
+    hits: sequences that were the same at least up to its middle and did not compute all of that. age_s: since it was
+    last used so far, or left.
+    """
+
+    tokens: int
+    kv_bytes: int
+    state_bytes: int
+    num_snapshots: int
+    hits: int
+    age_s: float
+    tier: Literal["device"] = "device"
+
+
+@dataclass(frozen=True, slots=True)
+class CacheContent:
+    """num_cached_blocks: kept, and held by no running sequence. entries: the latest of num_entries."""
+
+    num_blocks: int
+    num_cached_blocks: int
+    block_bytes: int
+    num_slots: int
+    num_snapshots: int
+    slot_bytes: int
+    num_entries: int
+    entries: tuple[CacheEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheFreed:
+    """What clearing the cache has given back."""
+
+    num_blocks: int
+    kv_bytes: int
+    num_snapshots: int
+    state_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """Where an engine stands. Counts of requests and tokens are totals since its process started.
 

@@ -75,6 +75,8 @@ class SequenceMemory:
             self.index.unpin(run)
             return False
         self._num_running += 1
+        for part in run.path() if start else ():
+            part.hits += 1
         sequence.run, sequence.tokens = run, tokens
         sequence.num_computed, sequence.num_shared = start, shared
         sequence.block_table = self._begin_table(sequence, shared)

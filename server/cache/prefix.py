@@ -12,6 +12,7 @@ the ends of paths, snapshots from anywhere.
 
 import heapq
 import itertools
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -49,7 +50,8 @@ class Run:
 
     blocks: those with the positions start .. end; the first may also be the parent's last. snapshots: by the number of
     tokens from the root that they stand after, start < number <= end. pins: sequences that go on from here. used:
-    the clock when it last was. stamp: as in a snapshot.
+    the clock when it last was. stamp: as in a snapshot. hits: sequences that found it. used_s: when it last was used,
+    on the machine's clock.
     """
 
     parent: "Run | None"
@@ -61,6 +63,8 @@ class Run:
     pins: int = 0
     used: float = 0.0
     stamp: int = -1
+    hits: int = 0
+    used_s: float = 0.0
 
     @property
     def end(self) -> int:
@@ -235,6 +239,10 @@ class PrefixIndex:
             while run.parent is not None and not run.children and not run.pins and len(run.tokens):
                 self._cut(run)
 
+    @property
+    def roots(self) -> tuple[Run, ...]:
+        return tuple(self._roots.values())
+
     def runs(self) -> Iterator[Run]:
         """All runs, roots included."""
         pending = list(self._roots.values())
@@ -285,7 +293,7 @@ class PrefixIndex:
         lower = run.blocks[length // self._block_size - run.start // self._block_size :]
         self._blocks.share(set(blocks) & set(lower))  # one that holds positions of both
         upper = Run(parent, run.start, run.tokens[:count], blocks, {}, {int(run.tokens[count]): run})
-        upper.used = run.used
+        upper.used, upper.used_s, upper.hits = run.used, run.used_s, run.hits
         upper.snapshots = {p: snapshot for p, snapshot in run.snapshots.items() if p <= length}
         for position in upper.snapshots:
             self._enter(upper, position)
@@ -295,7 +303,7 @@ class PrefixIndex:
         return upper
 
     def _use(self, run: Run) -> None:
-        run.used = self._clock
+        run.used, run.used_s = self._clock, time.monotonic()
         self._offer(run)
 
     def _use_snapshot(self, run: Run, position: int) -> None:

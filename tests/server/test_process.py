@@ -16,10 +16,12 @@ import torch
 from fakes import drain, make_request, tokens_of
 from tiny_models import KINDS, MAX_POSITIONS, write_tiny_model
 
+import server.process
 from server.config import EngineConfig
 from server.engine_child import EngineChild
 from server.engine_process import build
 from server.process import (
+    EngineBusyError,
     EngineClient,
     EngineDiedError,
     EngineUnavailableError,
@@ -170,6 +172,8 @@ async def test_a_killed_engine_is_told_to_every_request_and_comes_back(directori
         assert client.state == "restarting"
         assert "SIGKILL" in client.last_error
         assert await client.fetch_stats() == EngineStats()
+        with pytest.raises(EngineUnavailableError, match="the engine is restarting"):
+            await client.fetch_cache(10)
         with pytest.raises(EngineUnavailableError, match="the engine is restarting: killed by signal 9") as refused:
             await read(client, make_request("early", [1], 1))
         assert refused.value.retry_after_s > 0
@@ -180,11 +184,14 @@ async def test_a_killed_engine_is_told_to_every_request_and_comes_back(directori
         await idle_stats(client)
 
 
-async def test_a_stuck_engine_is_replaced_and_holds_nobody_up(directories):
+async def test_a_stuck_engine_is_replaced_and_holds_nobody_up(directories, monkeypatch):
+    monkeypatch.setattr(server.process, "CACHE_TIMEOUT_S", 0.1)
     config = EngineConfig(device="cpu", threads=1, cache_bytes=8 << 20, stall_timeout_s=3)
     async with serving(directories["mamba"], config) as client:
         stream = await read_first(client, endless("r"))
         os.kill(client.pid, signal.SIGSTOP)
+        with pytest.raises(EngineBusyError, match=r"did not answer within 0\.1 s"):
+            await client.clear_cache()
         # Nobody waits for it to listen.
         started = time.monotonic()
         for number in range(2000):
