@@ -8,6 +8,7 @@ import typer
 from evals.cli import app as eval_app
 from evals.demo import demo
 from loadtest.cli import app as load_app
+from server.cache_command import cache
 from server.cli import doctor, serve
 
 app = typer.Typer(name="fathom", no_args_is_help=True, pretty_exceptions_show_locals=False)
@@ -32,6 +33,7 @@ def fathom(
 app.command("serve")(serve)
 app.command("demo")(demo)
 app.command("doctor")(doctor)
+app.command("cache")(cache)
 app.add_typer(eval_app, name="eval")
 app.add_typer(load_app, name="load")
 

@@ -10,6 +10,7 @@ from xdist.scheduler import LoadScopeScheduling
 TOGETHER: dict[str, tuple[str, ...]] = {
     "one server with both models": (
         "tests/server/test_api.py",
+        "tests/server/test_cache_command.py",
         "tests/server/test_caching.py",
         "tests/server/test_choices.py",
         "tests/server/test_end_to_end.py",

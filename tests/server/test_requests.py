@@ -10,7 +10,9 @@ import pytest
 from pydantic import ValidationError
 from server_checks import refusal
 from serving import ServerProcess
+from typer.testing import CliRunner, Result
 
+from fathom import app
 from models.embedded import embedded_directory
 from models.families import read_config
 from server.api.generation import Job, fit_max_tokens
@@ -93,6 +95,17 @@ def test_strangers_are_refused_before_their_body_is_read(small, path):
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 60000000\r\n\r\n"
         connection.sendall(head.encode())
         assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
+
+
+def test_the_cache_is_shown_to_who_has_the_key(small):
+    def ask(*key: str) -> Result:
+        return CliRunner().invoke(app, ["cache", "--endpoint", small.url, *key], env={"FATHOM_API_KEY": None})
+
+    for key in ((), ("--api-key", "wrong")):
+        assert ask(*key).exit_code == 2
+        assert "the API key is missing or wrong; give it as --api-key or in FATHOM_API_KEY" in ask(*key).stderr
+    assert ask("--api-key", "secret").exit_code == 0
+    assert httpx.delete(f"{small.url}/v1/fathom/cache").status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/health", "/metrics", "/version"])
