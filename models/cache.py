@@ -97,17 +97,54 @@ def simple_caches(caches: Iterable[LayerCache]) -> Iterator[KVCache | StateCache
             yield cache
 
 
+def block_tensors(caches: Iterable[LayerCache]) -> list[Tensor]:
+    """Keys and values of all layers, in order: what has a row for each block."""
+    return [t for cache in simple_caches(caches) if isinstance(cache, KVCache) for t in (cache.keys, cache.values)]
+
+
+def state_tensors(caches: Iterable[LayerCache]) -> list[Tensor]:
+    """Recurrent states of all layers, in order: what has a row for each state slot."""
+    states = [cache for cache in simple_caches(caches) if isinstance(cache, StateCache)]
+    return [tensor for state in states for tensor in (state.conv_state, state.ssm_state)]
+
+
 def copy_rows(
-    caches: Iterable[LayerCache], block_copies: Sequence[tuple[int, int]], state_copies: Sequence[tuple[int, int]]
+    caches: Sequence[LayerCache], block_copies: Sequence[tuple[int, int]], state_copies: Sequence[tuple[int, int]]
 ) -> None:
     """Copy blocks and state slots (from, to) in all layers, one after the other."""
-    if not block_copies and not state_copies:
-        return
-    for cache in simple_caches(caches):
-        if isinstance(cache, KVCache):
-            tensors, copies = (cache.keys, cache.values), block_copies
-        else:
-            tensors, copies = (cache.conv_state, cache.ssm_state), state_copies
-        for tensor in tensors:
+    for tensors, copies in ((block_tensors, block_copies), (state_tensors, state_copies)):
+        for tensor in tensors(caches) if copies else ():
             for source, target in copies:
                 tensor[target].copy_(tensor[source])
+
+
+def read_rows(tensors: Sequence[Tensor], rows: Sequence[int]) -> memoryview:
+    """A copy of some rows of each tensor in the host's memory, all of the first tensor before those of the next."""
+    index = torch.tensor(rows, dtype=torch.int64, device=tensors[0].device)
+    # Together on the device first, so that there is one transfer and not one for each tensor.
+    copies = [tensor[index].reshape(-1).view(torch.uint8) for tensor in tensors]
+    return torch.cat(copies).cpu().numpy().data
+
+
+def write_rows(tensors: Sequence[Tensor], rows: Sequence[int], content: memoryview) -> None:
+    """Put back what `read_rows` gave, into rows that may be others. `content` must be writable, as torch wants it.
+
+    Raises:
+        ValueError: it is not of so many rows of these tensors.
+    """
+    sizes = [tensor[0].numel() * tensor.itemsize * len(rows) for tensor in tensors]
+    if sum(sizes) != len(content):
+        raise ValueError(f"{len(content):,} bytes for rows of {sum(sizes):,} bytes")
+    if not content:
+        return
+    index = torch.tensor(rows, dtype=torch.int64, device=tensors[0].device)
+    # A copy even on a CPU: what was read from somewhere may begin at any address.
+    copy = torch.frombuffer(content, dtype=torch.uint8).to(tensors[0].device, copy=True)
+    for tensor, part in zip(tensors, copy.split(sizes), strict=True):
+        tensor[index] = part.view(tensor.dtype).view(len(rows), *tensor.shape[1:])
+
+
+def row_layout(caches: Sequence[LayerCache]) -> str:
+    """What a row of each tensor is made of, as text: rows of caches of another layout mean something else."""
+    tensors = [*block_tensors(caches), *state_tensors(caches)]
+    return ";".join(f"{tensor.dtype}{tuple(tensor.shape[1:])}" for tensor in tensors)

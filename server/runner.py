@@ -1,11 +1,21 @@
 """Executes what the scheduler decided: ScheduledBatch -> ForwardBatch -> sampled tokens. The torch half."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from models.batch import ForwardBatch
-from models.cache import CacheShape, allocate_caches, copy_rows
+from models.cache import (
+    CacheShape,
+    allocate_caches,
+    block_tensors,
+    copy_rows,
+    read_rows,
+    row_layout,
+    state_tensors,
+    write_rows,
+)
 from models.decode_graphs import DecodeGraphs, why_no_graphs
 from models.kernels.bind import bind
 from models.kernels.choose import Choice, preferred_block_size
@@ -61,6 +71,27 @@ class Runner:
             device=self.device,
         )
         return choices
+
+    @property
+    def cache_layout(self) -> str:
+        """What blocks and states are made of, as text."""
+        return row_layout(self._caches)
+
+    def read_blocks(self, blocks: Sequence[int]) -> memoryview:
+        """A copy of blocks, of all layers, in the host's memory."""
+        return read_rows(block_tensors(self._caches), blocks)
+
+    def read_state(self, slot: int) -> memoryview:
+        """A copy of a state slot, of all layers, in the host's memory."""
+        return read_rows(state_tensors(self._caches), [slot])
+
+    def write_blocks(self, blocks: Sequence[int], content: memoryview) -> None:
+        """Put back what `read_blocks` gave."""
+        write_rows(block_tensors(self._caches), blocks, content)
+
+    def write_state(self, slot: int, content: memoryview) -> None:
+        """Put back what `read_state` gave."""
+        write_rows(state_tensors(self._caches), [slot], content)
 
     def capture(self, *, max_running: int, max_context: int) -> str | None:
         """Capture decode steps as CUDA graphs, for so many sequences of so many tokens; returns why not, if not."""
