@@ -9,7 +9,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -73,6 +75,10 @@ PrefixCache = Annotated[bool, typer.Option(help="Keep what was computed for prom
 SnapshotEvery = Annotated[
     int | None, typer.Option(help="Tokens between the states that a long prompt leaves. Default: by their bytes.")
 ]
+CacheDir = Annotated[
+    Path | None, typer.Option(help="Keep the prefix cache here, so that it is there after a restart. Default: off.")
+]
+CacheDirGib = Annotated[float, typer.Option(help="Most that each model's part of --cache-dir takes, in GiB.")]
 PolicyOption = Annotated[Policy, typer.Option(help="Whose turn it is. fair: who had fewest tokens, by API key.")]
 MaxGap = Annotated[float, typer.Option(help="Seconds that a step's prefills may hold up answers in progress.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads per model. Default: the cores, shared by the models.")]
@@ -110,6 +116,8 @@ def serve(
     prefill_chunk: PrefillChunk = 1024,
     prefix_cache: PrefixCache = True,
     snapshot_every: SnapshotEvery = None,
+    cache_dir: CacheDir = None,
+    cache_dir_gib: CacheDirGib = 10.0,
     policy: PolicyOption = "fair",
     max_gap_s: MaxGap = 0.2,
     threads: Threads = None,
@@ -122,8 +130,7 @@ def serve(
     access_log: AccessLog = True,
 ) -> None:
     """Serve models behind an OpenAI-compatible API; each has an engine process of its own."""
-    configure_logging()
-    try:
+    with config_errors():
         engine = EngineConfig(
             dtype=dtype,
             device=device,
@@ -136,6 +143,8 @@ def serve(
             prefill_chunk=prefill_chunk,
             prefix_cache=prefix_cache,
             snapshot_every=snapshot_every,
+            cache_dir=None if cache_dir is None else str(cache_dir.expanduser().resolve()),
+            cache_dir_bytes=round(cache_dir_gib * GIB),
             policy=policy,
             max_gap_s=max_gap_s,
             threads=threads or max(1, (os.cpu_count() or 1) // len(models)),
@@ -146,15 +155,46 @@ def serve(
             stall_timeout_s=stall_timeout_s,
         )
         options = CheckpointOptions(revision, use_generation_config=generation_config == "auto")
-        with contextlib.ExitStack() as bound:
-            listener = bound.enter_context(bind(host, port))
-            hosted = host_models(models, engine, options, created_s=int(time.time()))
-            bound.pop_all()
+        config = ServerConfig(host, port, api_key, max_body_mib * MIB, start_timeout_s, drain_s, access_log)
+        raise typer.Exit(host_and_serve(models, engine, options, config))
+
+
+@contextlib.contextmanager
+def config_errors() -> Iterator[None]:
+    """Says which option cannot be, and ends."""
+    try:
+        yield
     except ConfigError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(EXIT_CONFIG) from error
-    config = ServerConfig(host, port, api_key, max_body_mib * MIB, start_timeout_s, drain_s, access_log)
-    raise typer.Exit(asyncio.run(run_server(hosted, config, listener)))
+
+
+def host_and_serve(models: list[str], engine: EngineConfig, options: CheckpointOptions, config: ServerConfig) -> int:
+    """Find the models and serve them until a signal; returns the exit code.
+
+    Raises:
+        ConfigError: a model, the address or the cache directory cannot be had.
+    """
+    configure_logging()
+    with contextlib.ExitStack() as bound:
+        listener = bound.enter_context(bind(config.host, config.port))
+        make_cache_directory(engine.cache_dir)
+        hosted = host_models(models, engine, options, created_s=int(time.time()))
+        bound.pop_all()
+    return asyncio.run(run_server(hosted, config, listener))
+
+
+def make_cache_directory(directory: str | None) -> None:
+    """Here and not in an engine, so that it is told at once.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    if directory is not None:
+        try:
+            os.makedirs(directory, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--cache-dir {directory} cannot be made: {error.strerror}") from error
 
 
 def configure_logging() -> None:

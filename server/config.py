@@ -36,8 +36,9 @@ class EngineConfig:
     room for others. prefix_cache: what was computed is kept for prompts that begin alike, as long as there is room.
     snapshot_every: tokens between the recurrent states that a long prompt leaves for that; None: chosen from their
     bytes. policy: whose turn it is, see server/queue.py. max_gap_s: how long prefills may hold up decodes and
-    newcomers, in each step. An engine that is not ready after start_timeout_s, or that says nothing for
-    stall_timeout_s, in the longest of its steps, is taken for stuck and started anew.
+    newcomers, in each step. cache_dir: where what was computed is kept for the engine's next life, at most
+    cache_dir_bytes of it for each model; None: nowhere. An engine that is not ready after start_timeout_s, or that says
+    nothing for stall_timeout_s, in the longest of its steps, is taken for stuck and started anew.
     """
 
     dtype: Dtype = "auto"
@@ -52,6 +53,8 @@ class EngineConfig:
     prefill_chunk: int = 1024
     prefix_cache: bool = True
     snapshot_every: int | None = None
+    cache_dir: str | None = None
+    cache_dir_bytes: int = 10 << 30
     policy: Policy = "fair"
     max_gap_s: float = 0.2
     threads: int | None = None
@@ -71,6 +74,10 @@ class EngineConfig:
             raise ConfigError(f"memory_share must be above 0 and at most 1, got {self.memory_share}")
         if self.cache_bytes is not None and self.cache_bytes < 1:
             raise ConfigError(f"--cache-gib must be more than 0, got {self.cache_bytes} bytes")
+        if self.cache_dir is not None and not self.prefix_cache:
+            raise ConfigError("--cache-dir keeps the prefix cache, which --no-prefix-cache turns off")
+        if self.cache_dir_bytes < 1:
+            raise ConfigError(f"--cache-dir-gib must be more than 0, got {self.cache_dir_bytes} bytes")
         if self.step_tokens < self.max_running:
             raise ConfigError(
                 f"--step-tokens {self.step_tokens} must be at least --max-running {self.max_running}: "

@@ -1,14 +1,20 @@
 """The loop that owns a scheduler and a runner: schedule, run, postprocess, and hand out what came of it."""
 
+import hashlib
 import random
 import time
+from dataclasses import replace
 from typing import Protocol
 
 from server.cache.content import cache_entries
+from server.cache.persistence import Persistence
 from server.cache.planner import CachePlan
+from server.cache.tiers import DiskStats
 from server.request import CacheContent, CacheFreed, EngineRequest, EngineStats, TokenOutput
 from server.scheduler import Scheduler, SchedulerLimits
 from server.sequence import ScheduledBatch, Sequence
+
+FLUSH_S = 3.0  # for what is still to be written at the end; the server waits a little longer
 
 
 class StepRunner(Protocol):
@@ -18,16 +24,28 @@ class StepRunner(Protocol):
 
 
 class Engine:
-    """Turns requests into tokens, one step at a time. Knows nothing of processes, text or HTTP."""
+    """Turns requests into tokens, one step at a time. Knows nothing of processes, text or HTTP.
+
+    Args:
+        persistence: what is kept beyond this engine's life; it begins with it, and closes it at its end.
+    """
 
     def __init__(
-        self, runner: StepRunner, plan: CachePlan, limits: SchedulerLimits, eos_token_ids: tuple[int, ...]
+        self,
+        runner: StepRunner,
+        plan: CachePlan,
+        limits: SchedulerLimits,
+        eos_token_ids: tuple[int, ...],
+        persistence: Persistence | None = None,
     ) -> None:
         self._runner = runner
         self._plan = plan
         self._eos_token_ids = frozenset(eos_token_ids)
         self.scheduler = Scheduler(plan, limits)
         self._steps = 0
+        self._persistence = persistence
+        if persistence is not None:
+            persistence.restore(self.scheduler.memory)
 
     @property
     def has_work(self) -> bool:
@@ -36,6 +54,10 @@ class Engine:
     def add_request(self, request: EngineRequest) -> None:
         """Queue a request. What cannot fit was refused before it came here."""
         seed = random.getrandbits(63) if request.params.seed is None else request.params.seed
+        if request.cache_salt:
+            # Whoever knows a salt may ask for what was computed under it: no more than its digest is kept anywhere.
+            digest = hashlib.blake2b(request.cache_salt.encode("utf-8", "surrogatepass"), digest_size=16)
+            request = replace(request, cache_salt=digest.hexdigest())
         self.scheduler.add(Sequence(request, seed, time.monotonic(), list(request.token_ids)))
 
     def abort(self, request_id: str) -> TokenOutput | None:
@@ -54,7 +76,14 @@ class Engine:
         self._steps += 1
         now_s = time.monotonic()
         self.scheduler.note_speed(batch, now_s - started_s)
+        if self._persistence is not None:
+            self._persistence.keep(batch, self.scheduler.prefill_rate)
         return expired + self.scheduler.postprocess(batch, tokens, self._eos_token_ids, now_s)
+
+    def close(self) -> None:
+        """Write what is still to be written, for some seconds at most."""
+        if self._persistence is not None:
+            self._persistence.close(FLUSH_S)
 
     def cache_content(self, limit: int) -> CacheContent:
         """What is kept for prompts that begin alike; of its entries the `limit` used last."""
@@ -72,8 +101,10 @@ class Engine:
         )
 
     def clear_cache(self) -> CacheFreed:
-        """Give up all that no running sequence uses."""
+        """Give up all that no running sequence uses, and all that is on the disk."""
         memory = self.scheduler.memory
+        if self._persistence is not None:
+            self._persistence.clear()
         blocks, slots = memory.blocks.num_free, memory.slots.num_free
         memory.index.clear()
         blocks, slots = memory.blocks.num_free - blocks, memory.slots.num_free - slots
@@ -81,6 +112,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         scheduler, counters = self.scheduler, self.scheduler.counters
+        disk = DiskStats() if self._persistence is None else self._persistence.stats()
         return EngineStats(
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
@@ -98,4 +130,9 @@ class Engine:
             aborted=counters.aborted,
             expired=counters.expired,
             steps=self._steps,
+            disk_pieces=disk.pieces,
+            disk_bytes=disk.bytes,
+            disk_writes=disk.writes,
+            disk_writes_skipped=disk.skipped,
+            disk_bytes_read=disk.bytes_read,
         )

@@ -4,6 +4,7 @@ python -m server.engine_process --model NAME --directory DIR --config JSON --inb
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -17,10 +18,14 @@ import psutil
 import torch
 import zmq
 
+from models.digest import checkpoint_digest
 from models.errors import ModelError
 from models.kernels.choose import Choice
 from models.load import read_eos_token_ids
+from server.cache.persistence import Persistence
+from server.cache.pieces import fingerprint
 from server.cache.planner import CachePlan, CacheTooSmallError, default_snapshot_every, describe, plan_cache
+from server.cache.tiers import DiskStore
 from server.config import ConfigError, EngineConfig
 from server.engine import Engine
 from server.messages import (
@@ -158,7 +163,18 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
     )
     graphs = f"not captured: {reason}" if reason else "captured as CUDA graphs"
     about = f"{describe(plan, limit, limits.max_running)}\nkernels: {describe_choices(choices)}\ndecode steps: {graphs}"
-    return Engine(runner, plan, limits, eos_token_ids), Ready(info, about)
+    engine = Engine(runner, plan, limits, eos_token_ids, open_persistence(runner, plan, directory, config))
+    return engine, Ready(info, about)
+
+
+def open_persistence(runner: Runner, plan: CachePlan, directory: Path, config: EngineConfig) -> Persistence | None:
+    """The disk below the cache, if one is wanted."""
+    if config.cache_dir is None:
+        return None
+    # What another device computes may differ in its last bits, and with it the answer.
+    facts = (checkpoint_digest(directory), str(runner.dtype), runner.device.type, plan.block_size, runner.cache_layout)
+    store = DiskStore(Path(config.cache_dir), fingerprint(*facts), max_bytes=config.cache_dir_bytes)
+    return Persistence(store, plan, runner, snapshot_every=snapshot_every(runner, config))
 
 
 def describe_choices(choices: Sequence[Choice]) -> str:
@@ -275,7 +291,8 @@ def main() -> int:
     try:
         engine, ready = build(arguments.model, Path(arguments.directory), config)
         mailbox.send(ready)
-        serve(engine, mailbox, log_requests=config.log_requests)
+        with contextlib.closing(engine):
+            serve(engine, mailbox, log_requests=config.log_requests)
     except (ModelError, ConfigError, CacheTooSmallError) as error:
         mailbox.send(Failure(str(error), final=True))
         return 2

@@ -22,6 +22,8 @@ _GAUGES: dict[str, str] = {
     "free_state_slots": "State slots that no sequence holds",
     "snapshots": "State slots that are kept for prompts that begin alike",
     "num_state_slots": "State slots in all",
+    "disk_pieces": "Files in the model's cache directory",
+    "disk_bytes": "Bytes of the model's cache directory",
 }
 _COUNTERS: dict[str, str] = {
     "num_preemptions": "Sequences that gave up their cache to be computed again",
@@ -29,6 +31,9 @@ _COUNTERS: dict[str, str] = {
     "cached_tokens": "Prompt tokens found in the cache instead",
     "generation_tokens": "Tokens generated",
     "steps": "Engine steps",
+    "disk_writes": "Files written to the cache directory",
+    "disk_writes_skipped": "Files not written, as the disk was too slow or too small",
+    "disk_bytes_read": "Bytes read from the cache directory at the start",
 }
 
 

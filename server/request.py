@@ -146,7 +146,7 @@ class EngineStats:
     """Where an engine stands. Counts of requests and tokens are totals since its process started.
 
     Blocks and slots are free that no sequence holds; cached_blocks and snapshots are those among them that are kept for
-    who begins alike. cached_tokens: of prompts, found instead of computed.
+    who begins alike. cached_tokens: of prompts, found instead of computed. disk_...: of this model's cache directory.
     """
 
     num_running: int = 0
@@ -163,5 +163,10 @@ class EngineStats:
     generation_tokens: int = 0
     finished: int = 0
     aborted: int = 0
+    disk_pieces: int = 0
+    disk_bytes: int = 0
+    disk_writes: int = 0
+    disk_writes_skipped: int = 0
+    disk_bytes_read: int = 0
     expired: int = 0
     steps: int = 0

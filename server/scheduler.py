@@ -162,6 +162,11 @@ class Scheduler:
                 outputs.append((sequence.request_id, self._append(sequence, token, eos_token_ids, now_s)))
         return outputs
 
+    @property
+    def prefill_rate(self) -> float | None:
+        """Tokens per second, as measured; None before the first."""
+        return self._prefill_rate
+
     def note_speed(self, batch: ScheduledBatch, seconds: float) -> None:
         """Learn from a step how many tokens of prefill fit into the longest gap that decodes shall see."""
         prefilled = sum(part.num_tokens for part in batch.parts if part.num_tokens > 1)

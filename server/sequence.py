@@ -17,7 +17,7 @@ class Sequence:
     index when it first ran. num_shared: positions whose keys and values others have written; computed again they are
     not written again. run: the index's run that it goes on from, pinned, while it runs. tokens: its `token_ids` when it
     was admitted. wanted: after how many tokens it shall leave snapshots, in order. taken: those that this step leaves,
-    and where.
+    and where. pieces: the names of its tokens' runs on the disk, those that are computed.
     """
 
     request: EngineRequest
@@ -34,6 +34,7 @@ class Sequence:
     tokens: Tokens | None = None
     wanted: list[int] = field(default_factory=list)
     taken: list[tuple[int, int]] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
     started_s: float | None = None
     first_token_s: float | None = None
     peak_bytes: int = 0

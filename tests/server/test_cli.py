@@ -44,6 +44,30 @@ def test_timeouts_reach_the_engines(engine_config):
     )
 
 
+def test_a_cache_directory_is_made_and_reaches_the_engines(engine_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = engine_config("a", "--cache-dir", "new/one", "--cache-dir-gib", "0.5")
+    assert (config.cache_dir, config.cache_dir_bytes) == (str(tmp_path / "new" / "one"), 1 << 29)
+    assert (tmp_path / "new" / "one").is_dir()
+    assert engine_config("a").cache_dir is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--cache-dir", "file/below"], "--cache-dir"),
+        (["--cache-dir", "x", "--no-prefix-cache"], "--no-prefix-cache turns off"),
+        (["--cache-dir", "x", "--cache-dir-gib", "0"], "--cache-dir-gib must be more than 0"),
+    ],
+)
+def test_a_cache_directory_that_cannot_be(tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    done = CliRunner().invoke(app, ["serve", "--port", "0", "embedded:mamba", *options])
+    assert (done.exit_code, type(done.exception)) == (server.cli.EXIT_CONFIG, SystemExit)
+    assert words in done.stderr
+
+
 def test_every_flag_that_a_message_names_is_an_option():
     options = {flag for parameter in get_command(app).commands["serve"].params for flag in parameter.opts}
     assert {f"--{name.replace('_', '-')}" for name in LEAST} <= options
