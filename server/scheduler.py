@@ -64,7 +64,7 @@ class Scheduler:
         self.counters = Counters()
         # Chunks of fewer tokens than that end wherever they must.
         self._aligned = ALIGNED if min(limits.prefill_chunk, limits.step_tokens) >= ALIGNED else 1
-        self._num_added = 0
+        self._num_added, self._has_priorities = 0, False
         self._prefill_rate: float | None = None  # tokens per second, as measured
         self._deadlines: list[tuple[float, int, Sequence]] = []
         # Of who waits for what another is computing: that one, and how many tokens of it are wanted.
@@ -88,6 +88,7 @@ class Scheduler:
         if sequence.request_id in self.waiting or sequence.request_id in self.running:
             raise ValueError(f"request id {sequence.request_id!r} is in use")
         self._num_added += 1
+        self._has_priorities |= sequence.request.priority != 0
         sequence.number = self._num_added
         self.queue.arrive(sequence)
         if sequence.request.timeout_s is not None:
@@ -118,7 +119,7 @@ class Scheduler:
     def schedule(self, now_s: float) -> ScheduledBatch:
         """Choose the next step's work: every decode first, then prefills and newcomers in turn."""
         parts: dict[str, ScheduledSequence] = {}
-        for sequence in sorted(self.running.values(), key=lambda each: each.request.priority):
+        for sequence in self._in_order_of_importance():
             # An earlier one in this loop may have preempted it; then it waits and no longer decodes.
             if sequence.decodes and self._grow(sequence):
                 parts[sequence.request_id] = ScheduledSequence(sequence, 1, True)
@@ -137,8 +138,8 @@ class Scheduler:
             parts[part.sequence.request_id] = part
             room -= part.num_tokens
         # Last, so that no slot is taken for a snapshot that a newcomer could run in.
-        leaving = tuple(replace(part, snapshots=self._snapshots(part)) for part in parts.values())
-        return ScheduledBatch(leaving, *self.memory.take_copies())
+        leaving = (self._with_snapshots(part) if part.sequence.wanted else part for part in parts.values())
+        return ScheduledBatch(tuple(leaving), *self.memory.take_copies())
 
     def postprocess(
         self, batch: ScheduledBatch, tokens: dict[str, int], eos_token_ids: frozenset[int], now_s: float
@@ -154,7 +155,6 @@ class Scheduler:
             self.counters.prompt_tokens += max(0, min(part.num_tokens, sequence.num_prompt - sequence.num_computed))
             self.queue.charge(sequence, part.num_tokens)
             sequence.num_computed += part.num_tokens
-            self._note_peak(sequence)
             if part.num_tokens > 1 or part.snapshots:
                 self.memory.commit(sequence)
             if part.samples:
@@ -206,8 +206,14 @@ class Scheduler:
             return limits.prefill_chunk
         return max(ALIGNED, int(min(self._prefill_rate * limits.max_gap_s, limits.step_tokens)))
 
-    def _snapshots(self, part: ScheduledSequence) -> tuple[tuple[int, int], ...]:
-        return self.memory.take_snapshots(part.sequence, part.num_tokens) if part.sequence.wanted else ()
+    def _with_snapshots(self, part: ScheduledSequence) -> ScheduledSequence:
+        return replace(part, snapshots=self.memory.take_snapshots(part.sequence, part.num_tokens))
+
+    def _in_order_of_importance(self) -> list[Sequence]:
+        running = list(self.running.values())
+        if self._has_priorities:
+            running.sort(key=lambda each: each.request.priority)
+        return running
 
     def _admit(
         self, now_s: float, parts: dict[str, ScheduledSequence], *, before: tuple[int, int, int] | None
@@ -290,9 +296,12 @@ class Scheduler:
 
     def _grow(self, sequence: Sequence) -> bool:
         """Make room for one more token, preempting the youngest while there is none; False if it had to go itself."""
+        if not self.memory.lacks_room(sequence):
+            return True
         while not self.memory.grow(sequence):
             if self._preempt_youngest() is sequence:
                 return False
+        self._note_peak(sequence)
         return True
 
     def _preempt_youngest(self) -> Sequence:

@@ -58,7 +58,7 @@ class Sequence:
     @property
     def decodes(self) -> bool:
         """All but the newest token is computed: the next step is a decode step."""
-        return self.num_remaining == 1 and self.num_computed > 0
+        return self.num_computed > 0 and len(self.token_ids) - self.num_computed == 1
 
 
 @dataclass(frozen=True, slots=True)

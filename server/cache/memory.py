@@ -90,6 +90,10 @@ class SequenceMemory:
         run, known = self.index.find(tokens, salt)
         return self.index.nearest_snapshot(run, known) if self._has_state else known
 
+    def lacks_room(self, sequence: Sequence) -> bool:
+        """Whether its newest token does not fit into its blocks."""
+        return self._has_blocks and len(sequence.token_ids) > len(sequence.block_table) * self._plan.block_size
+
     def grow(self, sequence: Sequence) -> bool:
         """Make room for the newest token; False if nothing can be given up for it."""
         needed = self._plan.num_blocks_for(len(sequence.token_ids)) - len(sequence.block_table)
