@@ -12,9 +12,9 @@ the ends of paths, snapshots from anywhere.
 
 import heapq
 import itertools
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -303,7 +303,7 @@ class PrefixIndex:
         return upper
 
     def _use(self, run: Run) -> None:
-        run.used, run.used_s = self._clock, time.monotonic()
+        run.used, run.used_s = self._clock, monotonic()
         self._offer(run)
 
     def _use_snapshot(self, run: Run, position: int) -> None:

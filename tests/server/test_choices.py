@@ -12,7 +12,7 @@ N = 4
 
 
 def new_prompt() -> str:
-    """Long enough that it pays to wait for who computes it, and known to nobody."""
+    """Long enough that it pays to wait for who computes it."""
     return f"{uuid.uuid4().hex} " * 8
 
 
@@ -63,7 +63,8 @@ def test_the_prompt_is_computed_once_and_counted_once(client, server, model):
     names = ("fathom_engine_prompt_tokens_total", "fathom_engine_cached_tokens_total", "fathom_queue_seconds_count")
     outcome = f'fathom_requests_total{{model="{model}",outcome="length"}}'
     before, ended = [counted(name) for name in names], server.metrics().get(outcome, 0.0)
-    options = {"model": model, "prompt": new_prompt(), "max_tokens": 3, "extra_body": {"ignore_eos": True}}
+    body = {"ignore_eos": True, "cache_salt": uuid.uuid4().hex}  # not even a first letter is known
+    options = {"model": model, "prompt": new_prompt(), "max_tokens": 3, "extra_body": body}
     usage = client.completions.create(**options, n=N).usage
     computed, cached, requests = (counted(name) - was for name, was in zip(names, before, strict=True))
     # Only the last token's logits are computed for each.

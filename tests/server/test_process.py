@@ -159,6 +159,8 @@ async def test_refusals_closing_and_aborting(directories):
 async def test_a_killed_engine_is_told_to_every_request_and_comes_back(directories):
     async with serving(directories["transformer"]) as client:
         streams = [await read_first(client, endless(f"r{n}")) for n in range(16)]
+        streams.append(client.generate(endless("one of two"), endless("the other")))
+        await anext(streams[-1])
         first_pid = client.pid
         os.kill(first_pid, signal.SIGKILL)
 
@@ -167,7 +169,7 @@ async def test_a_killed_engine_is_told_to_every_request_and_comes_back(directori
                 await read_all(stream)
 
         await asyncio.wait_for(asyncio.gather(*map(wait_for_death, streams)), 5)
-        assert client.num_failed == 16
+        assert client.num_failed == 18
         assert client.num_open == 0
         assert client.state == "restarting"
         assert "SIGKILL" in client.last_error
