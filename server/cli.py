@@ -37,7 +37,7 @@ class ServerConfig:
 
     host: str
     port: int
-    api_key: str | None
+    api_keys: tuple[str, ...]
     max_body_bytes: int
     start_timeout_s: float
     drain_s: int
@@ -61,7 +61,14 @@ GenerationConfigOption = Annotated[
 ]
 Host = Annotated[str, typer.Option(help="Address to bind.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to bind; 0 takes a free one.")]
-ApiKey = Annotated[str | None, typer.Option(envvar="FATHOM_API_KEY", help="Require this bearer key.")]
+ApiKeys = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--api-key",
+        envvar="FATHOM_API_KEY",
+        help="Require this bearer key. Given several times, each is a tenant of its own (in the variable: by spaces).",
+    ),
+]
 DtypeOption = Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, float32 on a CPU.")]
 DeviceOption = Annotated[Device, typer.Option(help="auto: a GPU where there is one.")]
 CacheGib = Annotated[float | None, typer.Option(help="Each model's cache, in GiB. Default: a share of what is free.")]
@@ -104,7 +111,7 @@ def serve(
     generation_config: GenerationConfigOption = "auto",
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    api_key: ApiKey = None,
+    api_keys: ApiKeys = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     cache_gib: CacheGib = None,
@@ -119,7 +126,7 @@ def serve(
     cache_dir: CacheDir = None,
     cache_dir_gib: CacheDirGib = 10.0,
     policy: PolicyOption = "fair",
-    max_gap_s: MaxGap = 0.2,
+    max_gap_s: MaxGap = 0.05,
     threads: Threads = None,
     max_body_mib: MaxBodyMib = 64,
     start_timeout_s: StartTimeout = 600.0,
@@ -154,8 +161,12 @@ def serve(
             start_timeout_s=start_timeout_s,
             stall_timeout_s=stall_timeout_s,
         )
+        if any(not key.strip() for key in api_keys or ()):
+            raise ConfigError("--api-key must not be empty")
         options = CheckpointOptions(revision, use_generation_config=generation_config == "auto")
-        config = ServerConfig(host, port, api_key, max_body_mib * MIB, start_timeout_s, drain_s, access_log)
+        config = ServerConfig(
+            host, port, tuple(api_keys or ()), max_body_mib * MIB, start_timeout_s, drain_s, access_log
+        )
         raise typer.Exit(host_and_serve(models, engine, options, config))
 
 
@@ -236,7 +247,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 async def run_server(hosted: dict[str, HostedModel], config: ServerConfig, listener: socket.socket) -> int:
     """Serve until a signal; returns the exit code."""
-    app = create_app(hosted, api_key=config.api_key, max_body_bytes=config.max_body_bytes)
+    app = create_app(hosted, api_keys=config.api_keys, max_body_bytes=config.max_body_bytes)
     server = uvicorn.Server(
         uvicorn.Config(
             app,

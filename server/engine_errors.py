@@ -13,6 +13,7 @@ class EngineError(Exception):
     ├── TooManyAtOnceError      one request asks for more sequences than may ever be open
     ├── EngineUnavailableError  the engine is starting, restarting, stopped or has failed
     ├── EngineBusyError         the engine does not answer a question in time
+    ├── DeadlineExceededError   its time was over before its answer was complete
     ├── EngineDiedError         the engine's process ended while it worked on the request
     └── RequestTooLongError     the request can never fit
     """
@@ -46,6 +47,11 @@ class EngineUnavailableError(EngineError):
 class EngineBusyError(EngineError):
     def __init__(self, timeout_s: float) -> None:
         super().__init__(f"the engine did not answer within {timeout_s:g} s: it is in a long step, and may yet do it")
+
+
+class DeadlineExceededError(EngineError):
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"timeout_s: the answer was not complete after {timeout_s:g} s")
 
 
 class EngineDiedError(EngineError):

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from server.process import (
+    DeadlineExceededError,
     EngineBusyError,
     EngineDiedError,
     EngineError,
@@ -90,6 +91,8 @@ def from_engine_error(error: EngineError) -> ApiError:
             return ApiError(503, f"{error}", code="engine_unavailable", retry_after_s=error.retry_after_s)
         case EngineBusyError():
             return ApiError(503, f"{error}", code="engine_busy", retry_after_s=1.0)
+        case DeadlineExceededError():
+            return ApiError(504, f"{error}", param="timeout_s", code="deadline_exceeded")
         case EngineDiedError():
             return ApiError(503, f"{error}", code="engine_died", retry_after_s=1.0)
     return ApiError(500, f"{error}", code="engine_error")

@@ -10,7 +10,7 @@ from server.checkpoints import Checkpoint, CheckpointOptions, complete, open_che
 from server.config import ConfigError, EngineConfig
 from server.generation_config import FILE as GENERATION_FILE
 from server.generation_config import SamplingDefaults
-from server.process import EngineClient
+from server.process import DeadlineExceededError, EngineClient
 from server.request import EngineRequest, FinishReason, SequenceUsage, TokenOutput
 from server.stop import StopChecker
 from server.tokenizer import IncrementalDetokenizer, ModelTokenizer
@@ -84,6 +84,8 @@ class HostedModel:
         outputs = self.engine.generate(*requests)
         try:
             async for index, output in outputs:
+                if output.finish_reason == "timeout":
+                    raise DeadlineExceededError(requests[index].timeout_s or 0.0)
                 text = completions[index].take(output)
                 if text is None:
                     continue

@@ -13,6 +13,7 @@ import zmq
 from server.config import EngineConfig
 from server.engine_child import EngineChild
 from server.engine_errors import (
+    DeadlineExceededError,
     EngineBusyError,
     EngineDiedError,
     EngineError,
@@ -41,6 +42,7 @@ from server.messages import (
 from server.request import CacheContent, CacheFreed, EngineInfo, EngineRequest, EngineStats, TokenOutput
 
 __all__ = [
+    "DeadlineExceededError",
     "EngineBusyError",
     "EngineClient",
     "EngineDiedError",

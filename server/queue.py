@@ -8,6 +8,7 @@ from server.config import Policy
 from server.sequence import Sequence
 
 MOST_TENANTS = 10_000  # of which something is remembered
+RECENT_S = 60.0
 
 
 class WaitingQueue:
@@ -25,6 +26,7 @@ class WaitingQueue:
         self._heaps: dict[str, list[tuple[int, int, int, Sequence]]] = {}
         self._served: dict[str, int] = {}
         self._active: Counter[str] = Counter()
+        self._last_seen: dict[str, float] = {}
 
     def arrive(self, sequence: Sequence) -> None:
         """A sequence that is new here."""
@@ -33,6 +35,7 @@ class WaitingQueue:
             least = min((self._served[each] for each in self._active if self._active[each]), default=0)
             self._served[tenant] = max(self._served.get(tenant, 0), least)
         self._active[tenant] += 1
+        self._last_seen[tenant] = sequence.added_s
         self._enter(sequence)
 
     def come_back(self, sequence: Sequence) -> None:
@@ -52,6 +55,7 @@ class WaitingQueue:
             del self._active[tenant]
             if len(self._served) > MOST_TENANTS:
                 self._served = {each: self._served[each] for each in self._active}
+                self._last_seen = {each: self._last_seen[each] for each in self._active}
 
     def charge(self, sequence: Sequence, num_tokens: int) -> None:
         self._served[sequence.request.tenant] = self._served.get(sequence.request.tenant, 0) + num_tokens
@@ -86,6 +90,18 @@ class WaitingQueue:
     def tenants(self) -> int:
         """How many have something to do here."""
         return len(self._active)
+
+    def num_recent(self, now_s: float) -> int:
+        """How many have something to do here, or had a while ago and may come again at any time."""
+        if len(self._last_seen) > 1:
+            gone = [
+                tenant
+                for tenant, seen_s in self._last_seen.items()
+                if now_s - seen_s > RECENT_S and tenant not in self._active
+            ]
+            for tenant in gone:
+                del self._last_seen[tenant]
+        return len(self._last_seen)
 
     def _heap_of(self, sequence: Sequence) -> str:
         return sequence.request.tenant if self._policy == "fair" else ""

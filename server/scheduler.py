@@ -124,7 +124,8 @@ class Scheduler:
             if sequence.decodes and self._grow(sequence):
                 parts[sequence.request_id] = ScheduledSequence(sequence, 1, True)
         # A later one never preempts an earlier one, so whoever got a part still runs.
-        room = min(self._limits.step_tokens - len(parts), self._prefill_room())
+        room = min(self._limits.step_tokens - len(parts), self._prefill_room(now_s, holds_up=bool(parts)))
+        answered: set[str] = set()
         begun = deque(sorted((s for s in self.running.values() if not s.decodes), key=self.queue.rank))
         while room > 0:
             while begun and begun[0].request_id not in self.running:
@@ -133,10 +134,13 @@ class Scheduler:
             if newcomer is None and not begun:
                 break
             part = self._chunk(newcomer or begun.popleft(), room, alone=not parts)
-            if part is None:
+            # Whoever gets a first token in this step waits for it no longer than for what is short as well.
+            if part is None or (not part.samples and self._others(answered & parts.keys(), part)):
                 break
             parts[part.sequence.request_id] = part
             room -= part.num_tokens
+            if part.samples and self._limits.policy == "fair":
+                answered.add(part.sequence.request_id)
         # Last, so that no slot is taken for a snapshot that a newcomer could run in.
         leaving = (self._with_snapshots(part) if part.sequence.wanted else part for part in parts.values())
         return ScheduledBatch(tuple(leaving), *self.memory.take_copies())
@@ -197,14 +201,21 @@ class Scheduler:
             size = aligned if aligned > 0 else size
         return ScheduledSequence(sequence, size, size == sequence.num_remaining)
 
-    def _prefill_room(self) -> int:
-        """Tokens of prefill for a step, so that it lasts no longer than the gap that is allowed."""
+    def _prefill_room(self, now_s: float, *, holds_up: bool) -> int:
+        """Tokens of prefill for a step, so that it lasts no longer than the gap that is allowed, where it holds up
+        answers in progress or may hold up another tenant.
+        """
         limits = self._limits
-        if limits.max_gap_s == float("inf"):
+        if limits.max_gap_s == float("inf") or not (holds_up or self.queue.num_recent(now_s) > 1):
             return limits.step_tokens
         if self._prefill_rate is None:
             return limits.prefill_chunk
         return max(ALIGNED, int(min(self._prefill_rate * limits.max_gap_s, limits.step_tokens)))
+
+    def _others(self, request_ids: set[str], part: ScheduledSequence) -> bool:
+        """Whether one of these running sequences is another tenant's."""
+        tenant = part.sequence.request.tenant
+        return any(self.running[request_id].request.tenant != tenant for request_id in request_ids)
 
     def _with_snapshots(self, part: ScheduledSequence) -> ScheduledSequence:
         return replace(part, snapshots=self.memory.take_snapshots(part.sequence, part.num_tokens))

@@ -21,7 +21,7 @@ from server.metrics import Metrics
 TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE.name.lower()
 
 
-def create_app(hosted: Mapping[str, HostedModel], *, api_key: str | None, max_body_bytes: int) -> FastAPI:
+def create_app(hosted: Mapping[str, HostedModel], *, api_keys: tuple[str, ...], max_body_bytes: int) -> FastAPI:
     """The ASGI application. Its lifespan starts the engines and stops them at the end."""
 
     @contextlib.asynccontextmanager
@@ -36,7 +36,7 @@ def create_app(hosted: Mapping[str, HostedModel], *, api_key: str | None, max_bo
 
     app = FastAPI(title="Fathom", lifespan=lifespan)
     metrics = Metrics(hosted)
-    app.state.served = Served(hosted, metrics, api_key)
+    app.state.served = Served(hosted, metrics, api_keys)
     routers = (openai.router, cache.router, service.tokens_router, service.open_router)
     for router in routers:
         app.include_router(router)

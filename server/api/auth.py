@@ -1,4 +1,4 @@
-"""Who may ask: a bearer key, where the server has one."""
+"""Who may ask: whoever has one of the bearer keys, where the server has any."""
 
 import hmac
 from collections.abc import Callable, Coroutine
@@ -26,17 +26,25 @@ class KeyedRoute(APIRoute):
 
 
 def check_key(request: Request) -> None:
-    """Let pass who sends the server's key; everybody where the server has none.
+    """Let pass who sends one of the server's keys; everybody where the server has none.
 
     Raises:
         ApiError: 401.
     """
-    api_key = served(request).api_key
-    if api_key is None:
+    keys = served(request).api_keys
+    if not keys:
         return
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    # Compared as bytes in constant time: the time taken tells nothing of the key.
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), api_key.encode()):
+    # Compared as bytes in constant time, with all of them: the time taken tells nothing of the keys.
+    matches = [hmac.compare_digest(given.strip().encode(), key.encode()) for key in keys]
+    if scheme.lower() != "bearer" or not any(matches):
         raise ApiError(
             401, "the API key is missing or wrong; send it as 'Authorization: Bearer KEY'", code="invalid_api_key"
         )
+    request.state.tenant = f"key {matches.index(True) + 1}"
+
+
+def tenant_of(request: Request) -> str:
+    """Who asks, for whom the engines' fair shares are kept: the key, or without keys the client's address."""
+    named: str | None = getattr(request.state, "tenant", None)
+    return named or (request.client.host if request.client else "")

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from server.api.auth import KeyedRoute
+from server.api.auth import KeyedRoute, tenant_of
 from server.api.generation import (
     COMPLETION_MAX_TOKENS,
     ClientGoneError,
@@ -161,6 +161,9 @@ async def _answer(
         tuple(token_ids),
         params,
         cache_salt=body.cache_salt or "",
+        tenant=tenant_of(request),
+        priority=body.priority or 0,
+        timeout_s=body.timeout_s,
         marks=marks.positions,
         mark_ttl_s=marks.ttl_s,
     )

@@ -21,6 +21,8 @@ from pydantic_core import PydanticCustomError
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_CHOICES = 128
+MAX_PRIORITY = 1000
+MAX_TIMEOUT_S = 86_400
 MAX_KEY_CHARS = 256  # of cache_salt and prompt_cache_key
 MAX_MARKS = 4  # Anthropic's limit for such boundaries
 TTL_S = {"5m": 300.0, "1h": 3600.0}
@@ -140,7 +142,9 @@ class StreamOptions(Strict):
 class GenerationRequest(Strict):
     """The fields that chats and plain completions share. None means the default, as in OpenAI's API."""
 
-    extensions: ClassVar[str] = "top_k, min_p, ignore_eos, stop_token_ids and cache_salt are extensions of OpenAI's API"
+    extensions: ClassVar[str] = (
+        "top_k, min_p, ignore_eos, stop_token_ids, cache_salt, priority and timeout_s are extensions of OpenAI's API"
+    )
     neutral: ClassVar[Neutral] = NEUTRAL
 
     model: Text
@@ -158,6 +162,8 @@ class GenerationRequest(Strict):
     stream_options: StreamOptions | None = None
     user: Text | None = None
     # Only requests of the same salt find what others have computed. An empty one would look like a secret and be none.
+    priority: Annotated[StrictInt, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S, allow_inf_nan=False)] | None = None
     cache_salt: Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARS), AfterValidator(_whole_text)] | None = None
     # OpenAI's hint which of many servers has a prompt in its cache. One server has one cache, so here it has no effect;
     # a router before several may go by it.

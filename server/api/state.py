@@ -12,11 +12,11 @@ from server.metrics import Metrics
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """`api_key` None lets everybody ask."""
+    """`api_keys` empty lets everybody ask."""
 
     hosted: Mapping[str, HostedModel]
     metrics: Metrics
-    api_key: str | None
+    api_keys: tuple[str, ...]
 
 
 def served(request: Request) -> Served:

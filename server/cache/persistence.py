@@ -17,8 +17,8 @@ from server.sequence import ScheduledBatch, ScheduledSequence, Sequence
 
 CHUNK_TOKENS = 256  # of a run of keys and values, or a block if that is more
 LEAST_TOKENS = 64  # fewer are computed as fast as they are found
-READ_BYTES_PER_S = 500e6  # what a disk is taken to give until so much was read from it that its own rate is known
-MEASURED_BYTES = 64 << 20
+# What a disk is taken to give. Measured it would be the rate of the system's memory, where files are read soon again.
+READ_BYTES_PER_S = 500e6
 READ_AT_MOST_S = 60.0  # at the start: somebody waits for it
 
 log = logging.getLogger("fathom.disk")
@@ -35,7 +35,6 @@ class Persistence:
         self._store, self._plan, self._rows, self._every = store, plan, rows, snapshot_every
         self._has_blocks, self._has_state = bool(plan.bytes_per_token), bool(plan.bytes_per_sequence)
         self._chunk = plan.block_size * max(1, CHUNK_TOKENS // plan.block_size)
-        self._read_rate = READ_BYTES_PER_S
 
     def stats(self) -> DiskStats:
         return self._store.stats()
@@ -53,7 +52,7 @@ class Persistence:
             prefill_rate: tokens per second; None while it is not known.
         """
         # Keys and values that are computed sooner than read are not worth it, nor are states that need them.
-        pays = not self._has_blocks or self._plan.bytes_per_token * (prefill_rate or float("inf")) < self._read_rate
+        pays = not self._has_blocks or self._plan.bytes_per_token * (prefill_rate or float("inf")) < READ_BYTES_PER_S
         if not pays or not self._store.writes:
             return
         for part in batch.parts:
@@ -69,8 +68,6 @@ class Persistence:
             restoring.take(name)
         num_tokens = restoring.finish()
         seconds, read = time.monotonic() - started_s, self._store.stats().bytes_read
-        if read >= MEASURED_BYTES:
-            self._read_rate = read / seconds
         log.info(
             "--cache-dir: read %d of %d pieces, %d tokens, %d bytes in %.2f s",
             *(len(restoring.tokens), len(self._store.entries), num_tokens, read, seconds),

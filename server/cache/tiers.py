@@ -30,7 +30,7 @@ from server.cache.pieces import (
 
 QUEUE_BYTES = 256 << 20
 LOCK_WAIT_S = 10.0  # the engine of a server that was killed may still be at its last step
-SUFFIX, TEMPORARY = ".piece", ".tmp"
+SUFFIX, TEMPORARY, LOCK = ".piece", ".tmp", "lock"
 SLACK = 20  # when room is made, it is a twentieth of the bound more than is needed, so that it need not be made soon
 
 log = logging.getLogger("fathom.disk")
@@ -63,12 +63,12 @@ class _Queue:
     bytes: int = 0
 
 
-def _locked(directory: int) -> bool:
-    """Take the lock of a directory, which ends with this process; False if another has it and keeps it."""
+def _locked(file: int) -> bool:
+    """Take a file's lock, which ends with this process; False if another has it and keeps it."""
     deadline = time.monotonic() + LOCK_WAIT_S
     while True:
         try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 return False
@@ -173,7 +173,7 @@ class DiskStore:
         """Make and lock the directory; False where it can at most be read."""
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(self._directory, os.O_RDONLY)
+            self._lock = os.open(self._directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
             if _locked(self._lock):
                 return True
             log.warning("--cache-dir: another process writes to %s; this one only reads", self._directory)
@@ -193,6 +193,8 @@ class DiskStore:
         except OSError:
             return
         for file in files:
+            if file.name == LOCK:
+                continue
             if file.suffix == TEMPORARY:
                 # Of a process that was killed: who has the lock is the only one who writes.
                 self._remove(file)

@@ -159,6 +159,7 @@ def test_a_step_takes_no_longer_than_the_gap_that_is_allowed():
     """By the speed that was measured: 1,000 tokens per second and a tenth of a second make a hundred tokens."""
     engine, model = make_engine(WIDE, max_gap_s=0.1, step_tokens=2048, prefill_chunk=1024, max_context=5000)
     add(engine, "long", numbers(1, 4000))
+    add(engine, "other", numbers(5000, 4), 500, tenant="b")
     engine.step()
     batch = engine.scheduler.schedule(0.0)
     assert batch.num_tokens > 512
