@@ -121,9 +121,12 @@ def copy_rows(
 def read_rows(tensors: Sequence[Tensor], rows: Sequence[int]) -> memoryview:
     """A copy of some rows of each tensor in the host's memory, all of the first tensor before those of the next."""
     index = torch.tensor(rows, dtype=torch.int64, device=tensors[0].device)
+    sizes = _sizes(tensors, rows)
     # Together on the device first, so that there is one transfer and not one for each tensor.
-    copies = [tensor[index].reshape(-1).view(torch.uint8) for tensor in tensors]
-    return torch.cat(copies).cpu().numpy().data
+    together = torch.empty(sum(sizes), dtype=torch.uint8, device=index.device)
+    for tensor, part in zip(tensors, together.split(sizes), strict=True):
+        torch.index_select(tensor, 0, index, out=_as_rows(part, tensor))
+    return together.cpu().numpy().data
 
 
 def write_rows(tensors: Sequence[Tensor], rows: Sequence[int], content: memoryview) -> None:
@@ -132,16 +135,25 @@ def write_rows(tensors: Sequence[Tensor], rows: Sequence[int], content: memoryvi
     Raises:
         ValueError: it is not of so many rows of these tensors.
     """
-    sizes = [tensor[0].numel() * tensor.itemsize * len(rows) for tensor in tensors]
+    sizes = _sizes(tensors, rows)
     if sum(sizes) != len(content):
         raise ValueError(f"{len(content):,} bytes for rows of {sum(sizes):,} bytes")
     if not content:
         return
     index = torch.tensor(rows, dtype=torch.int64, device=tensors[0].device)
     # A copy even on a CPU: what was read from somewhere may begin at any address.
-    copy = torch.frombuffer(content, dtype=torch.uint8).to(tensors[0].device, copy=True)
-    for tensor, part in zip(tensors, copy.split(sizes), strict=True):
-        tensor[index] = part.view(tensor.dtype).view(len(rows), *tensor.shape[1:])
+    together = torch.frombuffer(content, dtype=torch.uint8).to(index.device, copy=True)
+    for tensor, part in zip(tensors, together.split(sizes), strict=True):
+        tensor.index_copy_(0, index, _as_rows(part, tensor))
+
+
+def _sizes(tensors: Sequence[Tensor], rows: Sequence[int]) -> list[int]:
+    return [tensor[0].numel() * tensor.itemsize * len(rows) for tensor in tensors]
+
+
+def _as_rows(content: Tensor, tensor: Tensor) -> Tensor:
+    """Bytes as rows of a tensor."""
+    return content.view(tensor.dtype).view(-1, *tensor.shape[1:])
 
 
 def row_layout(caches: Sequence[LayerCache]) -> str:

@@ -5,6 +5,8 @@ import logging
 import os
 import random
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import drain, tokens_of
+from serving import ROOT
 from tiny_models import KINDS, VOCAB_SIZE, write_tiny_model
 
 import server.cache.persistence
@@ -84,7 +87,7 @@ class Lives:
         return tokens_of(outputs), usage.cached_tokens
 
     def files(self) -> list[Path]:
-        return sorted(self.root.glob("*/*"))
+        return sorted(file for file in self.root.glob("*/*") if file.name != "lock")
 
 
 @pytest.fixture
@@ -226,7 +229,7 @@ def test_what_another_model_left_is_neither_used_nor_touched(lives, caplog):
     lives.stop()
     assert warnings_of(caplog) == []
     one, two = (lives.root / name for name in ("one", "two"))
-    assert len(list(one.iterdir())) == left
+    assert len(list(one.glob("*.piece"))) == left
     shutil.rmtree(two)
     shutil.copytree(one, two)
     lives.start(model="two")
@@ -337,7 +340,7 @@ def test_what_was_not_used_for_longest_goes_first_and_a_path_from_its_end(tmp_pa
     assert set(store.entries) == {old.name, old_end.name, new.name, third.name}
     store = DiskStore(tmp_path, "tiny", max_bytes=2 * size)
     assert set(store.entries) == {old.name, third.name} or set(store.entries) == {old.name, old_end.name}
-    assert store.stats().bytes == sum(file.stat().st_size for file in tmp_path.glob("*/*")) <= 2 * size
+    assert store.stats().bytes == sum(file.stat().st_size for file in tmp_path.glob("*/*.piece")) <= 2 * size
     # What could not be found without its begin is not written, nor what would need the room of its own begin.
     lost, large = piece([9], new_end), piece([5], third, size=3 * size)
     for each in (lost, large):
@@ -345,6 +348,39 @@ def test_what_was_not_used_for_longest_goes_first_and_a_path_from_its_end(tmp_pa
     store.close(10)
     assert store.stats().writes == 0
     assert store.stats().skipped == 2
+
+
+WRITE_FOR_EVER = """
+import itertools, sys
+from pathlib import Path
+import numpy as np
+from server.cache.pieces import Piece
+from server.cache.tiers import DiskStore
+
+store = DiskStore(Path(sys.argv[1]), "tiny", max_bytes=20 << 20)
+for number in itertools.count():
+    piece = Piece("tiny", "", "", 0, np.array([number], np.int32), memoryview(bytes(1 << 20)), memoryview(b""))
+    while store.stats().writes < number - 2:
+        pass
+    store.put(piece.name, piece)
+    print(number, flush=True)
+"""
+
+
+def test_a_process_that_is_killed_at_any_moment_leaves_only_what_is_whole(tmp_path, caplog):
+    for _ in range(3):
+        command = [sys.executable, "-c", WRITE_FOR_EVER, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as writer:
+            while int(writer.stdout.readline()) < 25:
+                pass
+            writer.kill()
+        store = DiskStore(tmp_path, "tiny", max_bytes=20 << 20)
+        names = list(store.entries)
+        assert 15 <= len(names) <= 20
+        assert all(store.read(name) is not None for name in names)
+        store.close(10)
+        assert list(tmp_path.glob("*/*.tmp")) == []
+    assert warnings_of(caplog) == []
 
 
 def test_a_second_process_only_reads(lives, caplog, monkeypatch):
