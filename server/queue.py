@@ -33,7 +33,8 @@ class WaitingQueue:
         tenant = sequence.request.tenant
         if not self._active[tenant]:
             least = min((self._served[each] for each in self._active if self._active[each]), default=0)
-            self._served[tenant] = max(self._served.get(tenant, 0), least)
+            # By a token, so that whoever comes back is the next.
+            self._served[tenant] = max(self._served.get(tenant, 0), least - 1)
         self._active[tenant] += 1
         self._last_seen[tenant] = sequence.added_s
         self._enter(sequence)
