@@ -38,7 +38,7 @@ def small(tmp_path_factory):
     extra = content["added_tokens"][-1] | {"id": VOCAB_SIZE, "content": "<|extra|>"}
     content["added_tokens"].append(extra)
     (directory / "tokenizer.json").write_text(json.dumps(content))
-    options = ("--threads", "1", "--max-context", str(CONTEXT), "--api-key", "secret")
+    options = ("--threads", "1", "--max-context", str(CONTEXT), "--api-key", "secret", "--api-key", "other")
     options += ("--max-running", "8", "--max-queue", "2")
     with ServerProcess(str(directory), *options) as server:
         yield server.wait_ready()
@@ -65,6 +65,24 @@ def test_tokens_that_the_model_does_not_know_never_reach_the_engine(keyed, path,
         f"token id {VOCAB_SIZE} is outside the model's vocabulary of {VOCAB_SIZE} tokens" in refusal(answer)["message"]
     )
     assert keyed.get("/health").json()["models"]["lr=0.1"]["restarts"] == 0
+
+
+def test_every_key_opens_and_no_other(small):
+    body = {"model": "lr=0.1", "prompt": [5], "max_tokens": 1}
+    for key, status in (("secret", 200), ("other", 200), ("secre", 401), ("secrets", 401)):
+        answer = httpx.post(f"{small.url}/v1/completions", json=body, headers={"Authorization": f"Bearer {key}"})
+        assert answer.status_code == status
+
+
+def test_what_would_come_too_late_is_not_served(keyed):
+    """The deadline is over before the prompt is read, or long before the answer ends."""
+    body = {"model": "lr=0.1", "prompt": [5, 6], "max_tokens": CONTEXT - 2, "ignore_eos": True}
+    for timeout_s in (1e-9, 0.001):
+        answer = keyed.post("/v1/completions", json=body | {"timeout_s": timeout_s})
+        assert answer.status_code == 504
+        assert (refusal(answer)["param"], refusal(answer)["code"]) == ("timeout_s", "deadline_exceeded")
+        assert f"not complete after {timeout_s:g} s" in refusal(answer)["message"]
+    assert keyed.post("/v1/completions", json=body | {"timeout_s": 60, "priority": -3}).status_code == 200
 
 
 def test_completions_without_max_tokens_take_what_the_context_leaves(keyed):
@@ -170,6 +188,8 @@ def test_what_a_message_cannot_hold_is_refused(http, field, value):
         ("/v1/completions", f'{{"prompt": "x", "temperature": {10**400}}}', "temperature"),
         ("/v1/completions", '{"prompt": "x", "logprobs": 0}', "logprobs"),
         ("/v1/completions", '{"prompt": "x", "n": true}', "n"),
+        ("/v1/completions", '{"prompt": "x", "priority": 1001}', "priority"),
+        ("/v1/completions", '{"prompt": "x", "timeout_s": 0}', "timeout_s"),
         ("/v1/completions", '{"prompt": "x", "list": 1}', "list"),
         ("/v1/completions", '{"prompt": "x", "not-a-word": 1}', "not-a-word"),
         ("/v1/chat/completions", '{"messages": [{"role": "user", "content": "x", "str": 1}]}', "messages.0.str"),
