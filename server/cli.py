@@ -126,7 +126,7 @@ def serve(
     cache_dir: CacheDir = None,
     cache_dir_gib: CacheDirGib = 10.0,
     policy: PolicyOption = "fair",
-    max_gap_s: MaxGap = 0.03,
+    max_gap_s: MaxGap = 0.1,
     threads: Threads = None,
     max_body_mib: MaxBodyMib = 64,
     start_timeout_s: StartTimeout = 600.0,

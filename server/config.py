@@ -56,7 +56,7 @@ class EngineConfig:
     cache_dir: str | None = None
     cache_dir_bytes: int = 10 << 30
     policy: Policy = "fair"
-    max_gap_s: float = 0.03
+    max_gap_s: float = 0.1
     threads: int | None = None
     log_requests: bool = False
     cuda_graphs: bool = True

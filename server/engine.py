@@ -106,7 +106,7 @@ class Engine:
         if self._persistence is not None:
             self._persistence.clear()
         blocks, slots = memory.blocks.num_free, memory.slots.num_free
-        memory.index.clear()
+        memory.clear()
         blocks, slots = memory.blocks.num_free - blocks, memory.slots.num_free - slots
         return CacheFreed(blocks, blocks * self._plan.block_bytes, slots, slots * self._plan.bytes_per_sequence)
 

@@ -203,14 +203,15 @@ class Scheduler:
 
     def _prefill_room(self, now_s: float, *, holds_up: bool) -> int:
         """Tokens of prefill for a step, so that it lasts no longer than the gap that is allowed, where it holds up
-        answers in progress or may hold up another tenant.
+        answers in progress; a third of that where another tenant may come, whose first token waits for two steps.
         """
-        limits = self._limits
-        if limits.max_gap_s == float("inf") or not (holds_up or self.queue.num_recent(now_s) > 1):
+        limits, several = self._limits, self.queue.num_recent(now_s) > 1
+        if limits.max_gap_s == float("inf") or not (holds_up or several):
             return limits.step_tokens
         if self._prefill_rate is None:
             return limits.prefill_chunk
-        return max(ALIGNED, int(min(self._prefill_rate * limits.max_gap_s, limits.step_tokens)))
+        gap_s = limits.max_gap_s / 3 if several else limits.max_gap_s
+        return max(ALIGNED, int(min(self._prefill_rate * gap_s, limits.step_tokens)))
 
     def _others(self, request_ids: set[str], part: ScheduledSequence) -> bool:
         """Whether one of these running sequences is another tenant's."""

@@ -34,6 +34,7 @@ class Sequence:
     tokens: Tokens | None = None
     wanted: list[int] = field(default_factory=list)
     taken: list[tuple[int, int]] = field(default_factory=list)
+    num_marks_kept: int = 0
     pieces: list[str] = field(default_factory=list)
     started_s: float | None = None
     first_token_s: float | None = None

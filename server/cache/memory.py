@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Collection
+from time import monotonic
 
 import numpy as np
 
 from server.cache.blocks import Pool
+from server.cache.holds import Holds
 from server.cache.planner import CachePlan
 from server.cache.prefix import PrefixIndex, Run, Tokens
 from server.sequence import Sequence
@@ -35,6 +37,8 @@ class SequenceMemory:
             token_bytes=plan.bytes_per_token,
             state_bytes=plan.bytes_per_sequence,
         )
+        # Half of what there is may be held for callers, so that the others can always run.
+        self.holds = Holds(self.index, max_blocks=plan.num_blocks // 2, max_snapshots=plan.num_state_slots // 2)
         self._held: dict[int, int] = {}  # of each block, how many tables it is in: the rest could be given up
         self._num_running = 0
         self._block_copies: list[tuple[int, int]] = []
@@ -58,11 +62,15 @@ class SequenceMemory:
         """Give a sequence all that its tokens so far need, and what is known of them; False if there is no room."""
         tokens = np.array(sequence.token_ids, np.int32)
         # The last token is always computed: its logits are what is wanted.
+        self.holds.expire(monotonic())
         salt = sequence.request.cache_salt
         if self._admit(sequence, tokens, *self.index.find(tokens[:-1], salt)):
             return True
         # What is known may take the room that the rest needs. Where nobody runs who will end, it goes.
-        return not self._num_running and self._admit(sequence, tokens, *self.index.find(tokens[:0], salt))
+        if self._num_running:
+            return False
+        self.holds.drop()
+        return self._admit(sequence, tokens, *self.index.find(tokens[:0], salt))
 
     def _admit(self, sequence: Sequence, tokens: Tokens, run: Run, known: int) -> bool:
         start = self.index.nearest_snapshot(run, known) if self._has_state else known
@@ -134,6 +142,11 @@ class SequenceMemory:
         for position, slot in sequence.taken:
             self.index.add_snapshot(run, position, slot)
         sequence.taken = []
+        marks, kept = sequence.request.marks, sequence.num_marks_kept
+        while self._caches and kept < len(marks) and marks[kept] <= run.end:
+            self.holds.keep(run, marks[kept], monotonic() + sequence.request.mark_ttl_s[kept])
+            kept += 1
+        sequence.num_marks_kept = kept
 
     def release(self, sequence: Sequence) -> None:
         """Take back all that a sequence holds; what it has computed stays for others as long as there is room."""
@@ -151,6 +164,11 @@ class SequenceMemory:
             self._num_running -= 1
         sequence.run = sequence.tokens = sequence.state_slot = None
         sequence.block_table, sequence.wanted = [], []
+
+    def clear(self) -> None:
+        """Give up all that no sequence uses."""
+        self.holds.drop()
+        self.index.clear()
 
     def check(self, sequences: Collection[Sequence]) -> None:
         """Assert that every block and slot is held by whom the pools think, and that nothing is lost."""

@@ -35,13 +35,14 @@ def num_equal(a: Tokens, b: Tokens) -> int:
 @dataclass(slots=True)
 class Snapshot:
     """A state after some tokens of a path. saved: tokens that need not be computed thanks to it. stamp: of its place in
-    the order in which things go.
+    the order in which things go. is_held: it does not go, whatever its place.
     """
 
     slot: int
     saved: int = 0
     priority: float = 0.0
     stamp: int = -1
+    is_held: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -212,22 +213,24 @@ class PrefixIndex:
 
     def free_slots(self, count: int, *, below: float = float("inf"), keep: Snapshot | None = None) -> bool:
         """Give up snapshots of less priority than `below` until so many slots are free; False if that cannot be."""
-        kept = None
+        kept = []
         while self._slots.num_free < count and self._states:
             entry = priority, stamp, run, position = self._states[0]
             snapshot = run.snapshots.get(position)
-            valid = snapshot is not None and snapshot.stamp == stamp
-            if valid and priority >= below:
+            is_stale = snapshot is None or snapshot.stamp != stamp
+            if priority >= below and not is_stale:
                 break
             heapq.heappop(self._states)
-            if valid and snapshot is keep:
-                kept = entry
-            elif valid:
+            if is_stale or snapshot is None:
+                continue
+            if snapshot is keep or snapshot.is_held:
+                kept.append(entry)
+            else:
                 self._clock = max(self._clock, priority)
                 self._drop_snapshot(run, position)
                 self._tidy(run)
-        if kept is not None:
-            heapq.heappush(self._states, kept)
+        for entry in kept:
+            heapq.heappush(self._states, entry)
         return self._slots.num_free >= count
 
     def clear(self) -> None:

@@ -1,6 +1,7 @@
 """What sequences leave for others: what is found again, what it costs, what goes first; and real models over it."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from fakes import answer_alone, drain, make_engine, make_request, tokens_of
 from tiny_models import KINDS, VOCAB_SIZE, write_tiny_model
 
 from server.cache.blocks import Pool
+from server.cache.holds import Holds
 from server.cache.planner import CachePlan
 from server.cache.prefix import PrefixIndex, num_equal
 from server.engine import Engine
@@ -220,6 +222,57 @@ def test_who_goes_on_from_a_run_keeps_it():
     index.check()
 
 
+def hold(index: PrefixIndex, holds: Holds, tokens: list[int], until_s: float) -> None:
+    holds.keep(index.find(np.array(tokens, np.int32))[0], len(tokens), until_s)
+
+
+def test_what_a_caller_marked_is_kept_for_its_time():
+    index = index_of(blocks=20, slots=4, token_bytes=8)
+    holds = Holds(index, max_blocks=10, max_snapshots=2)
+    leave(index, numbers(1, 40), 20, 40)
+    hold(index, holds, numbers(1, 20), 100.0)
+    assert not index.free_slots(4)
+    assert not index.free_blocks(20)
+    assert known_states(index) == [20]
+    assert index.find(np.array(numbers(1, 40), np.int32))[1] == 20
+    holds.expire(99.0)
+    assert not index.free_slots(4)
+    holds.expire(100.0)
+    assert index.free_slots(4)
+    assert index.free_blocks(20)
+    index.check()
+
+
+def test_marks_are_kept_longer_by_who_marks_them_again_and_within_a_bound():
+    index = index_of(slots=6)
+    holds = Holds(index, max_blocks=0, max_snapshots=1)
+    for start in (1, 100):
+        leave(index, numbers(start, 20), 20)
+    hold(index, holds, numbers(1, 20), 50.0)
+    hold(index, holds, numbers(1, 20), 80.0)
+    hold(index, holds, numbers(100, 20), 80.0)  # one more than may be
+    assert len(holds) == 1
+    holds.expire(60.0)
+    assert not index.free_slots(6)
+    assert len(known_states(index)) == 1
+    holds.drop()
+    assert index.free_slots(6)
+
+
+@EVERY_KIND
+def test_a_marked_beginning_outlives_a_crowd(plan):
+    small = replace(plan, num_blocks=plan.num_blocks and 60, num_state_slots=12)
+    engine = serve(small)
+    params = SamplingParams(1, temperature=0.0, ignore_eos=True)
+    request = EngineRequest("m", tuple(numbers(1, 150)), params, marks=(100,), mark_ttl_s=(300.0,))
+    engine.add_request(request)
+    drain(engine)
+    for start in range(1000, 20_000, 1000):
+        ask(engine, numbers(start, 150))
+    assert cached(engine, numbers(1, 100) + numbers(50_000, 20)) == [100]
+    assert cached(engine, numbers(1000, 150)) == [0]
+
+
 def test_common_beginnings():
     a = np.array([1, 2, 3], np.int32)
     assert [num_equal(a, np.array(b, np.int32)) for b in ([], [2], [1, 2], [1, 2, 4], [1, 2, 3, 4])] == [0, 0, 2, 2, 3]
@@ -284,6 +337,6 @@ def test_a_storm_is_answered_as_if_alone(runner):
     assert stats.finished + num_dropped == 700
     assert num_dropped > 5
     assert stats.cached_tokens > 3000
-    engine.scheduler.memory.index.clear()
+    engine.scheduler.memory.clear()
     assert engine.scheduler.memory.blocks.num_free == stats.num_blocks
     assert engine.scheduler.memory.slots.num_free == stats.num_state_slots

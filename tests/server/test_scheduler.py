@@ -85,7 +85,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             ignore_eos=ignore_eos,
         )
         tenant, priority = "abc"[len(self.arrivals) % 3], len(self.arrivals) % 2
-        request = replace(request, tenant=tenant, priority=priority)
+        marks = (len(prompt) // 2,) if len(prompt) > 3 else ()
+        request = replace(request, tenant=tenant, priority=priority, marks=marks, mark_ttl_s=(60.0,) * len(marks))
         self.engine.add_request(request)
         self.arrivals.append(request_id)
         self.requests[request_id] = request
@@ -105,7 +106,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule()
     def forget(self) -> None:
         """What is kept for others may go at any time."""
-        self.engine.scheduler.memory.index.clear()
+        self.engine.scheduler.memory.clear()
 
     @rule(target=open_requests, count=st.integers(2, 6), prompt=st.lists(st.integers(1, 60), min_size=1, max_size=5))
     def add_a_crowd(self, count: int, prompt: list[int]):
