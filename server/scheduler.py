@@ -128,9 +128,9 @@ class Scheduler:
         answered: set[str] = set()
         begun = deque(sorted((s for s in self.running.values() if not s.decodes), key=self.queue.rank))
         while room > 0:
-            while begun and begun[0].request_id not in self.running:
-                begun.popleft()
+            self._skip_preempted(begun)
             newcomer = self._admit(now_s, parts, before=self.queue.rank(begun[0]) if begun else None)
+            self._skip_preempted(begun)
             if newcomer is None and not begun:
                 break
             part = self._chunk(newcomer or begun.popleft(), room, alone=not parts)
@@ -200,6 +200,10 @@ class Scheduler:
                 return None
             size = aligned if aligned > 0 else size
         return ScheduledSequence(sequence, size, size == sequence.num_remaining)
+
+    def _skip_preempted(self, begun: deque[Sequence]) -> None:
+        while begun and begun[0].request_id not in self.running:
+            begun.popleft()
 
     def _prefill_room(self, now_s: float, *, holds_up: bool) -> int:
         """Tokens of prefill for a step, so that it lasts no longer than the gap that is allowed, where it holds up
