@@ -65,7 +65,8 @@ class ServerProcess:
         self._ready = threading.Event()
         self.url = ""
         self._process = subprocess.Popen(
-            [*FATHOM, "serve", *models, "--port", "0", *threads],
+            # Without what is remembered of shorter contexts: the time to a first token is that of the whole prompt.
+            [*FATHOM, "serve", *models, "--port", "0", "--no-prefix-cache", *threads],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
