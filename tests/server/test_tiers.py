@@ -132,6 +132,39 @@ def test_what_follows_a_known_context_is_computed_alone(lives):
     assert lives.ask(context + answer + prompt(5, 30))[1] >= LENGTH - 1
 
 
+def test_a_state_that_another_went_on_from_is_kept(lives):
+    """A regular one, which is not kept for itself. Attention needs none."""
+    engine = lives.start()
+    lives.ask(prompt(1))
+    if engine.stats().snapshots == 0:
+        return
+    assert lives.ask(prompt(1)[:138] + prompt(2, 50))[1] == 128
+    lives.start()
+    assert lives.ask(prompt(1)[:138] + prompt(3, 50))[1] == 128
+
+
+def test_the_end_of_a_prompt_is_kept_wherever_it_is(lives):
+    lives.start()
+    lives.ask(prompt(1, 321))  # with a regular state before its last token
+    lives.start()
+    assert lives.ask(prompt(1, 321))[1] == 320
+
+
+def test_what_lacks_its_begin_is_not_used(lives):
+    lives.start()
+    answer, _ = lives.ask(prompt(1))
+    lives.stop()
+    for file in lives.files():
+        content = file.read_bytes()
+        file.unlink()
+        lives.start()
+        found, known = lives.ask(prompt(1))
+        assert found == answer
+        assert known < LENGTH - 1
+        lives.stop()
+        file.write_bytes(content)
+
+
 def test_a_life_after_life_answers_as_one_without_a_disk(lives):
     """Prompts that share beginnings of any length, over more lives than one, in less memory than they take."""
     rng = random.Random(3)
@@ -240,9 +273,10 @@ def test_what_another_model_left_is_neither_used_nor_touched(lives, caplog):
 
 def test_a_salt_divides_the_disk_and_is_not_written_down(lives):
     lives.start()
-    lives.ask(prompt(1), "s3cret")
+    for salt in ("s3cret", ""):
+        lives.ask(prompt(1), salt)
     lives.start()
-    assert [lives.ask(prompt(1), salt)[1] for salt in ("other", "", "s3cret")] == [0, 0, LENGTH - 1]
+    assert [lives.ask(prompt(1), salt)[1] for salt in ("other", "", "s3cret")] == [0, LENGTH - 1, LENGTH - 1]
     assert all(b"s3cret" not in file.read_bytes() for file in lives.files())
 
 
@@ -342,12 +376,26 @@ def test_what_was_not_used_for_longest_goes_first_and_a_path_from_its_end(tmp_pa
     assert set(store.entries) == {old.name, third.name} or set(store.entries) == {old.name, old_end.name}
     assert store.stats().bytes == sum(file.stat().st_size for file in tmp_path.glob("*/*.piece")) <= 2 * size
     # What could not be found without its begin is not written, nor what would need the room of its own begin.
+    before = set(store.entries)
     lost, large = piece([9], new_end), piece([5], third, size=3 * size)
     for each in (lost, large):
         store.put(each.name, each)
     store.close(10)
     assert store.stats().writes == 0
     assert store.stats().skipped == 2
+    assert set(store.entries) == before
+
+
+def test_room_for_an_end_is_not_made_of_its_begin(tmp_path):
+    store = DiskStore(tmp_path, "tiny", max_bytes=4 * (file_bytes(piece([1]).header) + 50))
+    begin = piece([1])
+    others = [piece([first]) for first in (2, 3, 4)]
+    end = piece([1], begin)
+    for each in (begin, *others, end):
+        store.put(each.name, each)
+    store.close(10)
+    assert {begin.name, end.name} <= set(store.entries)
+    assert others[0].name not in store.entries
 
 
 WRITE_FOR_EVER = """
