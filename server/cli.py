@@ -43,6 +43,10 @@ class ServerConfig:
     drain_s: int
     access_log: bool
 
+    def __post_init__(self) -> None:
+        if any(not key.strip() for key in self.api_keys):
+            raise ConfigError("--api-key must not be empty")
+
 
 Models = Annotated[
     list[str],
@@ -161,13 +165,9 @@ def serve(
             start_timeout_s=start_timeout_s,
             stall_timeout_s=stall_timeout_s,
         )
-        if any(not key.strip() for key in api_keys or ()):
-            raise ConfigError("--api-key must not be empty")
         options = CheckpointOptions(revision, use_generation_config=generation_config == "auto")
-        config = ServerConfig(
-            host, port, tuple(api_keys or ()), max_body_mib * MIB, start_timeout_s, drain_s, access_log
-        )
-        raise typer.Exit(host_and_serve(models, engine, options, config))
+        http = ServerConfig(host, port, tuple(api_keys or ()), max_body_mib * MIB, start_timeout_s, drain_s, access_log)
+        raise typer.Exit(host_and_serve(models, engine, options, http))
 
 
 @contextlib.contextmanager
