@@ -2,7 +2,7 @@
 
 Plain torch has SDPA, which wants the blocks of a sequence gathered side by side, padded and in float32: all of a
 context is then read, written and read again for each token. Here a task walks over a span of one sequence's blocks for
-one key head and all queries that share it, and the spans are put together after. The spans lie at fixed positions, so
+all heads, and the spans are put together after. The spans lie at fixed positions, so
 that no result depends on what else is in the batch.
 
 It imports numba at its top, so only what has made sure of numba may import it.
@@ -23,21 +23,32 @@ from models.kernels.interface import AttentionKernels
 from models.kernels.numba_scalars import array, exp, floats, kernel, task, use_torch_threads, widen
 
 ZERO, ONE, TWO, NOTHING = np.float32(0), np.float32(1), np.float32(2), np.float32(-np.inf)
-SPAN = 1024  # positions of a task, of which a long context then has enough for all threads
+SPAN = 256  # positions of a task, of which a context then has enough for all threads
 TILE = 32  # positions whose scores are held at once
 
 
 @task
-def _score_tile(scores, q, keys, table, head, first, stop, scale):
-    """scores (r, TILE) of the positions first .. stop; q (r, d), keys (blocks, block_size, heads, d)."""
-    block_size, size = keys.shape[1], keys.shape[3]
-    for position in range(first, stop):
-        row = keys[table[position // block_size], position % block_size, head]
+def _find_tile(places, table, first, stop, block_size):
+    """Where the positions first .. stop are: places (2, TILE), the block of each and its row there."""
+    block, row = first // block_size, first % block_size
+    for i in range(stop - first):
+        places[0, i], places[1, i] = table[block], row
+        row += 1
+        if row == block_size:
+            block, row = block + 1, 0
+
+
+@task
+def _score_tile(scores, q, keys, places, head, count, scale):
+    """scores (r, TILE) of a tile's positions for one key head; q (r, d), keys (blocks, block_size, heads, d)."""
+    size = keys.shape[3]
+    for i in range(count):
+        row = keys[places[0, i], places[1, i], head]
         for r in range(q.shape[0]):
             total = ZERO
             for d in range(size):
                 total += q[r, d] * widen(row[d])
-            scores[r, position - first] = total * scale
+            scores[r, i] = total * scale
 
 
 @task
@@ -68,33 +79,37 @@ def _weigh_tile(sums, peaks, totals, scores, count):
 
 
 @task
-def _add_values(sums, weights, values, table, head, first, stop):
-    block_size, size = values.shape[1], values.shape[3]
-    for position in range(first, stop):
-        row = values[table[position // block_size], position % block_size, head]
+def _add_values(sums, weights, values, places, head, count):
+    size = values.shape[3]
+    for i in range(count):
+        row = values[places[0, i], places[1, i], head]
         for r in range(sums.shape[0]):
-            weight = weights[r, position - first]
+            weight = weights[r, i]
             for d in range(size):
                 sums[r, d] += weight * widen(row[d])
 
 
 @task
 def _attend_span(
-    sums, peaks, totals, q, keys, values, table, head, first, stop,
-    scale, cap,
+    sums, peaks, totals, q, keys, values, table, first, stop, scale, cap,
 ):  # fmt: skip
-    """One key head, its queries q (r, d) and the positions first .. stop -> sums (r, d), peaks and totals (r,)."""
-    scores = np.empty((q.shape[0], TILE), np.float32)
+    """The positions first .. stop of a sequence -> sums (g, r, d), peaks and totals (g, r); q (g, r, d).
+
+    All heads read a tile before the next: what lies side by side in memory is read once, in its order.
+    """
+    scores, places = np.empty((q.shape[1], TILE), np.float32), np.empty((2, TILE), np.int64)
     sums[:] = ZERO
     peaks[:] = NOTHING
     totals[:] = ZERO
     for start in range(first, stop, TILE):
-        end = min(start + TILE, stop)
-        _score_tile(scores, q, keys, table, head, start, end, scale)
-        if cap > ZERO:
-            _cap_tile(scores[:, : end - start], cap)
-        _weigh_tile(sums, peaks, totals, scores, end - start)
-        _add_values(sums, scores, values, table, head, start, end)
+        count = min(start + TILE, stop) - start
+        _find_tile(places, table, start, start + count, keys.shape[1])
+        for g in range(q.shape[0]):
+            _score_tile(scores, q[g], keys, places, g, count, scale)
+            if cap > ZERO:
+                _cap_tile(scores[:, :count], cap)
+            _weigh_tile(sums[g], peaks[g], totals[g], scores, count)
+            _add_values(sums[g], scores, values, places, g, count)
 
 
 @kernel
@@ -102,16 +117,14 @@ def _attend_spans(
     sums, peaks, totals, q, keys, values, tables, lengths, window,
     scale, cap,
 ):  # fmt: skip
-    """sums (b, g, spans, r, d), peaks and totals (b, g, spans, r), q (b, g, r, d), tables (b, m), lengths (b,)."""
-    groups, spans = sums.shape[1], sums.shape[2]
-    for i in prange(sums.shape[0] * groups * spans):
-        b, g, span = i // (groups * spans), i // spans % groups, i % spans
-        length = lengths[b]
-        first = max(span * SPAN, length - window)
-        stop = min((span + 1) * SPAN, length)
-        place = (b, g, span)
+    """sums (b, spans, g, r, d), peaks and totals (b, spans, g, r), q (b, g, r, d), tables (b, m), lengths (b,)."""
+    spans = sums.shape[1]
+    for i in prange(sums.shape[0] * spans):
+        b, span = i // spans, i % spans
+        first = max(span * SPAN, lengths[b] - window)
+        stop = min((span + 1) * SPAN, lengths[b])
         _attend_span(
-            sums[place], peaks[place], totals[place], q[b, g], keys, values, tables[b], g, first, stop, scale, cap
+            sums[b, span], peaks[b, span], totals[b, span], q[b], keys, values, tables[b], first, stop, scale, cap
         )  # fmt: skip
 
 
@@ -122,17 +135,17 @@ def _join_spans(out, sums, peaks, totals, sinks):
     for i in prange(out.shape[0] * groups * rows):
         b, g, r = i // (groups * rows), i // rows % groups, i % rows
         peak = sinks[g, r]
-        for span in range(sums.shape[2]):
-            peak = max(peak, peaks[b, g, span, r])
+        for span in range(sums.shape[1]):
+            peak = max(peak, peaks[b, span, g, r])
         total = exp(sinks[g, r] - peak) if sinks[g, r] > NOTHING else ZERO
         row = out[b, g, r]
         row[:] = ZERO
-        for span in range(sums.shape[2]):
-            if peaks[b, g, span, r] > NOTHING:
-                factor = exp(peaks[b, g, span, r] - peak)
-                total += totals[b, g, span, r] * factor
+        for span in range(sums.shape[1]):
+            if peaks[b, span, g, r] > NOTHING:
+                factor = exp(peaks[b, span, g, r] - peak)
+                total += totals[b, span, g, r] * factor
                 for d in range(row.shape[0]):
-                    row[d] += sums[b, g, span, r, d] * factor
+                    row[d] += sums[b, span, g, r, d] * factor
         for d in range(row.shape[0]):
             row[d] /= total
 
@@ -158,8 +171,8 @@ def attend_decode(
     batch, heads, head_dim = q.shape
     groups, longest = cache.keys.shape[2], int(lengths.max())
     rows, spans = heads // groups, -(-longest // SPAN)
-    sums = np.empty((batch, groups, spans, rows, head_dim), np.float32)
-    peaks, totals = np.empty((2, batch, groups, spans, rows), np.float32)
+    sums = np.empty((batch, spans, groups, rows, head_dim), np.float32)
+    peaks, totals = np.empty((2, batch, spans, groups, rows), np.float32)
     out = torch.empty(batch, groups, rows, head_dim)
     scale = head_dim**-0.5 if scores.scale is None else scores.scale
     sink_rows = np.full((groups, rows), NOTHING) if sinks is None else floats(sinks).reshape(groups, rows)
