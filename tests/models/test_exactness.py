@@ -73,14 +73,11 @@ def test_whole_prefill(pair, close):
     close(ours, pair.reference_logits(ids))
 
 
-def test_prefill_in_odd_chunks(pair, close):
+@pytest.mark.parametrize("sizes", [(1, 7, 2, 1, 23, 5, 28), (7,) * 9 + (4,), (64, 2, 1)], ids=["odd", "of 7", "of 64"])
+def test_prefill_in_chunks(pair, close, sizes):
     ids = tokens(3, 67)
     driver = PagedDriver(pair.ours, 1, 67)
-    pieces, start = [], 0
-    for size in (1, 7, 2, 1, 23, 5, 28):
-        pieces.append(driver.step({0: ids[start : start + size]})[0])
-        start += size
-    assert start == len(ids)
+    pieces = [driver.step({0: piece.tolist()})[0] for piece in torch.tensor(ids).split(sizes)]
     close(torch.cat(pieces), pair.reference_logits(ids))
 
 
