@@ -21,6 +21,7 @@ ZERO = np.float32(0)
 STRIPE = 64  # rows of weights of a task, which the second cache holds while all rows of inputs meet them
 ROWS = 64  # of inputs of a task, likewise
 ALL = 1 << 62
+SMALL = 1 << 18  # products: fewer are done before a second thread is awake
 # Processors that multiply bfloat16 themselves do it twice as fast as float32, once there are rows enough to multiply.
 HAS_BF16 = any(binding.get_host_cpu_features().get(name) for name in ("avx512bf16", "amx-bf16"))
 MOST_ROWS = {torch.float32: ALL, torch.bfloat16: 2 if HAS_BF16 else ALL}
@@ -122,8 +123,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if torch.is_grad_enabled() or not 0 < rows <= MOST_ROWS.get(weight.dtype, 0):
         return F.linear(x, weight, bias)
     y = torch.empty(rows, len(weight))
-    use_torch_threads()
-    _multiply(y.numpy(), floats(x).reshape(rows, -1), array(weight))
+    inputs, weights = floats(x).reshape(rows, -1), array(weight)
+    if weight.numel() * rows <= SMALL:
+        _stripe(y.numpy(), inputs, weights, 0, rows, 0, len(weight))
+    else:
+        use_torch_threads()
+        _multiply(y.numpy(), inputs, weights)
     if bias is not None:
         y += bias
     return y.view(*x.shape[:-1], len(weight)).to(x.dtype)
