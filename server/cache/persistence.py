@@ -101,8 +101,16 @@ class Persistence:
         """Of a part, after how many tokens which slot has a state that is worth to be kept."""
         sequence = part.sequence
         assert sequence.tokens is not None
-        marked = {len(sequence.tokens) - 1, *sequence.request.marks}
-        states = [(p, slot) for p, slot in part.snapshots if p % self._every or p in marked]
+        last = len(sequence.tokens) - 1
+        marked = {last, *sequence.request.marks}
+
+        def qualifies(position: int) -> bool:
+            # Of the regular ones those 0, 1, 2, 4, 8... intervals before the end: of two prompts that differ in their
+            # last part only, the second finds one that is not much before that.
+            before = last // self._every - position // self._every
+            return bool(position % self._every) or position in marked or not before & (before - 1)
+
+        states = [(position, slot) for position, slot in part.snapshots if qualifies(position)]
         start = sequence.num_computed
         if start == sequence.num_cached and sequence.run is not None:
             # It went on from another's: where one did, more will.
