@@ -32,7 +32,7 @@ class WaitingQueue:
         """A sequence that is new here."""
         tenant = sequence.request.tenant
         if not self._active[tenant]:
-            least = min((self._served[each] for each in self._active if self._active[each]), default=0)
+            least = min((self._served[each] for each in self._active), default=0)
             # By a token, so that whoever comes back is the next.
             self._served[tenant] = max(self._served.get(tenant, 0), least - 1)
         self._active[tenant] += 1
@@ -92,17 +92,19 @@ class WaitingQueue:
         """How many have something to do here."""
         return len(self._active)
 
-    def num_recent(self, now_s: float) -> int:
-        """How many have something to do here, or had a while ago and may come again at any time."""
-        if len(self._last_seen) > 1:
-            gone = [
-                tenant
-                for tenant, seen_s in self._last_seen.items()
-                if now_s - seen_s > RECENT_S and tenant not in self._active
-            ]
-            for tenant in gone:
-                del self._last_seen[tenant]
-        return len(self._last_seen)
+    def several_recent(self, now_s: float) -> bool:
+        """Whether more than one have something to do here, or had a while ago and may come again at any time."""
+        recent, gone = 0, []
+        for tenant, seen_s in self._last_seen.items():
+            if now_s - seen_s <= RECENT_S or tenant in self._active:
+                recent += 1
+                if recent > 1:
+                    break
+            else:
+                gone.append(tenant)  # looked at once more at most
+        for tenant in gone:
+            del self._last_seen[tenant]
+        return recent > 1
 
     def _heap_of(self, sequence: Sequence) -> str:
         return sequence.request.tenant if self._policy == "fair" else ""

@@ -4,8 +4,6 @@ import heapq
 from collections import OrderedDict, deque
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from server.cache.memory import SequenceMemory
 from server.cache.planner import CachePlan
 from server.cache.prefix import num_equal
@@ -209,7 +207,7 @@ class Scheduler:
         """Tokens of prefill for a step, so that it lasts no longer than the gap that is allowed, where it holds up
         answers in progress; a third of that where another tenant may come, whose first token waits for two steps.
         """
-        limits, several = self._limits, self.queue.num_recent(now_s) > 1
+        limits, several = self._limits, self.queue.several_recent(now_s)
         if limits.max_gap_s == float("inf") or not (holds_up or several):
             return limits.step_tokens
         if self._prefill_rate is None:
@@ -297,7 +295,7 @@ class Scheduler:
         prefills = [other for other in self.running.values() if not other.decodes]
         if not prefills:
             return None
-        tokens = np.array(sequence.token_ids[:-1], np.int32)
+        tokens = sequence.as_array()[:-1]
         salt = sequence.request.cache_salt
         known = None
         for other in prefills:

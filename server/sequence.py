@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from server.cache.prefix import Run, Tokens
 from server.request import EngineRequest
 
@@ -15,9 +17,10 @@ class Sequence:
 
     number: in the order of arrival. num_cached: tokens of the prompt that it did not compute, but found in the prefix
     index when it first ran. num_shared: positions whose keys and values others have written; computed again they are
-    not written again. run: the index's run that it goes on from, pinned, while it runs. tokens: its `token_ids` when it
-    was admitted. wanted: after how many tokens it shall leave snapshots, in order. taken: those that this step leaves,
-    and where. pieces: the names of its tokens' runs on the disk, those that are computed.
+    not written again. run: the index's run that it goes on from, pinned, while it runs. tokens: what `as_array` made
+    last. wanted: after how many tokens it shall leave snapshots, in order. taken: those that this step leaves, and
+    where. num_marks_kept: how many of the request's marks are held already. pieces: the names of its tokens' runs on
+    the disk, those that are computed.
     """
 
     request: EngineRequest
@@ -39,6 +42,14 @@ class Sequence:
     started_s: float | None = None
     first_token_s: float | None = None
     peak_bytes: int = 0
+
+    def as_array(self) -> Tokens:
+        """Its token ids so far, as the prefix index compares them; made once, and longer as there are more."""
+        known = 0 if self.tokens is None else len(self.tokens)
+        if self.tokens is None or known < len(self.token_ids):
+            more = np.array(self.token_ids[known:], np.int32)
+            self.tokens = more if self.tokens is None else np.concatenate((self.tokens, more))
+        return self.tokens
 
     @property
     def request_id(self) -> str:

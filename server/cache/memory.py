@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Collection
 from time import monotonic
 
-import numpy as np
-
 from server.cache.blocks import Pool
 from server.cache.holds import Holds
 from server.cache.planner import CachePlan
@@ -60,7 +58,7 @@ class SequenceMemory:
 
     def admit(self, sequence: Sequence) -> bool:
         """Give a sequence all that its tokens so far need, and what is known of them; False if there is no room."""
-        tokens = np.array(sequence.token_ids, np.int32)
+        tokens = sequence.as_array()
         # The last token is always computed: its logits are what is wanted.
         self.holds.expire(monotonic())
         salt = sequence.request.cache_salt
@@ -85,7 +83,7 @@ class SequenceMemory:
         self._num_running += 1
         for part in run.path() if start else ():
             part.hits += 1
-        sequence.run, sequence.tokens = run, tokens
+        sequence.run = run
         sequence.num_computed, sequence.num_shared = start, shared
         sequence.block_table = self._begin_table(sequence, shared)
         self._hold(sequence.block_table)
@@ -137,7 +135,7 @@ class SequenceMemory:
         run = sequence.run
         assert run is not None
         if self._caches and sequence.num_computed > run.end:
-            tokens = self._computed(sequence)
+            tokens = sequence.as_array()[: sequence.num_computed]
             sequence.run = run = self.index.extend(run, tokens, sequence.block_table)
         for position, slot in sequence.taken:
             self.index.add_snapshot(run, position, slot)
@@ -162,7 +160,7 @@ class SequenceMemory:
             self.blocks.release(sequence.block_table)
             self.index.unpin(sequence.run)
             self._num_running -= 1
-        sequence.run = sequence.tokens = sequence.state_slot = None
+        sequence.run = sequence.state_slot = None
         sequence.block_table, sequence.wanted = [], []
 
     def clear(self) -> None:
@@ -234,10 +232,3 @@ class SequenceMemory:
         if known - start >= LEAST_GAP:
             positions.add(known)
         return sorted(position for position in positions if start < position <= last)
-
-    def _computed(self, sequence: Sequence) -> Tokens:
-        assert sequence.tokens is not None
-        if sequence.num_computed > len(sequence.tokens):
-            more = np.array(sequence.token_ids[len(sequence.tokens) : sequence.num_computed], np.int32)
-            sequence.tokens = np.concatenate((sequence.tokens, more))
-        return sequence.tokens[: sequence.num_computed]

@@ -153,8 +153,9 @@ class PrefixIndex:
         if run.start < length < run.end:
             run = self._split(run, length)
         run.pins += 1
+        now_s = monotonic()
         for part in run.path():
-            self._use(part)
+            part.used, part.used_s = self._clock, now_s
         return run
 
     def unpin(self, run: Run) -> None:
@@ -181,7 +182,7 @@ class PrefixIndex:
         if last is not run:
             last.pins += 1
             self.unpin(run)
-            self._use(last)
+            last.used, last.used_s = self._clock, monotonic()
         return last
 
     def add_snapshot(self, run: Run, position: int, slot: int) -> None:
@@ -239,7 +240,7 @@ class PrefixIndex:
             for position in list(run.snapshots):
                 self._drop_snapshot(run, position)
         for run in sorted(self.runs(), key=lambda run: -run.start):
-            while run.parent is not None and not run.children and not run.pins and len(run.tokens):
+            while run.parent is not None and not run.children and not run.pins:
                 self._cut(run)
 
     @property
@@ -304,10 +305,6 @@ class PrefixIndex:
         run.parent, run.start, run.tokens, run.blocks = upper, length, run.tokens[count:], lower
         parent.children[int(upper.tokens[0])] = upper
         return upper
-
-    def _use(self, run: Run) -> None:
-        run.used, run.used_s = self._clock, monotonic()
-        self._offer(run)
 
     def _use_snapshot(self, run: Run, position: int) -> None:
         snapshot = run.snapshots[position]
