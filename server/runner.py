@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from models.batch import ForwardBatch
 from models.cache import (
     CacheShape,
     allocate_caches,
@@ -24,7 +23,8 @@ from models.load import load_decoder
 from models.sampler import SamplingRow, sample
 from server.cache.planner import CachePlan
 from server.config import ConfigError, EngineConfig
-from server.sequence import ScheduledBatch, ScheduledSequence
+from server.sequence import ScheduledBatch
+from server.step_tensors import StepTensors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -63,6 +63,7 @@ class Runner:
     def allocate(self, plan: CachePlan) -> tuple[Choice, ...]:
         """Allocate the cache and choose the kernels, some of which want a certain block size; returns the choices."""
         self._block_size, self._graphs = plan.block_size, None
+        self._steps = StepTensors(self.device, plan.block_size)
         self._choices = choices = bind(self.decoder, self.environment, self.dtype, plan.block_size)
         self._caches = allocate_caches(
             self.decoder.config,
@@ -110,7 +111,7 @@ class Runner:
     def run(self, batch: ScheduledBatch) -> dict[str, int]:
         """Compute the step; returns request id -> sampled token, for the parts that sample."""
         copy_rows(self._caches, batch.block_copies, batch.state_copies)
-        forward = self._forward_batch(batch)
+        forward = self._steps.fill(batch)
         if self._graphs is not None and self._graphs.takes(forward):
             logits = self._graphs.run(forward)
         else:
@@ -129,49 +130,3 @@ class Runner:
         ]
         tokens = sample(logits, rows)
         return {s.request_id: token for s, token in zip(sampling, tokens, strict=True)}
-
-    def _forward_batch(self, batch: ScheduledBatch) -> ForwardBatch:
-        token_ids: list[int] = []
-        positions: list[int] = []
-        starts, logit_rows = [0], []
-        for part in batch.parts:
-            start = part.sequence.num_computed
-            token_ids += part.sequence.token_ids[start : start + part.num_tokens]
-            positions += range(start, start + part.num_tokens)
-            starts.append(len(token_ids))
-            if part.samples:
-                logit_rows.append(len(token_ids) - 1)
-
-        def on_device(values: list[int]) -> torch.Tensor:
-            return torch.tensor(values, dtype=torch.int64, device=self.device)
-
-        return ForwardBatch(
-            token_ids=on_device(token_ids),
-            positions=on_device(positions),
-            query_start=torch.tensor(starts),
-            context_lens=torch.tensor([part.sequence.num_computed for part in batch.parts]),
-            block_tables=self._tables(batch),
-            slot_mapping=on_device([slot for part in batch.parts for slot in self._slots(part)]),
-            state_slots=on_device([part.sequence.state_slot or 0 for part in batch.parts]),
-            logit_rows=on_device(logit_rows),
-            snapshots={
-                number: tuple((position - part.sequence.num_computed, slot) for position, slot in part.snapshots)
-                for number, part in enumerate(batch.parts)
-                if part.snapshots
-            },
-        )
-
-    def _tables(self, batch: ScheduledBatch) -> torch.Tensor:
-        longest = max(len(part.sequence.block_table) for part in batch.parts)
-        tables = [part.sequence.block_table + [-1] * (longest - len(part.sequence.block_table)) for part in batch.parts]
-        return torch.tensor(tables, dtype=torch.int64, device=self.device).view(len(batch.parts), longest)
-
-    def _slots(self, part: ScheduledSequence) -> list[int]:
-        """Where each new token's keys and values go; -1 where the model keeps none, or others have written them."""
-        table, size = part.sequence.block_table, self._block_size
-        start = part.sequence.num_computed
-        if not table:
-            return [-1] * part.num_tokens
-        stop, shared = start + part.num_tokens, part.sequence.num_shared
-        written = range(max(start, shared), stop)
-        return [-1] * (part.num_tokens - len(written)) + [table[p // size] * size + p % size for p in written]

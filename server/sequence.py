@@ -3,9 +3,12 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from server.cache.prefix import Run, Tokens
 from server.request import EngineRequest
+
+Table = NDArray[np.int64]
 
 
 @dataclass(slots=True, eq=False)
@@ -17,10 +20,10 @@ class Sequence:
 
     number: in the order of arrival. num_cached: tokens of the prompt that it did not compute, but found in the prefix
     index when it first ran. num_shared: positions whose keys and values others have written; computed again they are
-    not written again. run: the index's run that it goes on from, pinned, while it runs. tokens: what `as_array` made
-    last. wanted: after how many tokens it shall leave snapshots, in order. taken: those that this step leaves, and
-    where. num_marks_kept: how many of the request's marks are held already. pieces: the names of its tokens' runs on
-    the disk, those that are computed.
+    index's run that it goes on from, pinned, while it runs. tokens: what `as_array` made last. table: what `as_table`
+    made last, to be forgotten by who changes a block that is in it. wanted: after how many tokens it shall leave
+    snapshots, in order. taken: those that this step leaves, and where. num_marks_kept: how many of the request's marks
+    are held already. pieces: the names of its tokens' runs on the disk, those that are computed.
     """
 
     request: EngineRequest
@@ -35,6 +38,7 @@ class Sequence:
     num_shared: int = 0
     run: Run | None = None
     tokens: Tokens | None = None
+    table: Table | None = None
     wanted: list[int] = field(default_factory=list)
     taken: list[tuple[int, int]] = field(default_factory=list)
     num_marks_kept: int = 0
@@ -50,6 +54,14 @@ class Sequence:
             more = np.array(self.token_ids[known:], np.int32)
             self.tokens = more if self.tokens is None else np.concatenate((self.tokens, more))
         return self.tokens
+
+    def as_table(self) -> Table:
+        """(blocks,) int64, its block table; made once, and longer as there are more."""
+        known = 0 if self.table is None else len(self.table)
+        if self.table is None or known < len(self.block_table):
+            more = np.array(self.block_table[known:], np.int64)
+            self.table = more if self.table is None else np.concatenate((self.table, more))
+        return self.table
 
     @property
     def request_id(self) -> str:

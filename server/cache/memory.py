@@ -160,7 +160,7 @@ class SequenceMemory:
             self.blocks.release(sequence.block_table)
             self.index.unpin(sequence.run)
             self._num_running -= 1
-        sequence.run = sequence.state_slot = None
+        sequence.run = sequence.state_slot = sequence.table = None
         sequence.block_table, sequence.wanted = [], []
 
     def clear(self) -> None:
