@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from server.cache.memory import SequenceMemory
 from server.cache.planner import CachePlan
-from server.cache.prefix import num_equal
+from server.cache.runs import num_equal
 from server.config import Policy
 from server.queue import WaitingQueue
 from server.request import FinishReason, SequenceUsage, TokenOutput

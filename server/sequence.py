@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from server.cache.prefix import Run, Tokens
+from server.cache.runs import Run, Tokens
 from server.request import EngineRequest
 
 Table = NDArray[np.int64]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from server.api.schemas import Message
-from server.cache.prefix import Tokens, num_equal
+from server.cache.runs import Tokens, num_equal
 from server.chat_template import ChatTemplateError
 from server.tokenizer import ModelTokenizer
 

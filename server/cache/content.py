@@ -5,7 +5,8 @@ from bisect import bisect_left
 from collections.abc import Iterator
 
 from server.cache.planner import CachePlan
-from server.cache.prefix import PrefixIndex, Run
+from server.cache.prefix import PrefixIndex
+from server.cache.runs import Run
 from server.request import CacheEntry
 
 

@@ -1,6 +1,7 @@
 """Beginnings of prompts that a caller asked to be kept for a while, whatever else wants their room."""
 
-from server.cache.prefix import PrefixIndex, Run, Snapshot
+from server.cache.prefix import PrefixIndex
+from server.cache.runs import Run, Snapshot
 
 
 class Holds:

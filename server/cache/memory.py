@@ -7,7 +7,8 @@ from time import monotonic
 from server.cache.blocks import Pool
 from server.cache.holds import Holds
 from server.cache.planner import CachePlan
-from server.cache.prefix import PrefixIndex, Run, Tokens
+from server.cache.prefix import PrefixIndex
+from server.cache.runs import Run, Tokens
 from server.sequence import Sequence
 
 LEAST_GAP = 16  # tokens that a snapshot at a divergence must save: fewer are computed as fast as copied

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from server.cache.prefix import Tokens
+from server.cache.runs import Tokens
 
 MAGIC = b"FATHOMKV"
 VERSION = 1  # to be raised when the same name would come to mean another content

@@ -9,7 +9,7 @@ import numpy as np
 from server.cache.memory import SequenceMemory
 from server.cache.pieces import Header, Piece
 from server.cache.planner import CachePlan
-from server.cache.prefix import Run, Tokens
+from server.cache.runs import Run, Tokens
 from server.cache.tiers import DiskStore
 
 

@@ -11,7 +11,7 @@ from server_checks import refusal
 from server.api.marks import find_marks
 from server.api.schemas import Message
 from server.cache.planner import CachePlan
-from server.cache.prefix import num_equal
+from server.cache.runs import num_equal
 from server.chat_template import ChatTemplateError
 from server.request import EngineRequest, SamplingParams
 

@@ -12,7 +12,8 @@ from tiny_models import KINDS, VOCAB_SIZE, write_tiny_model
 from server.cache.blocks import Pool
 from server.cache.holds import Holds
 from server.cache.planner import CachePlan
-from server.cache.prefix import PrefixIndex, num_equal
+from server.cache.prefix import PrefixIndex
+from server.cache.runs import num_equal
 from server.engine import Engine
 from server.request import EngineRequest, SamplingParams, SequenceUsage
 from server.runner import Runner
