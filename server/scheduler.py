@@ -4,9 +4,9 @@ import heapq
 from collections import OrderedDict, deque
 from dataclasses import dataclass, replace
 
+from server.awaiting import Awaiting
 from server.cache.memory import SequenceMemory
 from server.cache.planner import CachePlan
-from server.cache.runs import num_equal
 from server.config import Policy
 from server.queue import WaitingQueue
 from server.request import FinishReason, SequenceUsage, TokenOutput
@@ -14,7 +14,6 @@ from server.sequence import ScheduledBatch, ScheduledSequence, Sequence
 
 ALIGNED = 64  # tokens: chunks of a prefill end at multiples of it
 LOOK_AHEAD = 64  # of the queue, for who need not wait for another's work
-WORTH_WAITING = 64  # tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +64,7 @@ class Scheduler:
         self._num_added, self._has_priorities = 0, False
         self._prefill_rate: float | None = None  # tokens per second, as measured
         self._deadlines: list[tuple[float, int, Sequence]] = []
-        # Of who waits for what another is computing: that one, and how many tokens of it are wanted.
-        self._awaited: dict[str, tuple[Sequence, int]] = {}
+        self._awaiting = Awaiting(self.memory, self.running)
 
     @property
     def waiting(self) -> OrderedDict[str, Sequence]:
@@ -119,7 +117,7 @@ class Scheduler:
         parts: dict[str, ScheduledSequence] = {}
         for sequence in self._in_order_of_importance():
             # An earlier one in this loop may have preempted it; then it waits and no longer decodes.
-            if sequence.decodes and self._grow(sequence):
+            if sequence.decodes and not self._is_full(sequence) and self._grow(sequence):
                 parts[sequence.request_id] = ScheduledSequence(sequence, 1, True)
         # A later one never preempts an earlier one, so whoever got a part still runs.
         room = min(self._limits.step_tokens - len(parts), self._prefill_room(now_s, holds_up=bool(parts)))
@@ -151,15 +149,29 @@ class Scheduler:
         Args:
             tokens: request id -> sampled token, for the parts that sample.
         """
-        outputs = []
+        self.advance(batch)
+        return self.resolve(batch, tokens, eos_token_ids, now_s)
+
+    def advance(self, batch: ScheduledBatch) -> None:
+        """A step is on its way, and will be done before any that is scheduled from here on."""
         for part in batch.parts:
             sequence = part.sequence
             self.counters.prompt_tokens += max(0, min(part.num_tokens, sequence.num_prompt - sequence.num_computed))
             self.queue.charge(sequence, part.num_tokens)
             sequence.num_computed += part.num_tokens
+            sequence.num_unknown += part.samples
             if part.num_tokens > 1 or part.snapshots:
                 self.memory.commit(sequence)
-            if part.samples:
+
+    def resolve(
+        self, batch: ScheduledBatch, tokens: dict[str, int], eos_token_ids: frozenset[int], now_s: float
+    ) -> list[tuple[str, TokenOutput]]:
+        """Take over the tokens of a step that is done. Who ended since is no longer asked."""
+        outputs = []
+        for part in batch.parts:
+            sequence = part.sequence
+            if part.samples and sequence.num_unknown:
+                sequence.num_unknown -= 1
                 token = tokens[sequence.request_id]
                 outputs.append((sequence.request_id, self._append(sequence, token, eos_token_ids, now_s)))
         return outputs
@@ -235,7 +247,7 @@ class Scheduler:
         """Let the first of the queue run who need not wait for another's work, if there is room; but for whom others
         gave room already, `parts`, so that those go on who had the turn `before`.
         """
-        sequence = next((each for each in self.queue.candidates(LOOK_AHEAD) if not self._awaits(each)), None)
+        sequence = next((each for each in self.queue.candidates(LOOK_AHEAD) if self._may_run(each)), None)
         if sequence is None or (before is not None and self.queue.rank(sequence) >= before):
             return None
         while len(self.running) >= self._limits.max_running or not self.memory.admit(sequence):
@@ -253,6 +265,10 @@ class Scheduler:
         self._note_peak(sequence)
         return sequence
 
+    def _may_run(self, sequence: Sequence) -> bool:
+        # What was preempted while a token of it was on its way waits for that.
+        return not sequence.num_unknown and not (self._limits.prefix_cache and self._awaiting.awaits(sequence))
+
     def _who_has_too_much(self, sequence: Sequence) -> Sequence | None:
         """The youngest of the tenant that holds most, if it holds more than its share and this one's would not."""
         if self._limits.policy != "fair" or self.queue.tenants < 2:
@@ -264,7 +280,7 @@ class Scheduler:
             counts[0] += 1
             counts[1] += len(other.block_table)
         mine = held.pop(sequence.request.tenant, [0, 0])
-        needed = self._plan.num_blocks_for(len(sequence.token_ids))
+        needed = self._plan.num_blocks_for(sequence.num_tokens)
         if not held or self._part(mine[0] + 1, mine[1] + needed) > share:
             return None
         greediest = max(held, key=lambda tenant: self._part(*held[tenant]))
@@ -275,38 +291,6 @@ class Scheduler:
     def _part(self, num_running: int, num_blocks: int) -> float:
         """Which part of what there is some sequences hold, of places or of blocks, whichever is more."""
         return max(num_running / self._limits.max_running, num_blocks / max(1, self._plan.num_blocks))
-
-    def _awaits(self, sequence: Sequence) -> bool:
-        """Whether a running prefill is about to compute a long beginning of this sequence, which it can then use."""
-        if not self._limits.prefix_cache:
-            return False
-        awaited = self._awaited.get(sequence.request_id)
-        if awaited is None or not self._still_computes(*awaited):
-            self._awaited.pop(sequence.request_id, None)
-            awaited = self._find_awaited(sequence)
-            if awaited is not None:
-                self._awaited[sequence.request_id] = awaited
-        return awaited is not None
-
-    def _still_computes(self, other: Sequence, num_tokens: int) -> bool:
-        return self.running.get(other.request_id) is other and other.num_computed < num_tokens
-
-    def _find_awaited(self, sequence: Sequence) -> tuple[Sequence, int] | None:
-        prefills = [other for other in self.running.values() if not other.decodes]
-        if not prefills:
-            return None
-        tokens = sequence.as_array()[:-1]
-        salt = sequence.request.cache_salt
-        known = None
-        for other in prefills:
-            if other.request.cache_salt != salt or other.tokens is None:
-                continue
-            common = num_equal(tokens, other.tokens[:-1])
-            if other.num_computed < common:
-                known = self.memory.num_known(tokens, salt) if known is None else known
-                if common - known >= WORTH_WAITING:
-                    return other, common
-        return None
 
     def _grow(self, sequence: Sequence) -> bool:
         """Make room for one more token, preempting the youngest while there is none; False if it had to go itself."""
@@ -335,8 +319,9 @@ class Scheduler:
         """Forget a sequence that waits or runs, and take back all that it holds."""
         if self.running.pop(sequence.request_id, None) is None:
             self.queue.leave(sequence)
+        sequence.num_unknown = 0
         self.queue.end(sequence)
-        self._awaited.pop(sequence.request_id, None)
+        self._awaiting.forget(sequence)
         self.memory.release(sequence)
 
     def _append(self, sequence: Sequence, token: int, eos_token_ids: frozenset[int], now_s: float) -> TokenOutput:
@@ -352,6 +337,13 @@ class Scheduler:
         self.counters.finished += 1
         # The token that ends a completion is counted but not part of its text.
         return TokenOutput(() if reason == "stop" else (token,), reason, usage)
+
+    def _is_full(self, sequence: Sequence) -> bool:
+        """Whether its last token is on its way, whatever it will be."""
+        if not sequence.num_unknown:
+            return False
+        num_generated = sequence.num_generated + sequence.num_unknown
+        return num_generated >= sequence.request.params.max_tokens or sequence.num_tokens >= self._limits.max_context
 
     def _finish_reason(self, sequence: Sequence, token: int, eos_token_ids: frozenset[int]) -> FinishReason | None:
         params = sequence.request.params

@@ -20,10 +20,11 @@ class Sequence:
 
     number: in the order of arrival. num_cached: tokens of the prompt that it did not compute, but found in the prefix
     index when it first ran. num_shared: positions whose keys and values others have written; computed again they are
-    index's run that it goes on from, pinned, while it runs. tokens: what `as_array` made last. table: what `as_table`
-    made last, to be forgotten by who changes a block that is in it. wanted: after how many tokens it shall leave
-    snapshots, in order. taken: those that this step leaves, and where. num_marks_kept: how many of the request's marks
-    are held already. pieces: the names of its tokens' runs on the disk, those that are computed.
+    not written again. run: the index's run that it goes on from, pinned, while it runs. tokens: what `as_array` made
+    last. table: what `as_table` made last, to be forgotten by who changes a block that is in it. wanted: after how many
+    tokens it shall leave snapshots, in order. taken: those that this step leaves, and where. num_marks_kept: how many
+    of the request's marks are held already. pieces: the names of its tokens' runs on the disk, those that are computed.
+    num_unknown: tokens that are sampled, but not read back yet, and so are not in `token_ids`.
     """
 
     request: EngineRequest
@@ -46,6 +47,7 @@ class Sequence:
     started_s: float | None = None
     first_token_s: float | None = None
     peak_bytes: int = 0
+    num_unknown: int = 0
 
     def as_array(self) -> Tokens:
         """Its token ids so far, as the prefix index compares them; made once, and longer as there are more."""
@@ -73,16 +75,22 @@ class Sequence:
 
     @property
     def num_generated(self) -> int:
+        """Those that are known."""
         return len(self.token_ids) - self.num_prompt
 
     @property
+    def num_tokens(self) -> int:
+        """All of them, those among them that are not known yet."""
+        return len(self.token_ids) + self.num_unknown
+
+    @property
     def num_remaining(self) -> int:
-        return len(self.token_ids) - self.num_computed
+        return self.num_tokens - self.num_computed
 
     @property
     def decodes(self) -> bool:
         """All but the newest token is computed: the next step is a decode step."""
-        return self.num_computed > 0 and len(self.token_ids) - self.num_computed == 1
+        return self.num_computed > 0 and self.num_remaining == 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,11 +99,11 @@ class SequenceMemory:
 
     def lacks_room(self, sequence: Sequence) -> bool:
         """Whether its newest token does not fit into its blocks."""
-        return self._has_blocks and len(sequence.token_ids) > len(sequence.block_table) * self._plan.block_size
+        return self._has_blocks and sequence.num_tokens > len(sequence.block_table) * self._plan.block_size
 
     def grow(self, sequence: Sequence) -> bool:
         """Make room for the newest token; False if nothing can be given up for it."""
-        needed = self._plan.num_blocks_for(len(sequence.token_ids)) - len(sequence.block_table)
+        needed = self._plan.num_blocks_for(sequence.num_tokens) - len(sequence.block_table)
         if needed > 0:
             if not self._free_blocks(needed):
                 return False
