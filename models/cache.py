@@ -21,11 +21,12 @@ class KVCache:
 
 @dataclass(frozen=True, slots=True)
 class StateCache:
-    """Recurrent state of one layer, float32, one row per state slot.
+    """Recurrent state of one layer, one row per state slot.
 
-    conv_state: (num_state_slots, conv_size, conv_kernel - 1), the last inputs of the convolution.
-    ssm_state: (num_state_slots, *state_shape): (inner_size, state_size) in Mamba-1, (num_heads, head_dim, state_size)
-    in Mamba-2, (num_value_heads, key_head_dim, value_head_dim) in Gated DeltaNet.
+    conv_state: (num_state_slots, conv_size, conv_kernel - 1), the last inputs of the convolution, float32.
+    ssm_state: what the recurrence carries on, float32, bfloat16 or float16, (num_state_slots, *state_shape):
+    (inner_size, state_size) in Mamba-1, (num_heads, head_dim, state_size) in Mamba-2, (num_value_heads, key_head_dim,
+    value_head_dim) in Gated DeltaNet.
     """
 
     conv_state: Tensor
@@ -53,9 +54,18 @@ class CacheShape:
 
 
 def allocate_caches(
-    config: ModelConfig, shape: CacheShape, *, dtype: torch.dtype, device: torch.device
+    config: ModelConfig,
+    shape: CacheShape,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    state_dtype: torch.dtype = torch.float32,
 ) -> list[LayerCache]:
-    """Allocate every layer's cache. The sizes are exactly what the layers' `cache_needs` declare."""
+    """Allocate every layer's cache. The sizes are exactly what the layers' `cache_needs` declare.
+
+    Args:
+        dtype: of keys and values. state_dtype: of what recurrences carry on; all is computed in float32.
+    """
 
     def attention_cache(spec: AttentionSpec) -> KVCache:
         blocks = (shape.num_blocks, shape.block_size, spec.num_kv_heads, spec.head_dim)
@@ -65,8 +75,7 @@ def allocate_caches(
     def recurrent_cache(spec: RecurrentSpec) -> StateCache:
         conv = (shape.num_state_slots, spec.conv_size, spec.conv_kernel - 1)
         ssm = (shape.num_state_slots, *spec.state_shape)
-        conv_state, ssm_state = (_zeros(size, torch.float32, device) for size in (conv, ssm))
-        return StateCache(conv_state, ssm_state)
+        return StateCache(_zeros(conv, torch.float32, device), _zeros(ssm, state_dtype, device))
 
     def layer_cache(spec: MixerSpec | None) -> LayerCache:
         if spec is None:
@@ -103,9 +112,13 @@ def block_tensors(caches: Iterable[LayerCache]) -> list[Tensor]:
 
 
 def state_tensors(caches: Iterable[LayerCache]) -> list[Tensor]:
-    """Recurrent states of all layers, in order: what has a row for each state slot."""
+    """Recurrent states of all layers: what has a row for each state slot.
+
+    In order, but those of wider numbers first: one after the other, the rows of each then begin where they may.
+    """
     states = [cache for cache in simple_caches(caches) if isinstance(cache, StateCache)]
-    return [tensor for state in states for tensor in (state.conv_state, state.ssm_state)]
+    tensors = [tensor for state in states for tensor in (state.conv_state, state.ssm_state)]
+    return sorted(tensors, key=lambda tensor: -tensor.itemsize)
 
 
 def copy_rows(

@@ -8,7 +8,9 @@ from typing import Literal
 
 ModelKind = Literal["transformer", "mamba", "hybrid"]
 
-STATE_BYTES = 4  # recurrent state is float32 whatever the weights are: errors in it accumulate over the sequence
+# Recurrent state is float32 whatever the weights are, unless told otherwise: errors in it accumulate over a sequence.
+STATE_BYTES = 4
+CONV_STATE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +117,9 @@ class AttentionSpec:
     growth: GrowthSpec | None = None
     sinks: bool = False
 
-    def cache_needs(self, element_bytes: int) -> CacheNeeds:
+    def cache_needs(self, element_bytes: int, state_bytes: int = STATE_BYTES) -> CacheNeeds:
         """All tokens, in a layer with a window too: what lies before the window is masked, not yet given back."""
+        del state_bytes
         return CacheNeeds(2 * self.num_kv_heads * self.head_dim * element_bytes, 0)
 
 
@@ -156,9 +159,9 @@ class Mamba2Spec:
     def state_shape(self) -> tuple[int, ...]:
         return self.num_heads, self.head_dim, self.state_size
 
-    def cache_needs(self, element_bytes: int) -> CacheNeeds:
+    def cache_needs(self, element_bytes: int, state_bytes: int = STATE_BYTES) -> CacheNeeds:
         del element_bytes  # the state does not follow the weights' dtype
-        return state_needs(self)
+        return state_needs(self, state_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +190,9 @@ class Mamba1Spec:
     def state_shape(self) -> tuple[int, ...]:
         return self.inner_size, self.state_size
 
-    def cache_needs(self, element_bytes: int) -> CacheNeeds:
+    def cache_needs(self, element_bytes: int, state_bytes: int = STATE_BYTES) -> CacheNeeds:
         del element_bytes  # the state does not follow the weights' dtype
-        return state_needs(self)
+        return state_needs(self, state_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,18 +226,18 @@ class DeltaNetSpec:
     def state_shape(self) -> tuple[int, ...]:
         return self.num_value_heads, self.key_head_dim, self.value_head_dim
 
-    def cache_needs(self, element_bytes: int) -> CacheNeeds:
+    def cache_needs(self, element_bytes: int, state_bytes: int = STATE_BYTES) -> CacheNeeds:
         del element_bytes  # the state does not follow the weights' dtype
-        return state_needs(self)
+        return state_needs(self, state_bytes)
 
 
 RecurrentSpec = Mamba1Spec | Mamba2Spec | DeltaNetSpec
 
 
-def state_needs(spec: RecurrentSpec) -> CacheNeeds:
-    """One row of recurrent state: the convolution's last inputs and the state itself."""
+def state_needs(spec: RecurrentSpec, state_bytes: int = STATE_BYTES) -> CacheNeeds:
+    """One row of recurrent state: the convolution's last inputs, and the state itself, of state_bytes a number."""
     conv = spec.conv_size * (spec.conv_kernel - 1)
-    return CacheNeeds(0, (conv + math.prod(spec.state_shape)) * STATE_BYTES)
+    return CacheNeeds(0, conv * CONV_STATE_BYTES + math.prod(spec.state_shape) * state_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +251,8 @@ class ParallelSpec:
     recurrent: RecurrentSpec
     scales: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
 
-    def cache_needs(self, element_bytes: int) -> CacheNeeds:
-        return self.attention.cache_needs(element_bytes) + self.recurrent.cache_needs(element_bytes)
+    def cache_needs(self, element_bytes: int, state_bytes: int = STATE_BYTES) -> CacheNeeds:
+        return self.attention.cache_needs(element_bytes) + self.recurrent.cache_needs(element_bytes, state_bytes)
 
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu2"]
@@ -295,8 +298,8 @@ class SharedSpec:
     adapter_rank: int
     attention_adapters: bool
 
-    def cache_needs(self, element_bytes: int) -> CacheNeeds:
-        return self.attention.cache_needs(element_bytes) + self.recurrent.cache_needs(element_bytes)
+    def cache_needs(self, element_bytes: int, state_bytes: int = STATE_BYTES) -> CacheNeeds:
+        return self.attention.cache_needs(element_bytes) + self.recurrent.cache_needs(element_bytes, state_bytes)
 
 
 MixerSpec = AttentionSpec | RecurrentSpec | ParallelSpec | SharedSpec
@@ -389,7 +392,8 @@ class ModelConfig:
             return "hybrid"
         return "transformer" if attends == {True} else "mamba"
 
-    def cache_needs(self, element_bytes: int) -> CacheNeeds:
-        """Sum over the layers, for cached keys and values of `element_bytes` each."""
-        needs = (layer.mixer.cache_needs(element_bytes) for layer in self.layers if layer.mixer is not None)
+    def cache_needs(self, element_bytes: int, state_bytes: int = STATE_BYTES) -> CacheNeeds:
+        """Sum over the layers, for cached keys and values of `element_bytes` each and states of `state_bytes`."""
+        mixers = (layer.mixer for layer in self.layers if layer.mixer is not None)
+        needs = (mixer.cache_needs(element_bytes, state_bytes) for mixer in mixers)
         return reduce(lambda total, one: total + one, needs, CacheNeeds(0, 0))

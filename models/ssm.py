@@ -10,6 +10,7 @@ from models.batch import ForwardBatch
 from models.cache import StateCache
 from models.config import Mamba1Spec, Mamba2Spec, RecurrentSpec
 from models.kernels.interface import RecurrentKernels
+from models.kernels.state_rows import narrowed, widened
 from models.kernels.torch_backend import SELECTIVE_SCAN, SSD
 from models.layers import GatedRMSNorm, RMSNorm, rms_normalised
 from models.linear import Linear
@@ -62,7 +63,7 @@ class RecurrentMixer(nn.Module):
         for i in batch.scans:
             start, stop = int(batch.query_start[i]), int(batch.query_start[i + 1])
             slot = int(batch.state_slots[i])
-            conv, ssm = cache.conv_state[slot : slot + 1], cache.ssm_state[slot : slot + 1]
+            conv, ssm = cache.conv_state[slot : slot + 1], widened(cache.ssm_state[slot : slot + 1])
             if int(batch.context_lens[i]) == 0:
                 conv, ssm = torch.zeros_like(conv), torch.zeros_like(ssm)
             ends = (*batch.snapshots.get(i, ()), (stop - start, slot))
@@ -101,7 +102,10 @@ class RecurrentMixer(nn.Module):
                 y, ssm = self.kernels.scan(*self._piece(inputs, start, stop), state=ssm)
                 outputs.append(y)
             cache.conv_state[slot] = _last_inputs(conv[0], opened[0][0, :stop])
-            cache.ssm_state[slot] = ssm[0]
+            cache.ssm_state[slot] = narrowed(ssm[0], cache.ssm_state.dtype)
+            if cache.ssm_state.dtype != ssm.dtype:
+                # On from what was kept, as others who take the snapshot up will.
+                ssm = widened(cache.ssm_state[slot : slot + 1])
             start = stop
         y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
         return self._close(y, inputs, opened)

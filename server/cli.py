@@ -19,7 +19,7 @@ import uvicorn
 
 from server.api.app import create_app
 from server.checkpoints import CheckpointOptions
-from server.config import ConfigError, Device, Dtype, EngineConfig, Policy
+from server.config import ConfigError, Device, Dtype, EngineConfig, Policy, StateDtype
 from server.engine_child import child_environment
 from server.hosting import HostedModel, host_models
 from server.process import EngineError
@@ -74,6 +74,9 @@ ApiKeys = Annotated[
     ),
 ]
 DtypeOption = Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, float32 on a CPU.")]
+StateDtypeOption = Annotated[
+    StateDtype, typer.Option(help="Recurrent states between steps. Half the bytes cost quality: docs/cache.md.")
+]
 DeviceOption = Annotated[Device, typer.Option(help="auto: a GPU where there is one.")]
 CacheGib = Annotated[float | None, typer.Option(help="Each model's cache, in GiB. Default: a share of what is free.")]
 BlockSize = Annotated[int | None, typer.Option(help="Tokens per KV block. Default: what the kernels like best.")]
@@ -108,6 +111,17 @@ DoctorModel = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="As f
 AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 
 
+@contextlib.contextmanager
+def config_errors() -> Iterator[None]:
+    """Says which option cannot be, and ends."""
+    try:
+        yield
+    except ConfigError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(EXIT_CONFIG) from error
+
+
+@config_errors()
 def serve(
     models: Models,
     *,
@@ -117,6 +131,7 @@ def serve(
     port: Port = 8000,
     api_keys: ApiKeys = None,
     dtype: DtypeOption = "auto",
+    state_dtype: StateDtypeOption = "float32",
     device: DeviceOption = "auto",
     cache_gib: CacheGib = None,
     block_size: BlockSize = None,
@@ -141,43 +156,32 @@ def serve(
     access_log: AccessLog = True,
 ) -> None:
     """Serve models behind an OpenAI-compatible API; each has an engine process of its own."""
-    with config_errors():
-        engine = EngineConfig(
-            dtype=dtype,
-            device=device,
-            block_size=block_size,
-            cache_bytes=None if cache_gib is None else round(cache_gib * GIB),
-            max_context=max_context,
-            max_running=max_running,
-            max_queue=max_queue,
-            step_tokens=step_tokens,
-            prefill_chunk=prefill_chunk,
-            prefix_cache=prefix_cache,
-            snapshot_every=snapshot_every,
-            cache_dir=None if cache_dir is None else str(cache_dir.expanduser().resolve()),
-            cache_dir_bytes=round(cache_dir_gib * GIB),
-            policy=policy,
-            max_gap_s=max_gap_s,
-            threads=threads or max(1, (os.cpu_count() or 1) // len(models)),
-            cuda_graphs=cuda_graphs,
-            log_requests=log_requests,
-            memory_share=1 / len(models),
-            start_timeout_s=start_timeout_s,
-            stall_timeout_s=stall_timeout_s,
-        )
-        options = CheckpointOptions(revision, use_generation_config=generation_config == "auto")
-        http = ServerConfig(host, port, tuple(api_keys or ()), max_body_mib * MIB, start_timeout_s, drain_s, access_log)
-        raise typer.Exit(host_and_serve(models, engine, options, http))
-
-
-@contextlib.contextmanager
-def config_errors() -> Iterator[None]:
-    """Says which option cannot be, and ends."""
-    try:
-        yield
-    except ConfigError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(EXIT_CONFIG) from error
+    engine = EngineConfig(
+        dtype=dtype,
+        state_dtype=state_dtype,
+        device=device,
+        block_size=block_size,
+        cache_bytes=None if cache_gib is None else round(cache_gib * GIB),
+        max_context=max_context,
+        max_running=max_running,
+        max_queue=max_queue,
+        step_tokens=step_tokens,
+        prefill_chunk=prefill_chunk,
+        prefix_cache=prefix_cache,
+        snapshot_every=snapshot_every,
+        cache_dir=None if cache_dir is None else str(cache_dir.expanduser().resolve()),
+        cache_dir_bytes=round(cache_dir_gib * GIB),
+        policy=policy,
+        max_gap_s=max_gap_s,
+        threads=threads or max(1, (os.cpu_count() or 1) // len(models)),
+        cuda_graphs=cuda_graphs,
+        log_requests=log_requests,
+        memory_share=1 / len(models),
+        start_timeout_s=start_timeout_s,
+        stall_timeout_s=stall_timeout_s,
+    )
+    http = ServerConfig(host, port, tuple(api_keys or ()), max_body_mib * MIB, start_timeout_s, drain_s, access_log)
+    raise typer.Exit(host_and_serve(models, engine, CheckpointOptions(revision, generation_config == "auto"), http))
 
 
 def host_and_serve(models: list[str], engine: EngineConfig, options: CheckpointOptions, config: ServerConfig) -> int:

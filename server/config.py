@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+StateDtype = Literal["float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
 Policy = Literal["fair", "first-come", "shortest"]
 
@@ -29,19 +30,21 @@ class ConfigError(Exception):
 class EngineConfig:
     """Options of one engine.
 
-    cuda_graphs: on a GPU, decode steps are captured once and replayed. block_size None: what the attention kernels like
-    best. cache_bytes None: chosen from the free memory, of which memory_share is this engine's where several share a
-    device. max_context None: as much as the model and the cache allow. step_tokens: tokens that one step may compute,
-    prefill and decode together. prefill_chunk: the most that one prompt takes of a step, so that a long prompt leaves
-    room for others. prefix_cache: what was computed is kept for prompts that begin alike, as long as there is room.
-    snapshot_every: tokens between the recurrent states that a long prompt leaves for that; None: chosen from their
-    bytes. policy: whose turn it is, see server/queue.py. max_gap_s: how long prefills may hold up decodes and
-    newcomers, in each step. cache_dir: where what was computed is kept for the engine's next life, at most
-    cache_dir_bytes of it for each model; None: nowhere. An engine that is not ready after start_timeout_s, or that says
-    nothing for stall_timeout_s, in the longest of its steps, is taken for stuck and started anew.
+    state_dtype: in which recurrent states are kept between steps; all is computed in float32. cuda_graphs: on a GPU,
+    decode steps are captured once and replayed. block_size None: what the attention kernels like best. cache_bytes
+    None: chosen from the free memory, of which memory_share is this engine's where several share a device. max_context
+    None: as much as the model and the cache allow. step_tokens: tokens that one step may compute, prefill and decode
+    together. prefill_chunk: the most that one prompt takes of a step, so that a long prompt leaves room for others.
+    prefix_cache: what was computed is kept for prompts that begin alike, as long as there is room. snapshot_every:
+    tokens between the recurrent states that a long prompt leaves for that; None: chosen from their bytes. policy: whose
+    turn it is, see server/queue.py. max_gap_s: how long prefills may hold up decodes and newcomers, in each step.
+    cache_dir: where what was computed is kept for the engine's next life, at most cache_dir_bytes of it for each model;
+    None: nowhere. An engine that is not ready after start_timeout_s, or that says nothing for stall_timeout_s, in the
+    longest of its steps, is taken for stuck and started anew.
     """
 
     dtype: Dtype = "auto"
+    state_dtype: StateDtype = "float32"
     device: Device = "auto"
     block_size: int | None = None
     cache_bytes: int | None = None

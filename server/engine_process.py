@@ -48,7 +48,7 @@ from server.messages import (
     to_engine,
 )
 from server.request import EngineInfo, EngineRequest, SamplingParams
-from server.runner import Runner, choose_device, choose_dtype
+from server.runner import DTYPES, Runner, choose_device, choose_dtype
 from server.scheduler import Scheduler, SchedulerLimits
 from server.sequence import Sequence as RunningSequence
 
@@ -74,10 +74,9 @@ def available_bytes(device: torch.device, share: float) -> int:
 
 
 def make_plan(runner: Runner, config: EngineConfig) -> CachePlan:
-    needs = runner.decoder.config.cache_needs(runner.dtype.itemsize)
     return plan_cache(
-        bytes_per_token=needs.bytes_per_token,
-        bytes_per_sequence=needs.bytes_per_sequence,
+        bytes_per_token=runner.cache_needs.bytes_per_token,
+        bytes_per_sequence=runner.cache_needs.bytes_per_sequence,
         block_size=config.block_size or runner.preferred_block_size(),
         cache_bytes=config.cache_bytes or available_bytes(runner.device, config.memory_share),
         max_running=config.max_running,
@@ -86,8 +85,7 @@ def make_plan(runner: Runner, config: EngineConfig) -> CachePlan:
 
 
 def snapshot_every(runner: Runner, config: EngineConfig) -> int:
-    needs = runner.decoder.config.cache_needs(runner.dtype.itemsize)
-    return config.snapshot_every or default_snapshot_every(needs.bytes_per_sequence)
+    return config.snapshot_every or default_snapshot_every(runner.cache_needs.bytes_per_sequence)
 
 
 def max_context(runner: Runner, config: EngineConfig, plan: CachePlan | None) -> int:
@@ -128,7 +126,9 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
     device = choose_device(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    runner = Runner(directory, dtype=choose_dtype(config, device), device=device)
+    runner = Runner(
+        directory, dtype=choose_dtype(config, device), device=device, state_dtype=DTYPES[config.state_dtype]
+    )
     plan = make_plan(runner, config)
     choices = runner.allocate(plan)
     limit = max_context(runner, config, plan)
@@ -160,9 +160,11 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
         eos_token_ids=eos_token_ids,
         device=str(device),
         dtype=str(runner.dtype).removeprefix("torch."),
+        state_dtype=config.state_dtype,
     )
     graphs = f"not captured: {reason}" if reason else "captured as CUDA graphs"
-    about = f"{describe(plan, limit, limits.max_running)}\nkernels: {describe_choices(choices)}\ndecode steps: {graphs}"
+    planned = describe(plan, limit, limits.max_running, config.state_dtype)
+    about = f"{planned}\nkernels: {describe_choices(choices)}\ndecode steps: {graphs}"
     engine = Engine(runner, plan, limits, eos_token_ids, open_persistence(runner, plan, directory, config))
     return engine, Ready(info, about)
 

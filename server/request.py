@@ -98,6 +98,7 @@ class EngineInfo:
     eos_token_ids: tuple[int, ...]
     device: str
     dtype: str
+    state_dtype: str = "float32"
 
 
 @dataclass(frozen=True, slots=True)

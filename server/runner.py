@@ -15,6 +15,7 @@ from models.cache import (
     state_tensors,
     write_rows,
 )
+from models.config import CacheNeeds
 from models.decode_graphs import DecodeGraphs, why_no_graphs
 from models.kernels.bind import bind
 from models.kernels.choose import Choice, preferred_block_size
@@ -46,14 +47,30 @@ def choose_dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
 
 
 class Runner:
-    """Owns the weights and the cache tensors."""
+    """Owns the weights and the cache tensors.
 
-    def __init__(self, directory: Path, *, dtype: torch.dtype, device: torch.device) -> None:
+    Args:
+        dtype: of weights, keys and values. state_dtype: of recurrent states between steps.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        state_dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.device = device
-        self.dtype = dtype
+        self.dtype, self.state_dtype = dtype, state_dtype
         self.environment = probe(device)
         self._graphs: DecodeGraphs | None = None
         self.decoder = load_decoder(directory, dtype=dtype, device=device)
+
+    @property
+    def cache_needs(self) -> CacheNeeds:
+        """Bytes that a sequence takes, as the layers declare them."""
+        return self.decoder.config.cache_needs(self.dtype.itemsize, self.state_dtype.itemsize)
 
     def preferred_block_size(self) -> int:
         """Tokens per KV block that this machine's kernels like best."""
@@ -64,12 +81,13 @@ class Runner:
         """Allocate the cache and choose the kernels, some of which want a certain block size; returns the choices."""
         self._block_size, self._graphs = plan.block_size, None
         self._steps = StepTensors(self.device, plan.block_size)
-        self._choices = choices = bind(self.decoder, self.environment, self.dtype, plan.block_size)
+        self._choices = choices = bind(self.decoder, self.environment, self.dtype, plan.block_size, self.state_dtype)
         self._caches = allocate_caches(
             self.decoder.config,
             CacheShape(plan.num_blocks, plan.block_size, plan.num_state_slots),
             dtype=self.dtype,
             device=self.device,
+            state_dtype=self.state_dtype,
         )
         return choices
 

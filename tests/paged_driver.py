@@ -17,7 +17,12 @@ class PagedDriver:
     """Holds the caches of a few sequences. Blocks are dealt in a scattered order and start out poisoned."""
 
     def __init__(
-        self, decoder: Decoder, num_sequences: int, max_tokens: int, environment: Environment | None = None
+        self,
+        decoder: Decoder,
+        num_sequences: int,
+        max_tokens: int,
+        environment: Environment | None = None,
+        state_dtype: torch.dtype = torch.float32,
     ) -> None:
         """environment: what chooses the kernels, if not this machine."""
         self.decoder = decoder
@@ -28,11 +33,12 @@ class PagedDriver:
             CacheShape(num_sequences * per_sequence, BLOCK_SIZE, num_sequences + 2),
             dtype=torch.float32,
             device=self.device,
+            state_dtype=state_dtype,
         )
         for cache in simple_caches(self.caches):
             for field in cache.__slots__:
                 getattr(cache, field).fill_(1e4)
-        bind(decoder, environment or probe(self.device), torch.float32, BLOCK_SIZE)
+        bind(decoder, environment or probe(self.device), torch.float32, BLOCK_SIZE, state_dtype)
         deal = torch.randperm(num_sequences * per_sequence, generator=torch.Generator().manual_seed(0))
         self.tables = deal.view(num_sequences, per_sequence)
         self.slots = torch.arange(num_sequences).flip(0) + 2

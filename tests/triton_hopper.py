@@ -77,6 +77,16 @@ def recur(dtype: torch.dtype) -> None:
     recurrent.delta_step(q, q, v, dt, dt, pool=zeros(3, 8, 128, 128), slots=slots)
 
 
+def recur_over_narrow(state: torch.dtype) -> None:
+    slots, dt = torch.zeros(2, dtype=torch.int64), torch.zeros(2, 8)
+    bc, x = torch.zeros(2, 1, 128), torch.zeros(2, 8, 64)
+    recurrent.ssd_step(x, dt, dt[0], bc, bc, pool=torch.zeros(3, 8, 64, 128, dtype=state), slots=slots)
+    pool, rates = torch.zeros(3, 8, 16, dtype=state), torch.zeros(8, 16)
+    recurrent.selective_step(dt, dt, rates, rates[:2], rates[:2], pool=pool, slots=slots)
+    q, v = torch.zeros(2, 4, 128), torch.zeros(2, 8, 128)
+    recurrent.delta_step(q, q, v, dt, dt, pool=torch.zeros(3, 8, 128, 128, dtype=state), slots=slots)
+
+
 if __name__ == "__main__":
     driver.set_active(Driver())
     attend(torch.bfloat16, 128, ScoreSpec(), None)
@@ -84,4 +94,6 @@ if __name__ == "__main__":
     attend(torch.float32, 64, ScoreSpec(), None)
     recur(torch.bfloat16)
     recur(torch.float32)
+    recur_over_narrow(torch.bfloat16)
+    recur_over_narrow(torch.float16)
     json.dump(SHARED, sys.stdout)

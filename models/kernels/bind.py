@@ -73,9 +73,19 @@ def recurrent_kernels(chosen: Mapping[str, str]) -> RecurrentKernels:
     )
 
 
-def bind(decoder: Decoder, environment: Environment, dtype: torch.dtype, block_size: int) -> tuple[Choice, ...]:
-    """Give every mixer its kernels; returns the choices, each different one once."""
-    name = str(dtype).removeprefix("torch.")
+def bind(
+    decoder: Decoder,
+    environment: Environment,
+    dtype: torch.dtype,
+    block_size: int,
+    state_dtype: torch.dtype = torch.float32,
+) -> tuple[Choice, ...]:
+    """Give every mixer its kernels; returns the choices, each different one once.
+
+    Args:
+        dtype: of the weights. state_dtype: of the states that recurrences carry from step to step.
+    """
+    name, state = (str(each).removeprefix("torch.") for each in (dtype, state_dtype))
     linear = kernels_of("linear", choose("linear", environment, Need(name)).backend, F.linear)
     for module in decoder.modules():
         if isinstance(module, Projecting):
@@ -84,11 +94,11 @@ def bind(decoder: Decoder, environment: Environment, dtype: torch.dtype, block_s
             continue
         chosen: dict[str, str] = {
             operation: choose(operation, environment, need).backend
-            for operation, need in operations_of(module.spec, name, block_size)
+            for operation, need in operations_of(module.spec, name, block_size, state)
         }
         if isinstance(module, Attention):
             module.kernels = attention_kernels(chosen["attention"])
         else:
             module.kernels = recurrent_kernels(chosen)
             module.prepare()
-    return choices_for(decoder.config.layers, environment, name, block_size)
+    return choices_for(decoder.config.layers, environment, name, block_size, state)

@@ -4,7 +4,7 @@ The first candidate of an operation that does not refuse is taken. Plain torch c
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models.config import (
     AttentionSpec,
@@ -27,7 +27,10 @@ CONVOLUTION_WIDTHS = (2, 3, 4)
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a mixer asks of an operation beyond its inputs; only what some backend refuses."""
+    """What a mixer asks of an operation beyond its inputs; only what some backend refuses.
+
+    state_dtype: in which a recurrence's states are kept between steps.
+    """
 
     dtype: str
     block_size: int = LARGE_BLOCK
@@ -35,6 +38,7 @@ class Need:
     softcap: bool = False
     sinks: bool = False
     width: int = 0
+    state_dtype: str = "float32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,8 @@ def _numba(environment: Environment, need: Need) -> str | None:
         return "needs a processor"
     if need.dtype not in COMPILED_FOR_CPU:
         return f"computes in {' or '.join(COMPILED_FOR_CPU)}, not in {need.dtype}"
+    if need.state_dtype == "float16" and not environment.converts_half:
+        return "this processor converts no float16, which --state-dtype asks for"
     package = environment.packages.get("numba")
     if package is None or package.version is None:
         return "not installed: pip install numba"
@@ -161,7 +167,7 @@ def recurrent_operations(spec: RecurrentSpec) -> tuple[Operation, Operation]:
 
 
 def operations_of(
-    mixer: AttentionSpec | RecurrentSpec, dtype: str, block_size: int
+    mixer: AttentionSpec | RecurrentSpec, dtype: str, block_size: int, state_dtype: str = "float32"
 ) -> Iterable[tuple[Operation, Need]]:
     """What a mixer asks for."""
     if isinstance(mixer, AttentionSpec):
@@ -170,17 +176,18 @@ def operations_of(
     width = Need(dtype, width=mixer.conv_kernel)
     yield "convolution", width
     yield "convolution step", width
-    for operation in recurrent_operations(mixer):
-        yield operation, width
+    scan, step = recurrent_operations(mixer)
+    yield scan, width  # of states that were widened before
+    yield step, replace(width, state_dtype=state_dtype)
 
 
 def choices_for(
-    layers: Iterable[LayerSpec], environment: Environment, dtype: str, block_size: int
+    layers: Iterable[LayerSpec], environment: Environment, dtype: str, block_size: int, state_dtype: str = "float32"
 ) -> tuple[Choice, ...]:
     """What a model's layers get, each different choice once, in the order of the layers."""
     chosen: dict[Choice, None] = {choose("linear", environment, Need(dtype)): None}
     for mixer in simple_mixers(layers):
-        for operation, need in operations_of(mixer, dtype, block_size):
+        for operation, need in operations_of(mixer, dtype, block_size, state_dtype):
             chosen[choose(operation, environment, need)] = None
     return tuple(chosen)
 

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +37,11 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Where a decoder runs. capability: the GPU's compute capability, None without one."""
+    """Where a decoder runs. capability: the GPU's compute capability, None without one.
+
+    converts_half: whether the processor has instructions between float16 and float32, without which compiled code is
+    left with a function that is not there.
+    """
 
     device: str
     device_name: str
@@ -44,6 +49,7 @@ class Environment:
     torch_version: str
     has_paged_varlen: bool
     packages: Mapping[str, Package]
+    converts_half: bool = True
 
     @property
     def is_gpu(self) -> bool:
@@ -74,6 +80,13 @@ def has_paged_varlen() -> bool:
     return "block_table" in varlen.varlen_attn.__annotations__
 
 
+def converts_half() -> bool:
+    """Whether the processor has instructions for float16, as all but old ones of Intel's and AMD's do."""
+    if platform.machine().lower() not in ("x86_64", "amd64") or importlib.util.find_spec("llvmlite") is None:
+        return True
+    return bool(importlib.import_module("llvmlite.binding").get_host_cpu_features().get("f16c"))
+
+
 def probe(device: torch.device) -> Environment:
     """Look at the machine. The packages that the other kind of device has a use for are looked up, but not loaded."""
     is_gpu = device.type == "cuda"
@@ -88,4 +101,5 @@ def probe(device: torch.device) -> Environment:
         torch_version=torch.__version__,
         has_paged_varlen=has_paged_varlen(),
         packages=packages,
+        converts_half=is_gpu or converts_half(),
     )

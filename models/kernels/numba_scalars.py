@@ -23,7 +23,8 @@ numba_config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 
 LOG2E, LN2_HIGH, LN2_LOW = np.float32(1.4426950408889634), np.float32(0.693145751953125), np.float32(1.42860677e-06)
-INT32 = ir.IntType(32)
+INT16, INT32 = ir.IntType(16), ir.IntType(32)
+MOST_HALF = np.float32(65504)
 LEAST, MOST = np.float32(-87.0), np.float32(88.0)
 
 
@@ -62,35 +63,62 @@ def _build_nearest_bits(typing, value):
         bits = builder.bitcast(arguments[0], INT32)
         odd = builder.and_(builder.lshr(bits, INT32(16)), INT32(1))
         rounded = builder.add(builder.add(bits, INT32(0x7FFF)), odd)
-        return builder.trunc(builder.lshr(rounded, INT32(16)), ir.IntType(16))
+        return builder.trunc(builder.lshr(rounded, INT32(16)), INT16)
 
     return types.uint16(value), build
+
+
+def _build_half_as_float(typing, value):
+    """float16, by its 16 bits, as float32."""
+
+    def build(context, builder, signature, arguments):
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(value), build
+
+
+def _build_nearest_half(typing, value):
+    """The 16 bits of the float16 nearest to a float32."""
+
+    def build(context, builder, signature, arguments):
+        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), INT16)
+
+    return types.int16(value), build
 
 
 # numba's types know nothing of a builder's first argument, which no caller gives.
 _bits_as_float: Any = intrinsic(_build_bits_as_float)
 _nearest_bits: Any = intrinsic(_build_nearest_bits)
+_half_as_float: Any = intrinsic(_build_half_as_float)
+_nearest_half: Any = intrinsic(_build_nearest_half)
 
 
 def widen(value: Any) -> Any:
-    """A stored number as float32: a float as it is, bfloat16 by its bits. For kernels only."""
+    """A stored number as float32: a float as it is, bfloat16 and float16 by their bits. For kernels only."""
     raise NotImplementedError
 
 
 def narrow(value: Any, like: Any) -> Any:
-    """float32 as a number is stored that is like another: as it is, or the bits of a bfloat16. For kernels only."""
+    """float32 as a number is stored that is like another: as it is, or the bits of the nearest bfloat16 or float16.
+
+    What is too large for a float16 becomes its largest number, with its sign. For kernels only.
+    """
     raise NotImplementedError
 
 
 @overload(widen, inline="always")
 def _widen(value):
-    return (lambda value: value) if isinstance(value, types.Float) else lambda value: _bits_as_float(value)
+    if isinstance(value, types.Float):
+        return lambda value: value
+    return (lambda value: _half_as_float(value)) if value.signed else lambda value: _bits_as_float(value)
 
 
 @overload(narrow, inline="always")
 def _narrow(value, like):
     if isinstance(like, types.Float):
         return lambda value, like: value
+    if like.signed:
+        return lambda value, like: _nearest_half(min(max(value, -MOST_HALF), MOST_HALF))
     return lambda value, like: _nearest_bits(value)
 
 
@@ -115,10 +143,19 @@ def exp(x):
     return p * np.int32((power + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
+# As what a kernel gets the numbers that numba does not know: by the sign it tells the two apart.
+BITS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
+
+
+def in_place(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """A tensor's own memory for a kernel that changes it: float32 as it is, others as their 16 bits."""
+    tensor = tensor.detach()
+    return tensor.view(BITS.get(tensor.dtype, tensor.dtype)).numpy()
+
+
 def array(tensor: Tensor) -> np.ndarray[Any, Any]:
-    """A tensor's memory for a kernel: contiguous; float32 as it is, bfloat16 as its 16 bits."""
-    tensor = tensor.detach().contiguous()
-    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+    """A tensor's memory for a kernel, contiguous; the same for one that is not is a copy."""
+    return in_place(tensor.contiguous())
 
 
 def floats(tensor: Tensor) -> np.ndarray[Any, Any]:

@@ -2,7 +2,7 @@
 
 In plain torch a step passes over all states three times, to let them decay, to add to them and to read them. Here a
 task holds a piece of one sequence's state in the processor's cache and does all of it. No result depends on what else
-is in the batch.
+is in the batch. A step's pool may hold bfloat16 or float16, which it rounds to once it has computed in float32.
 
 It imports numba at its top, so only what has made sure of numba may import it.
 """
@@ -14,7 +14,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from models.kernels.numba_scalars import array, exp, floats, kernel, narrow, task, use_torch_threads, widen
+from models.kernels.numba_scalars import array, exp, floats, in_place, kernel, narrow, task, use_torch_threads, widen
 
 ZERO, ONE = np.float32(0), np.float32(1)
 RUN = 64  # tokens of a convolution's task
@@ -84,8 +84,8 @@ def _ssd_head(y, x, dt, rate, B, C, state):
         added, total = x[p] * dt, ZERO
         row = state[p]
         for n in range(state.shape[1]):
-            new = row[n] * decay + added * B[n]
-            row[n] = new
+            new = widen(row[n]) * decay + added * B[n]
+            row[n] = narrow(new, row[n])
             total += new * C[n]
         y[p] = total
 
@@ -153,8 +153,8 @@ def _selective_state(y, x, dt, A, B, C, state, first):
         row, rates, step, total = state[d], A[d], dt[d], ZERO
         added = step * x[d]
         for n in range(row.shape[0]):
-            new = row[n] * exp(step * rates[n]) + added * B[n]
-            row[n] = new
+            new = widen(row[n]) * exp(step * rates[n]) + added * B[n]
+            row[n] = narrow(new, row[n])
             total += new * C[n]
         y[d] = total
 
@@ -178,14 +178,14 @@ def _delta_token(y, q, k, v, decay, beta, state, new):
     for p in range(rows):
         row, factor = state[p], k[p]
         for n in range(columns):
-            new[n] += factor * row[n]
+            new[n] += factor * widen(row[n])
     for n in range(columns):
         new[n] = beta * (v[n] - decay * new[n])
     for p in range(rows):
         row, into, out = state[p], k[p], q[p]
         for n in range(columns):
-            now = row[n] * decay + into * new[n]
-            row[n] = now
+            now = widen(row[n]) * decay + into * new[n]
+            row[n] = narrow(now, row[n])
             y[n] += out * now
 
 
@@ -242,7 +242,7 @@ def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, pool: Te
     """As in plain torch: x (b, h, p), dt (b, h), A (h,), B, C (b, g, n), pool (s, h, p, n)."""
     y = torch.empty(x.shape)
     use_torch_threads()
-    _ssd_step(y.numpy(), *map(floats, (x, dt, A, B, C)), pool.numpy(), slots.numpy())
+    _ssd_step(y.numpy(), *map(floats, (x, dt, A, B, C)), in_place(pool), slots.numpy())
     return y
 
 
@@ -266,7 +266,7 @@ def selective_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, po
     """As in plain torch: x, dt (b, d), A (d, n), B, C (b, n), pool (s, d, n)."""
     y = torch.empty(x.shape)
     use_torch_threads()
-    _selective_step(y.numpy(), *map(floats, (x, dt, A, B, C)), pool.numpy(), slots.numpy())
+    _selective_step(y.numpy(), *map(floats, (x, dt, A, B, C)), in_place(pool), slots.numpy())
     return y
 
 
@@ -286,5 +286,5 @@ def delta_step(
     """As in plain torch: q, k (b, g, p), v (b, h, n), log_decay, beta (b, h), pool (s, h, p, n)."""
     y = torch.empty(v.shape)
     use_torch_threads()
-    _delta_step(y.numpy(), *map(floats, (q, k, v, log_decay, beta)), pool.numpy(), slots.numpy())
+    _delta_step(y.numpy(), *map(floats, (q, k, v, log_decay, beta)), in_place(pool), slots.numpy())
     return y

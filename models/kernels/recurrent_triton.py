@@ -18,6 +18,15 @@ from torch import Tensor
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 STATE_ENTRIES = 4096
 NUM_WARPS = 4
+STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@triton.jit
+def _as_kept(states, pool_ptr):
+    """float32 as a pool holds it: the nearest, and for what is too large for float16 its largest number."""
+    if pool_ptr.dtype.element_ty == tl.float16:
+        states = tl.minimum(tl.maximum(states, -65504.0), 65504.0)
+    return states.to(pool_ptr.dtype.element_ty)
 
 
 @triton.jit
@@ -67,7 +76,7 @@ def _ssd_kernel(
         states_ptr = (
             pool_ptr + slot * pool_stride + head * (HEAD_DIM * STATE_SIZE) + dim[:, None] * STATE_SIZE + n[None, :]
         )
-        states = tl.load(states_ptr, mask=there, other=0.0)
+        states = tl.load(states_ptr, mask=there, other=0.0).to(tl.float32)
         dt = tl.load(dt_ptr + row * dt_stride + head).to(tl.float32)
         A = tl.load(A_ptr + head).to(tl.float32)
         x = tl.load(x_ptr + row * x_stride + head * x_head_stride + dim, mask=dim < HEAD_DIM, other=0.0)
@@ -77,7 +86,7 @@ def _ssd_kernel(
         states = states * tl.exp2(dt * A * LOG2E) + added
         y = tl.sum(states * C.to(tl.float32)[None, :], axis=1)
         tl.debug_barrier()
-        tl.store(states_ptr, states, mask=there)
+        tl.store(states_ptr, _as_kept(states, pool_ptr), mask=there)
     tl.store(y_ptr + (row * tl.num_programs(1) + head) * HEAD_DIM + dim, y, mask=dim < HEAD_DIM)
 
 
@@ -96,7 +105,7 @@ def _selective_kernel(
     if slot >= 0:
         there = real[:, None] & (n < STATE_SIZE)[None, :]
         offsets = channel[:, None] * STATE_SIZE + n[None, :]
-        states = tl.load(pool_ptr + slot * pool_stride + offsets, mask=there, other=0.0)
+        states = tl.load(pool_ptr + slot * pool_stride + offsets, mask=there, other=0.0).to(tl.float32)
         A = tl.load(A_ptr + offsets, mask=there, other=0.0).to(tl.float32)
         x = tl.load(x_ptr + row * x_stride + channel, mask=real, other=0.0).to(tl.float32)
         dt = tl.load(dt_ptr + row * dt_stride + channel, mask=real, other=0.0).to(tl.float32)
@@ -105,7 +114,7 @@ def _selective_kernel(
         states = states * tl.exp2(dt[:, None] * A * LOG2E) + (dt * x)[:, None] * B[None, :]
         y = tl.sum(states * C[None, :], axis=1)
         tl.debug_barrier()
-        tl.store(pool_ptr + slot * pool_stride + offsets, states, mask=there)
+        tl.store(pool_ptr + slot * pool_stride + offsets, _as_kept(states, pool_ptr), mask=there)
     tl.store(y_ptr + row * channels + channel, y, mask=real)
 
 
@@ -127,7 +136,7 @@ def _delta_kernel(
         states_ptr = (
             pool_ptr + slot * pool_stride + head * (KEY_DIM * VALUE_DIM) + p[:, None] * VALUE_DIM + dim[None, :]
         )
-        states = tl.load(states_ptr, mask=there, other=0.0)
+        states = tl.load(states_ptr, mask=there, other=0.0).to(tl.float32)
         q = tl.load(q_ptr + row * q_stride + key_head * q_head_stride + p, mask=p < KEY_DIM, other=0.0)
         k = tl.load(k_ptr + row * k_stride + key_head * k_head_stride + p, mask=p < KEY_DIM, other=0.0)
         v = tl.load(v_ptr + row * v_stride + head * v_head_stride + dim, mask=dim < VALUE_DIM, other=0.0)
@@ -139,7 +148,7 @@ def _delta_kernel(
         states += keys * new[None, :]
         y = tl.sum(q.to(tl.float32)[:, None] * states, axis=0)
         tl.debug_barrier()
-        tl.store(states_ptr, states, mask=there)
+        tl.store(states_ptr, _as_kept(states, pool_ptr), mask=there)
     tl.store(y_ptr + (row * tl.num_programs(1) + head) * VALUE_DIM + dim, y, mask=dim < VALUE_DIM)
 
 
@@ -177,9 +186,12 @@ def _selective_scan_kernel(
     tl.store(after_ptr + row * channels * STATE_SIZE + offsets, states, mask=there)
 
 
-def _check(pool: Tensor, slots: Tensor, shape: tuple[int, ...], batch: int) -> None:
-    if pool.dtype != torch.float32 or pool.shape[1:] != shape or not pool[0].is_contiguous():
-        raise ValueError(f"the pool must hold contiguous float32 rows {shape}, not {pool.dtype} {tuple(pool.shape)}")
+def _check(
+    pool: Tensor, slots: Tensor, shape: tuple[int, ...], batch: int, dtypes: tuple[torch.dtype, ...] = STATE_DTYPES
+) -> None:
+    if pool.dtype not in dtypes or pool.shape[1:] != shape or not pool[0].is_contiguous():
+        wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise ValueError(f"the pool must hold contiguous {wanted} rows {shape}, not {pool.dtype} {tuple(pool.shape)}")
     if slots.shape != (batch,):
         raise ValueError(f"{batch} sequences, but slots {tuple(slots.shape)}")
 
@@ -202,7 +214,7 @@ def conv_step(x: Tensor, pool: Tensor, slots: Tensor, weight: Tensor, bias: Tens
         ValueError: shapes disagree, or the pool is not float32.
     """
     (batch, channels), kernel = x.shape, weight.shape[-1]
-    _check(pool, slots, (channels, kernel - 1), batch)
+    _check(pool, slots, (channels, kernel - 1), batch, (torch.float32,))
     [x] = _dense(x)
     y = torch.empty((batch, channels), dtype=x.dtype, device=x.device)
     block = 32 * NUM_WARPS
@@ -218,12 +230,12 @@ def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, pool: Te
 
     Args:
         x: (b, h, p). dt: (b, h). A: (h,). B, C: (b, g, n), of any dtypes.
-        pool: (num_slots, h, p, n) float32, updated in place at `slots` only.
+        pool: (num_slots, h, p, n) float32, bfloat16 or float16, updated in place at `slots` only.
         slots: (b,) int64, distinct; -1 = padding row, skipped.
     Returns:
         (b, h, p) float32, without the skip term D*x. Padding rows are zero.
     Raises:
-        ValueError: shapes disagree, or the pool is not float32.
+        ValueError: shapes disagree, or the pool's dtype is another.
     Source: arXiv:2405.21060.
     """
     (batch, heads, head_dim), (_, groups, state_size) = x.shape, B.shape
@@ -245,12 +257,12 @@ def selective_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, po
 
     Args:
         x, dt: (b, d). A: (d, n). B, C: (b, n), of any dtypes.
-        pool: (num_slots, d, n) float32, updated in place at `slots` only.
+        pool: (num_slots, d, n) float32, bfloat16 or float16, updated in place at `slots` only.
         slots: (b,) int64, distinct; -1 = padding row, skipped.
     Returns:
         (b, d) float32, without the skip term D*x. Padding rows are zero.
     Raises:
-        ValueError: shapes disagree, or the pool is not float32.
+        ValueError: shapes disagree, or the pool's dtype is another.
     Source: arXiv:2312.00752, section 3.
     """
     (batch, channels), state_size = x.shape, A.shape[1]
@@ -276,12 +288,12 @@ def delta_step(
 
     Args:
         q, k: (b, g, p). v: (b, h, n). log_decay, beta: (b, h), of any dtypes.
-        pool: (num_slots, h, p, n) float32, updated in place at `slots` only.
+        pool: (num_slots, h, p, n) float32, bfloat16 or float16, updated in place at `slots` only.
         slots: (b,) int64, distinct; -1 = padding row, skipped.
     Returns:
         (b, h, n) float32. Padding rows are zero.
     Raises:
-        ValueError: shapes disagree, or the pool is not float32.
+        ValueError: shapes disagree, or the pool's dtype is another.
     Source: arXiv:2412.06464.
     """
     (batch, key_heads, key_dim), (_, heads, value_dim) = k.shape, v.shape

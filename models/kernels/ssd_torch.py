@@ -78,7 +78,7 @@ def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, pool: Te
     (batch, heads, head_dim), state_size = x.shape, B.shape[-1]
     repeat = heads // B.shape[1]
     rows = PoolRows(pool, slots)
-    x, dt, B, C = rows.order(x.to(pool.dtype), dt, B.to(pool.dtype), C.to(pool.dtype))
+    x, dt, B, C = rows.order(*(v.to(rows.state.dtype) for v in (x, dt, B, C)))
     B, C = (v.repeat_interleave(repeat, dim=1).view(batch * heads, state_size, 1) for v in (B, C))
     state = rows.state.mul_((dt * A).exp()[..., None, None]).view(batch * heads, head_dim, state_size)
     state.baddbmm_((x * dt.unsqueeze(-1)).view(batch * heads, head_dim, 1), B.transpose(1, 2))

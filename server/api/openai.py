@@ -129,6 +129,7 @@ def model_body(hosted: HostedModel) -> dict[str, Any]:
             "max_context_tokens": info.max_context_tokens if info else None,
             "state": hosted.engine.state,
             "dtype": info.dtype if info else None,
+            "state_dtype": info.state_dtype if info else None,
             "device": info.device if info else None,
             "bytes_per_token": info.bytes_per_token if info else None,
             "bytes_per_sequence": info.bytes_per_sequence if info else None,

@@ -90,13 +90,14 @@ def plan_cache(
     return CachePlan(bytes_per_token, bytes_per_sequence, block_size, num_blocks, slots)
 
 
-def describe(plan: CachePlan, max_context: int, max_running: int) -> str:
+def describe(plan: CachePlan, max_context: int, max_running: int, state_dtype: str = "float32") -> str:
     """The plan as a few lines that a person understands, for sequences of at most `max_context` tokens."""
+    kept = f" in {state_dtype}" if plan.bytes_per_sequence else ""
     lines = [
         f"cache: {plan.total_bytes:,} bytes = {plan.num_blocks:,} blocks of {plan.block_size} tokens "
         f"({plan.block_bytes:,} bytes each) + {plan.num_state_slots:,} state slots "
         f"({plan.bytes_per_sequence:,} bytes each)",
-        f"cache: {plan.bytes_per_token:,} bytes per token, {plan.bytes_per_sequence:,} bytes per sequence",
+        f"cache: {plan.bytes_per_token:,} bytes per token, {plan.bytes_per_sequence:,} bytes per sequence{kept}",
     ]
     lengths = [n for n in SHOWN_LENGTHS if n <= max_context] or [max_context]
     fits = [f"{plan.num_sequences(n):,} of {n:,} tokens" for n in lengths if plan.num_sequences(n)]

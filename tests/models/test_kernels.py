@@ -74,6 +74,11 @@ def test_what_compiled_kernels_for_a_processor_cannot_do():
     assert choice.backend == "torch"
     assert dict(choice.passed_over)["numba"] == "computes in float32 or bfloat16, not in float16"
     assert dict(choose("attention", CPU, USUAL).passed_over)["numba"] == "not installed: pip install numba"
+    narrow = replace(USUAL, state_dtype="float16")
+    assert choose("SSD step", COMPILED, narrow).backend == "numba"
+    choice = choose("SSD step", replace(COMPILED, converts_half=False), narrow)
+    assert choice.backend == "torch"
+    assert dict(choice.passed_over)["numba"].endswith("float16, which --state-dtype asks for")
     on_gpu = replace(BARE_GPU, packages={"numba": THERE})
     assert dict(choose("delta scan", on_gpu, USUAL).passed_over)["numba"] == "needs a processor"
 

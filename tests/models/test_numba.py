@@ -56,14 +56,28 @@ def test_exponentials():
     assert 1e38 < y[3] < float("inf")
 
 
-def test_bfloat16_is_rounded_as_torch_rounds_it():
-    x = torch.cat((torch.randn(10_000), torch.tensor([1.00390625, 1.01171875, -1.00390625, 0.0, float("inf")])))
-    y = torch.empty(len(x), dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_numbers_are_rounded_as_torch_rounds_them(dtype):
+    halves = [1.00390625, 1.01171875, -1.00390625, 1.00048828125, -1.00146484375, 0.0]
+    # Those below 2^-14 have fewer places in float16, and none below 2^-25.
+    small = torch.randn(1000) * 2.0 ** -torch.arange(1000).div(40, rounding_mode="floor")
+    x = torch.cat((torch.randn(10_000), torch.tensor(halves), small))
+    y = torch.empty(len(x), dtype=dtype)
     narrowed(array(y), array(x))
-    assert torch.equal(y, x.bfloat16())
+    assert torch.equal(y, x.to(dtype))
     wide = torch.empty(len(x))
     widened(array(wide), array(y))
     assert torch.equal(wide, y.float())
+
+
+def test_what_is_too_large_for_a_number_format():
+    x = torch.tensor([65519.0, 65520.0, 1e9, -1e9, float("inf")])
+    y = torch.empty(len(x), dtype=torch.float16)
+    narrowed(array(y), array(x))
+    assert y.tolist() == [65504.0, 65504.0, 65504.0, -65504.0, 65504.0]
+    y = torch.empty(len(x), dtype=torch.bfloat16)
+    narrowed(array(y), array(x))
+    assert y[-1].isinf()
 
 
 class Draw:

@@ -49,6 +49,25 @@ def test_the_cache_takes_the_engines_share(tmp_path, host_memory, options, num_b
     assert graphs == "decode steps: not captured: there is no GPU"
 
 
+def test_states_in_half_the_bytes(tmp_path):
+    directory = write_tiny_model("mamba", tmp_path)
+    built = {}
+    for dtype in ("float32", "bfloat16"):
+        config = EngineConfig(
+            device="cpu", threads=1, cache_bytes=MIB, cache_dir=str(tmp_path / "c"), state_dtype=dtype
+        )
+        engine, ready = build("tiny", directory, config)
+        engine.close()
+        built[dtype] = ready.info
+        assert f"bytes per sequence in {dtype}\n" in ready.plan
+        assert ready.info.state_dtype == dtype
+    wide, narrow = built.values()
+    assert narrow.bytes_per_sequence < wide.bytes_per_sequence
+    assert narrow.num_state_slots > wide.num_state_slots
+    # What one has left on the disk is nothing to the other.
+    assert len(list((tmp_path / "c").iterdir())) == 2
+
+
 @pytest.mark.parametrize("share", [0.0, 1.1])
 def test_a_share_is_more_than_nothing_and_not_more_than_all(share):
     with pytest.raises(ConfigError, match="memory_share must be above 0 and at most 1"):

@@ -117,6 +117,11 @@ def test_the_description_tells_of_no_sequence_that_would_be_refused(max_context,
     assert end in describe(room, max_context, 64)
 
 
+def test_what_states_are_kept_in_is_told_where_there_are_any():
+    assert "1,000 bytes per sequence in bfloat16\n" in describe(plan(bytes_per_sequence=1000), 9, 64, "bfloat16")
+    assert "in bfloat16" not in describe(plan(bytes_per_sequence=0), 9, 64, "bfloat16")
+
+
 @given(
     bytes_per_token=st.integers(0, 2_000),
     bytes_per_sequence=st.integers(0, 100_000),
