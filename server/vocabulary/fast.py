@@ -6,6 +6,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from models.errors import ModelError
+from server.vocabulary.reuse import ReusingEncoder, is_memoryless
 
 
 class FastVocabulary:
@@ -18,6 +19,7 @@ class FastVocabulary:
         tokenizer.no_padding()
         added = tokenizer.get_added_tokens_decoder()
         self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        self._encoder = ReusingEncoder(tokenizer) if is_memoryless(tokenizer) else None
         # The library counts the tokens, but there may be gaps between their ids.
         self._size = max(tokenizer.get_vocab().values(), default=-1) + 1
 
@@ -26,6 +28,8 @@ class FastVocabulary:
         return self._size
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        if self._encoder is not None:
+            return self._encoder.encode(text, add_special_tokens=add_special_tokens)
         # The batch call works without the GIL, and so leaves the event loop free; the plain one holds it throughout.
         [encoding] = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         return list(encoding.ids)
