@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api import cache, openai, service
+from server.api import cache, contexts, openai, service
 from server.api.schemas import UNION_STEPS
 from server.api.state import Served
 from server.errors import ApiError, bad_request
@@ -37,7 +37,7 @@ def create_app(hosted: Mapping[str, HostedModel], *, api_keys: tuple[str, ...], 
     app = FastAPI(title="Fathom", lifespan=lifespan)
     metrics = Metrics(hosted)
     app.state.served = Served(hosted, metrics, api_keys)
-    routers = (openai.router, cache.router, service.tokens_router, service.open_router)
+    routers = (openai.router, cache.router, contexts.router, service.tokens_router, service.open_router)
     for router in routers:
         app.include_router(router)
     app.add_exception_handler(ApiError, _api_error)

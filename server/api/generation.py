@@ -113,6 +113,19 @@ def engine_requests(answer_id: str, request: EngineRequest, count: int) -> list[
     ]
 
 
+def check_vocabulary(hosted: HostedModel, token_ids: Sequence[int], *, param: str) -> None:
+    """A tokenizer may know more tokens than the model, whose engine would not survive one of those.
+
+    Raises:
+        ApiError
+    """
+    vocab_size, largest = hosted.config.vocab_size, max(token_ids)
+    if largest >= vocab_size:
+        raise bad_request(
+            f"{param}: token id {largest} is outside the model's vocabulary of {vocab_size} tokens", param=param
+        )
+
+
 def fit_max_tokens(
     hosted: HostedModel, num_prompt: int, wanted: int | None, *, param: str, default: int | None = None
 ) -> int:

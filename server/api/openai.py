@@ -11,11 +11,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from server.api.auth import KeyedRoute, tenant_of
+from server.api.contexts import with_context
 from server.api.generation import (
     COMPLETION_MAX_TOKENS,
     ClientGoneError,
     Job,
     chat_tokens,
+    check_vocabulary,
     engine_requests,
     fathom_body,
     fit_max_tokens,
@@ -27,7 +29,7 @@ from server.api.generation import (
 from server.api.marks import NO_MARKS, Marks, chat_marks
 from server.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
 from server.api.state import find_model, served
-from server.errors import ApiError, bad_request
+from server.errors import ApiError
 from server.hosting import HostedModel, TextOutput
 from server.request import EngineRequest
 
@@ -90,6 +92,7 @@ class Shape:
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     """A chat completion, streamed or whole."""
     hosted = find_model(request, body.model)
+    with_context(request, body)
     token_ids = await chat_tokens(hosted, body)
     wanted = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     max_tokens = fit_max_tokens(hosted, len(token_ids), wanted, param="messages")
@@ -101,9 +104,10 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
 async def completions(body: CompletionRequest, request: Request) -> Response:
     """A plain completion, streamed or whole."""
     hosted = find_model(request, body.model)
+    marks = with_context(request, body)
     token_ids = await prompt_tokens(hosted, body)
     max_tokens = fit_max_tokens(hosted, len(token_ids), body.max_tokens, param="prompt", default=COMPLETION_MAX_TOKENS)
-    return await _answer(request, body, hosted, token_ids, max_tokens=max_tokens, chat=False)
+    return await _answer(request, body, hosted, token_ids, max_tokens=max_tokens, chat=False, marks=marks)
 
 
 @router.get("/models")
@@ -148,13 +152,7 @@ async def _answer(
     chat: bool,
     marks: Marks = NO_MARKS,
 ) -> Response:
-    vocab_size, largest = hosted.config.vocab_size, max(token_ids)
-    # A tokenizer may know more tokens than the model, whose engine would not survive one of those.
-    if largest >= vocab_size:
-        param = "messages" if chat else "prompt"
-        raise bad_request(
-            f"{param}: token id {largest} is outside the model's vocabulary of {vocab_size} tokens", param=param
-        )
+    check_vocabulary(hosted, token_ids, param="messages" if chat else "prompt")
     answer_id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
     params = sampling_params(body, max_tokens, hosted.defaults)
     whole = EngineRequest(

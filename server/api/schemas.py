@@ -77,7 +77,7 @@ TEXT, LIST, LIST_OF_TEXTS, LIST_OF_LISTS = "<text>", "<list>", "<list of texts>"
 UNION_STEPS = frozenset((TEXT, LIST, LIST_OF_TEXTS, LIST_OF_LISTS))
 
 
-def _content_kind(content: Any) -> str:
+def text_or_list(content: Any) -> str:
     return LIST if isinstance(content, list) else TEXT
 
 
@@ -97,6 +97,9 @@ Text = Annotated[str, AfterValidator(_whole_text)]
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS), AfterValidator(_whole_text)]
+CacheSalt = Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARS), AfterValidator(_whole_text)]
+ContextName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+Ttl = Literal["5m", "1h"]
 Positive = Annotated[StrictInt, Field(ge=1)]
 TokenId = Annotated[StrictInt, Field(ge=0, lt=INT32)]
 # Lists end at the first wrong element: to tell of each of a million would stop the server for a minute.
@@ -143,7 +146,8 @@ class GenerationRequest(Strict):
     """The fields that chats and plain completions share. None means the default, as in OpenAI's API."""
 
     extensions: ClassVar[str] = (
-        "top_k, min_p, ignore_eos, stop_token_ids, cache_salt, priority and timeout_s are extensions of OpenAI's API"
+        "top_k, min_p, ignore_eos, stop_token_ids, cache_salt, context, priority and timeout_s are extensions "
+        "of OpenAI's API"
     )
     neutral: ClassVar[Neutral] = NEUTRAL
 
@@ -164,7 +168,9 @@ class GenerationRequest(Strict):
     # Only requests of the same salt find what others have computed. An empty one would look like a secret and be none.
     priority: Annotated[StrictInt, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
     timeout_s: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S, allow_inf_nan=False)] | None = None
-    cache_salt: Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARS), AfterValidator(_whole_text)] | None = None
+    cache_salt: CacheSalt | None = None
+    # What comes before the messages or the prompt: POST /v1/fathom/contexts.
+    context: ContextName | None = None
     # OpenAI's hint which of many servers has a prompt in its cache. One server has one cache, so here it has no effect;
     # a router before several may go by it.
     prompt_cache_key: Annotated[str, Field(max_length=MAX_KEY_CHARS), AfterValidator(_whole_text)] | None = None
@@ -189,7 +195,7 @@ class CacheControl(Strict):
     """A boundary: what is remembered up to the end of this part is to be found again (Anthropic's convention)."""
 
     type: Literal["ephemeral"]
-    ttl: Literal["5m", "1h"] = "5m"
+    ttl: Ttl = "5m"
 
 
 class TextPart(Strict):
@@ -207,7 +213,7 @@ class Message(Strict):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[
         Annotated[Text, Tag(TEXT)] | Annotated[TextParts, Tag(LIST)],
-        Discriminator(_content_kind),
+        Discriminator(text_or_list),
     ]
 
     @property

@@ -1,13 +1,25 @@
 """What the routes share: the hosted models and the metrics, kept on the application."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import Request
 
+from server.api.schemas import Message
+from server.contexts import Contexts
 from server.errors import ApiError, bad_request
 from server.hosting import HostedModel
 from server.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class ChatContent:
+    """A chat that others go on from; the end of the last message is marked."""
+
+    messages: list[Message]
+
+
+Beginning = ChatContent | str | list[int]  # of a chat, or of a prompt as text or as token ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +29,7 @@ class Served:
     hosted: Mapping[str, HostedModel]
     metrics: Metrics
     api_keys: tuple[str, ...]
+    contexts: Contexts[Beginning] = field(default_factory=Contexts)
 
 
 def served(request: Request) -> Served:
