@@ -1,19 +1,33 @@
 """The memory that a decoder's layers write to: one entry per layer, of the kind that its mixer declares."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.config import AttentionSpec, MixerSpec, ModelConfig, ParallelSpec, RecurrentSpec, SharedSpec
+from models.config import (
+    AttentionSpec,
+    MixerSpec,
+    ModelConfig,
+    ParallelSpec,
+    RecurrentSpec,
+    SharedSpec,
+    simple_mixers,
+)
+
+ALIGNMENT = 64  # bytes at whose multiples tensors begin that lie in one buffer
 
 
 @dataclass(frozen=True, slots=True)
 class KVCache:
-    """Keys and values of one attention layer, each (num_blocks, block_size, num_kv_heads, head_dim)."""
+    """Keys and values of one attention layer, each (num_blocks, block_size, num_kv_heads, head_dim).
+
+    A block is contiguous; from one to the next there may be other layers' (`CacheShape.arena_bytes`).
+    """
 
     keys: Tensor
     values: Tensor
@@ -21,7 +35,7 @@ class KVCache:
 
 @dataclass(frozen=True, slots=True)
 class StateCache:
-    """Recurrent state of one layer, one row per state slot.
+    """Recurrent state of one layer, one row per state slot; a row is contiguous, as a block is.
 
     conv_state: (num_state_slots, conv_size, conv_kernel - 1), the last inputs of the convolution, float32.
     ssm_state: what the recurrence carries on, float32, bfloat16 or float16, (num_state_slots, *state_shape):
@@ -46,11 +60,56 @@ LayerCache = KVCache | StateCache | ParallelCache | None
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
-    """How much to allocate: blocks of block_size tokens for keys and values, slots for recurrent state."""
+    """How much to allocate: blocks of block_size tokens for keys and values, slots for recurrent state.
+
+    arena_bytes: where given, all blocks and slots lie in one buffer of so many bytes, a multiple of ALIGNMENT, which
+    need not hold all of both. Block i of all layers begins i blocks after the buffer's begin, and slot i of all layers
+    num_state_slots - i slots before its end: the bytes in the middle may be either's.
+    """
 
     num_blocks: int
     block_size: int
     num_state_slots: int
+    arena_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RowBytes:
+    """Bytes of a block and of a state slot, of all layers, where they lie in one buffer: aligned parts, one by one."""
+
+    block: int
+    slot: int
+
+
+Part = tuple[tuple[int, ...], torch.dtype]
+
+
+def _parts(
+    mixer: AttentionSpec | RecurrentSpec, block_size: int, dtype: torch.dtype, state_dtype: torch.dtype
+) -> tuple[Part, Part]:
+    """What a layer's row is made of: keys and values of a block, or the two states of a slot."""
+    if isinstance(mixer, AttentionSpec):
+        kv = (block_size, mixer.num_kv_heads, mixer.head_dim), dtype
+        return kv, kv
+    conv = (mixer.conv_size, mixer.conv_kernel - 1)
+    return (conv, torch.float32), (mixer.state_shape, state_dtype)
+
+
+def _aligned_bytes(part: Part) -> int:
+    shape, dtype = part
+    return -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+
+
+def row_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype, state_dtype: torch.dtype) -> RowBytes:
+    """What `CacheShape.arena_bytes` is divided into."""
+    block = slot = 0
+    for mixer in simple_mixers(config.layers):
+        size = sum(map(_aligned_bytes, _parts(mixer, block_size, dtype, state_dtype)))
+        if isinstance(mixer, AttentionSpec):
+            block += size
+        else:
+            slot += size
+    return RowBytes(block, slot)
 
 
 def allocate_caches(
@@ -65,17 +124,18 @@ def allocate_caches(
 
     Args:
         dtype: of keys and values. state_dtype: of what recurrences carry on; all is computed in float32.
+    Raises:
+        ValueError: blocks or slots do not fit into `arena_bytes`.
     """
+    new_blocks, new_slots = _makers(config, shape, dtype, state_dtype, device)
 
     def attention_cache(spec: AttentionSpec) -> KVCache:
-        blocks = (shape.num_blocks, shape.block_size, spec.num_kv_heads, spec.head_dim)
-        keys, values = (_zeros(blocks, dtype, device) for _ in range(2))
+        keys, values = map(new_blocks, _parts(spec, shape.block_size, dtype, state_dtype))
         return KVCache(keys, values)
 
     def recurrent_cache(spec: RecurrentSpec) -> StateCache:
-        conv = (shape.num_state_slots, spec.conv_size, spec.conv_kernel - 1)
-        ssm = (shape.num_state_slots, *spec.state_shape)
-        return StateCache(_zeros(conv, torch.float32, device), _zeros(ssm, state_dtype, device))
+        conv_state, ssm_state = map(new_slots, _parts(spec, shape.block_size, dtype, state_dtype))
+        return StateCache(conv_state, ssm_state)
 
     def layer_cache(spec: MixerSpec | None) -> LayerCache:
         if spec is None:
@@ -87,6 +147,49 @@ def allocate_caches(
         return recurrent_cache(spec)
 
     return [layer_cache(layer.mixer) for layer in config.layers]
+
+
+MakeTensor = Callable[[Part], Tensor]
+
+
+def _makers(
+    config: ModelConfig, shape: CacheShape, dtype: torch.dtype, state_dtype: torch.dtype, device: torch.device
+) -> tuple[MakeTensor, MakeTensor]:
+    """What gives the next part of all blocks, (num_blocks, *shape), and of all slots, (num_state_slots, *shape)."""
+    if shape.arena_bytes is None:
+
+        def apart(count: int) -> MakeTensor:
+            return lambda part: _zeros((count, *part[0]), part[1], device)
+
+        return apart(shape.num_blocks), apart(shape.num_state_slots)
+    size, rows = shape.arena_bytes, row_bytes(config, shape.block_size, dtype, state_dtype)
+    if max(shape.num_blocks * rows.block, shape.num_state_slots * rows.slot) > size or size % ALIGNMENT:
+        raise ValueError(
+            f"{size:,} bytes are not for {shape.num_blocks:,} blocks of {rows.block:,} bytes or "
+            f"{shape.num_state_slots:,} slots of {rows.slot:,}"
+        )
+    buffer = _zeros((size + ALIGNMENT,), torch.uint8, device)
+    buffer = buffer[-buffer.data_ptr() % ALIGNMENT :][:size]
+    slots_begin = size - shape.num_state_slots * rows.slot
+    return (
+        _views(buffer, shape.num_blocks, rows.block),
+        _views(buffer[slots_begin:], shape.num_state_slots, rows.slot),
+    )
+
+
+def _views(buffer: Tensor, count: int, size: int) -> MakeTensor:
+    """Gives one part after the other of rows of `size` bytes at the beginning of a buffer."""
+    taken = 0
+
+    def next_part(part: Part) -> Tensor:
+        nonlocal taken
+        (shape, dtype), begin = part, taken
+        taken += _aligned_bytes(part)
+        strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+        numbers = buffer[begin:].view(dtype)
+        return numbers.as_strided((count, *shape), (size // dtype.itemsize, *strides))
+
+    return next_part
 
 
 def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -121,14 +224,28 @@ def state_tensors(caches: Iterable[LayerCache]) -> list[Tensor]:
     return sorted(tensors, key=lambda tensor: -tensor.itemsize)
 
 
-def copy_rows(
-    caches: Sequence[LayerCache], block_copies: Sequence[tuple[int, int]], state_copies: Sequence[tuple[int, int]]
-) -> None:
-    """Copy blocks and state slots (from, to) in all layers, one after the other."""
-    for tensors, copies in ((block_tensors, block_copies), (state_tensors, state_copies)):
-        for tensor in tensors(caches) if copies else ():
-            for source, target in copies:
-                tensor[target].copy_(tensor[source])
+RowCopy = tuple[Literal["block", "slot"], int, int]  # what is copied, from which, to which
+
+
+def copy_rows(caches: Sequence[LayerCache], copies: Sequence[RowCopy]) -> None:
+    """Copy blocks and state slots in all layers, one after the other: each reads what those before it have written."""
+    if not copies:
+        return
+    rows = {"block": whole_rows(block_tensors(caches)), "slot": whole_rows(state_tensors(caches))}
+    for kind, source, target in copies:
+        for tensor in rows[kind]:
+            tensor[target].copy_(tensor[source])
+
+
+def whole_rows(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """As one tensor (rows, bytes) where the rows of all of them lie side by side in one buffer; else as they are."""
+    if len({tensor.untyped_storage().data_ptr() for tensor in tensors}) != 1 or len(tensors) == 1:
+        return tensors
+    first = min(tensors, key=lambda tensor: tensor.data_ptr())
+    size = first.stride(0) * first.itemsize
+    begin = first.storage_offset() * first.itemsize
+    content = torch.empty(0, dtype=torch.uint8, device=first.device).set_(first.untyped_storage())
+    return [content.as_strided((len(first), size), (size, 1), begin)]
 
 
 def read_rows(tensors: Sequence[Tensor], rows: Sequence[int]) -> memoryview:

@@ -128,7 +128,7 @@ class Runner:
     @torch.inference_mode()
     def run(self, batch: ScheduledBatch) -> dict[str, int]:
         """Compute the step; returns request id -> sampled token, for the parts that sample."""
-        copy_rows(self._caches, batch.block_copies, batch.state_copies)
+        copy_rows(self._caches, batch.copies)
         forward = self._steps.fill(batch)
         if self._graphs is not None and self._graphs.takes(forward):
             logits = self._graphs.run(forward)

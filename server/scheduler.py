@@ -139,7 +139,7 @@ class Scheduler:
                 answered.add(part.sequence.request_id)
         # Last, so that no slot is taken for a snapshot that a newcomer could run in.
         leaving = (self._with_snapshots(part) if part.sequence.wanted else part for part in parts.values())
-        return ScheduledBatch(tuple(leaving), *self.memory.take_copies())
+        return ScheduledBatch(tuple(leaving), self.memory.take_copies())
 
     def postprocess(
         self, batch: ScheduledBatch, tokens: dict[str, int], eos_token_ids: frozenset[int], now_s: float

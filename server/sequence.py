@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from server.cache.blocks import RowCopy
 from server.cache.runs import Run, Tokens
 from server.request import EngineRequest
 
@@ -110,12 +111,11 @@ class ScheduledSequence:
 class ScheduledBatch:
     """One step: first the copies, one after the other, then the parts, all at once.
 
-    block_copies, state_copies: (from, to), of blocks and of state slots.
+    copies: of blocks and of state slots.
     """
 
     parts: tuple[ScheduledSequence, ...]
-    block_copies: tuple[tuple[int, int], ...] = ()
-    state_copies: tuple[tuple[int, int], ...] = ()
+    copies: tuple[RowCopy, ...] = ()
 
     @property
     def num_tokens(self) -> int:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from poison import rows_apart
 
 from models.config import ScoreSpec
 
@@ -31,7 +32,9 @@ SCORES = {
 
 @dataclass(frozen=True)
 class Paged:
-    """A cache with the blocks of some sequences in a scattered order. Whatever is not theirs is NaN."""
+    """A cache with the blocks of some sequences in a scattered order, and not side by side. All that is not theirs is
+    NaN.
+    """
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -46,6 +49,7 @@ def paged(shape: Shape, lengths: list[int], generator: torch.Generator, dtype: t
     tables = torch.full((len(lengths), max(counts) + 2), sum(counts), dtype=torch.int32)
     size = (sum(counts) + 1, shape.block_size, shape.kv_heads, shape.head_dim)
     keys, values = (torch.full(size, float("nan"), dtype=dtype) for _ in range(2))
+    keys, values = rows_apart(keys), rows_apart(values)
     for row, length in enumerate(lengths):
         for column in range(counts[row]):
             tables[row, column] = block = next(dealt)

@@ -47,10 +47,11 @@ class ScriptedModel:
 
     def run(self, batch: ScheduledBatch) -> dict[str, int]:
         self.batches.append([(part.sequence.request.request_id, part.num_tokens) for part in batch.parts])
-        for source, target in batch.block_copies:
-            self._blocks[target] = list(self._blocks[source])
-        for source, target in batch.state_copies:
-            self._states[target] = self._states[source]
+        for kind, source, target in batch.copies:
+            if kind == "block":
+                self._blocks[target] = list(self._blocks[source])
+            else:
+                self._states[target] = self._states[source]
         # All write before any reads: what one part overwrites of another shows.
         for part in batch.parts:
             self._remember(part)

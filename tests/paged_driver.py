@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from models.batch import ForwardBatch
-from models.cache import CacheShape, StateCache, allocate_caches, simple_caches
+from models.cache import CacheShape, StateCache, allocate_caches, row_bytes, simple_caches
 from models.decoder import Decoder
 from models.kernels.bind import bind
 from models.kernels.environment import Environment, probe
@@ -14,7 +14,10 @@ BLOCK_SIZE = 4
 
 
 class PagedDriver:
-    """Holds the caches of a few sequences. Blocks are dealt in a scattered order and start out poisoned."""
+    """Holds the caches of a few sequences. Blocks are dealt in a scattered order and start out poisoned.
+
+    Where a model has blocks and states, all lie in one buffer.
+    """
 
     def __init__(
         self,
@@ -28,16 +31,17 @@ class PagedDriver:
         self.decoder = decoder
         self.device = decoder.embedding.weight.device
         per_sequence = -(-max_tokens // BLOCK_SIZE)
+        num_blocks, num_slots = num_sequences * per_sequence, num_sequences + 2
+        rows = row_bytes(decoder.config, BLOCK_SIZE, torch.float32, state_dtype)
+        arena_bytes = num_blocks * rows.block + num_slots * rows.slot if rows.block and rows.slot else None
+        shape = CacheShape(num_blocks, BLOCK_SIZE, num_slots, arena_bytes)
         self.caches = allocate_caches(
-            decoder.config,
-            CacheShape(num_sequences * per_sequence, BLOCK_SIZE, num_sequences + 2),
-            dtype=torch.float32,
-            device=self.device,
-            state_dtype=state_dtype,
+            decoder.config, shape, dtype=torch.float32, device=self.device, state_dtype=state_dtype
         )
         for cache in simple_caches(self.caches):
             for field in cache.__slots__:
-                getattr(cache, field).fill_(1e4)
+                # What was a state may be anything as keys and values.
+                getattr(cache, field).fill_(float("nan") if arena_bytes else 1e4)
         bind(decoder, environment or probe(self.device), torch.float32, BLOCK_SIZE, state_dtype)
         deal = torch.randperm(num_sequences * per_sequence, generator=torch.Generator().manual_seed(0))
         self.tables = deal.view(num_sequences, per_sequence)

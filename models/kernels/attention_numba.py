@@ -20,7 +20,7 @@ from models.config import ScoreSpec
 from models.kernels import attention_torch
 from models.kernels.attention_torch import PLAIN
 from models.kernels.interface import AttentionKernels
-from models.kernels.numba_scalars import array, exp, floats, kernel, task, use_torch_threads, widen
+from models.kernels.numba_scalars import exp, flat, floats, kernel, task, use_torch_threads, widen
 
 ZERO, ONE, TWO, NOTHING = np.float32(0), np.float32(1), np.float32(2), np.float32(-np.inf)
 SPAN = 256  # positions of a task, of which a context then has enough for all threads
@@ -28,11 +28,12 @@ TILE = 32  # positions whose scores are held at once
 
 
 @task
-def _find_tile(places, table, first, stop, block_size):
-    """Where the positions first .. stop are: places (2, TILE), the block of each and its row there."""
+def _find_tile(places, table, first, stop, layout):
+    """Where the positions first .. stop begin in a pool's memory: places (TILE,)."""
+    block_size, block_stride, row_size = layout
     block, row = first // block_size, first % block_size
     for i in range(stop - first):
-        places[0, i], places[1, i] = table[block], row
+        places[i] = table[block] * block_stride + row * row_size
         row += 1
         if row == block_size:
             block, row = block + 1, 0
@@ -40,10 +41,11 @@ def _find_tile(places, table, first, stop, block_size):
 
 @task
 def _score_tile(scores, q, keys, places, head, count, scale):
-    """scores (r, TILE) of a tile's positions for one key head; q (r, d), keys (blocks, block_size, heads, d)."""
-    size = keys.shape[3]
+    """scores (r, TILE) of a tile's positions for one key head; q (r, d), keys: a pool's memory."""
+    size = q.shape[1]
     for i in range(count):
-        row = keys[places[0, i], places[1, i], head]
+        start = places[i] + head * size
+        row = keys[start : start + size]
         for r in range(q.shape[0]):
             total = ZERO
             for d in range(size):
@@ -80,9 +82,10 @@ def _weigh_tile(sums, peaks, totals, scores, count):
 
 @task
 def _add_values(sums, weights, values, places, head, count):
-    size = values.shape[3]
+    size = sums.shape[1]
     for i in range(count):
-        row = values[places[0, i], places[1, i], head]
+        start = places[i] + head * size
+        row = values[start : start + size]
         for r in range(sums.shape[0]):
             weight = weights[r, i]
             for d in range(size):
@@ -91,19 +94,21 @@ def _add_values(sums, weights, values, places, head, count):
 
 @task
 def _attend_span(
-    sums, peaks, totals, q, keys, values, table, first, stop, scale, cap,
+    sums, peaks, totals, q, keys, values, layout, table, first, stop, scale, cap,
 ):  # fmt: skip
     """The positions first .. stop of a sequence -> sums (g, r, d), peaks and totals (g, r); q (g, r, d).
 
+    keys, values: the memory of a pool, and its layout: block size, numbers between blocks and between positions.
+
     All heads read a tile before the next: what lies side by side in memory is read once, in its order.
     """
-    scores, places = np.empty((q.shape[1], TILE), np.float32), np.empty((2, TILE), np.int64)
+    scores, places = np.empty((q.shape[1], TILE), np.float32), np.empty(TILE, np.int64)
     sums[:] = ZERO
     peaks[:] = NOTHING
     totals[:] = ZERO
     for start in range(first, stop, TILE):
         count = min(start + TILE, stop) - start
-        _find_tile(places, table, start, start + count, keys.shape[1])
+        _find_tile(places, table, start, start + count, layout)
         for g in range(q.shape[0]):
             _score_tile(scores, q[g], keys, places, g, count, scale)
             if cap > ZERO:
@@ -114,7 +119,7 @@ def _attend_span(
 
 @kernel
 def _attend_spans(
-    sums, peaks, totals, q, keys, values, tables, lengths, window,
+    sums, peaks, totals, q, keys, values, layout, tables, lengths, window,
     scale, cap,
 ):  # fmt: skip
     """sums (b, spans, g, r, d), peaks and totals (b, spans, g, r), q (b, g, r, d), tables (b, m), lengths (b,)."""
@@ -124,7 +129,8 @@ def _attend_spans(
         first = max(span * SPAN, lengths[b] - window)
         stop = min((span + 1) * SPAN, lengths[b])
         _attend_span(
-            sums[b, span], peaks[b, span], totals[b, span], q[b], keys, values, tables[b], first, stop, scale, cap
+            sums[b, span], peaks[b, span], totals[b, span], q[b], keys, values, layout, tables[b], first, stop,
+            scale, cap,
         )  # fmt: skip
 
 
@@ -182,8 +188,9 @@ def attend_decode(
         peaks,
         totals,
         floats(q).reshape(batch, groups, rows, head_dim),
-        array(cache.keys),
-        array(cache.values),
+        flat(cache.keys),
+        flat(cache.values),
+        (cache.keys.shape[1], cache.keys.stride(0), cache.keys.stride(1)),
         block_tables.contiguous().numpy(),
         lengths.numpy(),
         longest if scores.window is None else scores.window,

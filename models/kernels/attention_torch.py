@@ -22,8 +22,14 @@ def write_kv(cache: KVCache, keys: Tensor, values: Tensor, slot_mapping: Tensor)
     written = slot_mapping >= 0
     if not bool(written.all()):
         slot_mapping, keys, values = slot_mapping[written], keys[written], values[written]
-    cache.keys.flatten(0, 1).index_copy_(0, slot_mapping, keys.to(cache.keys.dtype))
-    cache.values.flatten(0, 1).index_copy_(0, slot_mapping, values.to(cache.values.dtype))
+    if cache.keys.is_contiguous():
+        for pool, new in ((cache.keys, keys), (cache.values, values)):
+            pool.flatten(0, 1).index_copy_(0, slot_mapping, new.to(pool.dtype))
+        return
+    # Flattened, a pool whose blocks lie apart would be a copy, and what is written to it lost.
+    where = slot_mapping // cache.keys.shape[1], slot_mapping % cache.keys.shape[1]
+    for pool, new in ((cache.keys, keys), (cache.values, values)):
+        pool.index_put_(where, new.to(pool.dtype))
 
 
 def _attend(
@@ -235,10 +241,11 @@ def _attend_gathered(
     q: Tensor, tables: Tensor, mask: Tensor, cache: KVCache, *, scores: ScoreSpec, sinks: Tensor | None
 ) -> Tensor:
     """q (b, heads, head_dim) over all positions of its blocks, tables (b, m), that mask (b, m * block_size) has."""
-    keys, values = (
-        _gather(pool, tables.flatten()).unflatten(0, mask.shape).to(q.dtype).transpose(1, 2)
-        for pool in (cache.keys, cache.values)
-    )
+    keys, values = (_gather(pool, tables.flatten()).unflatten(0, mask.shape) for pool in (cache.keys, cache.values))
+    if not cache.keys.is_contiguous():
+        # Where blocks share their bytes with states, what no sequence has written may be NaN, which times 0 is NaN.
+        keys, values = (gathered.masked_fill_(~mask[..., None, None], 0) for gathered in (keys, values))
+    keys, values = (gathered.to(q.dtype).transpose(1, 2) for gathered in (keys, values))
     return _attend(q.unsqueeze(2), keys, values, mask[:, None, None, :], scores=scores, sinks=sinks).squeeze(2)
 
 

@@ -158,6 +158,12 @@ def array(tensor: Tensor) -> np.ndarray[Any, Any]:
     return in_place(tensor.contiguous())
 
 
+def flat(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """All memory from a tensor's first number to its last for a kernel that knows the strides, never copied."""
+    size = 1 + sum((count - 1) * stride for count, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return in_place(tensor.as_strided((size,), (1,)))
+
+
 def floats(tensor: Tensor) -> np.ndarray[Any, Any]:
     """The same in float32 whatever it was."""
     array: np.ndarray[Any, Any] = tensor.detach().float().contiguous().numpy()

@@ -14,11 +14,17 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from models.kernels.numba_scalars import array, exp, floats, in_place, kernel, narrow, task, use_torch_threads, widen
+from models.kernels.numba_scalars import array, exp, flat, floats, kernel, narrow, task, use_torch_threads, widen
 
 ZERO, ONE = np.float32(0), np.float32(1)
 RUN = 64  # tokens of a convolution's task
 CHANNELS = 64  # of a selective scan's task: its states fit into the nearest cache
+
+
+@task
+def _rows(pool, start, rows, columns):
+    """(rows, columns) numbers of a pool's memory."""
+    return pool[start : start + rows * columns].reshape((rows, columns))
 
 
 @task
@@ -56,12 +62,12 @@ def _convolve(y, x, before, weight, bias):
 
 
 @kernel
-def _convolve_step(y, x, pool, slots, weight, bias):
-    """y, x (b, c), pool (s, c, k - 1), weight (c, k), bias (c,)."""
+def _convolve_step(y, x, pool, stride, slots, weight, bias):
+    """y, x (b, c), pool: the memory of rows (c, k - 1), each `stride` after the last, weight (c, k), bias (c,)."""
     batch, channels = x.shape
     last = weight.shape[1] - 1
     for b in prange(batch):
-        states, row = pool[slots[b]], np.empty(channels, np.float32)
+        states, row = _rows(pool, slots[b] * stride, channels, last), np.empty(channels, np.float32)
         for c in range(channels):
             new = widen(x[b, c])
             total = bias[c] + weight[c, last] * new
@@ -91,13 +97,14 @@ def _ssd_head(y, x, dt, rate, B, C, state):
 
 
 @kernel
-def _ssd_step(y, x, dt, A, B, C, pool, slots):
-    heads = x.shape[1]
-    per_group = heads // B.shape[1]
+def _ssd_step(y, x, dt, A, B, C, pool, stride, slots):
+    _, heads, rows = x.shape
+    per_group, columns = heads // B.shape[1], B.shape[2]
     for i in prange(x.shape[0] * heads):
         b, h = i // heads, i % heads
         g = h // per_group
-        _ssd_head(y[b, h], x[b, h], dt[b, h], A[h], B[b, g], C[b, g], pool[slots[b], h])
+        state = _rows(pool, slots[b] * stride + h * rows * columns, rows, columns)
+        _ssd_head(y[b, h], x[b, h], dt[b, h], A[h], B[b, g], C[b, g], state)
 
 
 @kernel
@@ -160,12 +167,13 @@ def _selective_state(y, x, dt, A, B, C, state, first):
 
 
 @kernel
-def _selective_step(y, x, dt, A, B, C, pool, slots):
-    """y, x, dt (b, d), A (d, n), B, C (b, n), pool (s, d, n)."""
+def _selective_step(y, x, dt, A, B, C, pool, stride, slots):
+    """y, x, dt (b, d), A (d, n), B, C (b, n), pool: the memory of rows (d, n), each `stride` after the last."""
     tiles = (x.shape[1] + CHANNELS - 1) // CHANNELS
     for i in prange(x.shape[0] * tiles):
         b = i // tiles
-        _selective_state(y[b], x[b], dt[b], A, B[b], C[b], pool[slots[b]], (i % tiles) * CHANNELS)
+        state = _rows(pool, slots[b] * stride, A.shape[0], A.shape[1])
+        _selective_state(y[b], x[b], dt[b], A, B[b], C[b], state, (i % tiles) * CHANNELS)
 
 
 @task
@@ -190,15 +198,16 @@ def _delta_token(y, q, k, v, decay, beta, state, new):
 
 
 @kernel
-def _delta_step(y, q, k, v, log_decay, beta, pool, slots):
-    """y, v (b, h, n), q, k (b, g, p), log_decay, beta (b, h), pool (s, h, p, n)."""
-    heads = v.shape[1]
-    per_key = heads // k.shape[1]
+def _delta_step(y, q, k, v, log_decay, beta, pool, stride, slots):
+    """y, v (b, h, n), q, k (b, g, p), log_decay, beta (b, h), pool: the memory of rows (h, p, n)."""
+    _, heads, columns = v.shape
+    per_key, rows = heads // k.shape[1], k.shape[2]
     for i in prange(v.shape[0] * heads):
         b, h = i // heads, i % heads
         g, new = h // per_key, np.empty(v.shape[2], np.float32)
         decay = exp(log_decay[b, h])
-        _delta_token(y[b, h], q[b, g], k[b, g], v[b, h], decay, beta[b, h], pool[slots[b], h], new)
+        state = _rows(pool, slots[b] * stride + h * rows * columns, rows, columns)
+        _delta_token(y[b, h], q[b, g], k[b, g], v[b, h], decay, beta[b, h], state, new)
 
 
 @kernel
@@ -234,7 +243,15 @@ def conv_step(x: Tensor, pool: Tensor, slots: Tensor, weight: Tensor, bias: Tens
     """As in plain torch: x (b, channels), rows `slots` of pool (s, channels, kernel - 1) change in place."""
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     use_torch_threads()
-    _convolve_step(array(y), array(x), pool.numpy(), slots.numpy(), floats(weight.squeeze(1)), _bias(bias, x.shape[1]))
+    _convolve_step(
+        array(y),
+        array(x),
+        flat(pool),
+        pool.stride(0),
+        slots.numpy(),
+        floats(weight.squeeze(1)),
+        _bias(bias, x.shape[1]),
+    )
     return y
 
 
@@ -242,7 +259,7 @@ def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, pool: Te
     """As in plain torch: x (b, h, p), dt (b, h), A (h,), B, C (b, g, n), pool (s, h, p, n)."""
     y = torch.empty(x.shape)
     use_torch_threads()
-    _ssd_step(y.numpy(), *map(floats, (x, dt, A, B, C)), in_place(pool), slots.numpy())
+    _ssd_step(y.numpy(), *map(floats, (x, dt, A, B, C)), flat(pool), pool.stride(0), slots.numpy())
     return y
 
 
@@ -266,7 +283,7 @@ def selective_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, po
     """As in plain torch: x, dt (b, d), A (d, n), B, C (b, n), pool (s, d, n)."""
     y = torch.empty(x.shape)
     use_torch_threads()
-    _selective_step(y.numpy(), *map(floats, (x, dt, A, B, C)), in_place(pool), slots.numpy())
+    _selective_step(y.numpy(), *map(floats, (x, dt, A, B, C)), flat(pool), pool.stride(0), slots.numpy())
     return y
 
 
@@ -286,5 +303,5 @@ def delta_step(
     """As in plain torch: q, k (b, g, p), v (b, h, n), log_decay, beta (b, h), pool (s, h, p, n)."""
     y = torch.empty(v.shape)
     use_torch_threads()
-    _delta_step(y.numpy(), *map(floats, (q, k, v, log_decay, beta)), in_place(pool), slots.numpy())
+    _delta_step(y.numpy(), *map(floats, (q, k, v, log_decay, beta)), flat(pool), pool.stride(0), slots.numpy())
     return y

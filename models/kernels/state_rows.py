@@ -20,7 +20,7 @@ def narrowed(state: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class PoolRows:
-    """The rows of a pool that a step changes: a view of them where they lie together, else a copy that is put back.
+    """The rows of a pool that a step changes: a view of them where they lie side by side, else a copy that is put back.
 
     A view saves reading and writing all of the state once more, most of what a step costs. Rows that lie together in
     another order than the step's sequences are taken in their own: `order` puts inputs into it, `finish` outputs back.
@@ -33,9 +33,11 @@ class PoolRows:
         self._permutation: Tensor | None = None
         if slots.device.type == "cpu" and pool.dtype not in NARROW:
             first = int(slots.min())
-            if int(slots.max()) - first == len(slots) - 1:
+            together = pool[first : first + len(slots)]
+            # Steps merge dimensions, which would copy rows between which other layers have theirs.
+            if int(slots.max()) - first == len(slots) - 1 and together.is_contiguous():
                 self._view = True
-                self.state = pool[first : first + len(slots)]
+                self.state = together
                 if not bool((slots.diff() > 0).all()):
                     self._permutation = slots.argsort()
                 return

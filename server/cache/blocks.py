@@ -2,6 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Literal
+
+RowKind = Literal["block", "slot"]
+RowCopy = tuple[RowKind, int, int]  # what is copied, from which, to which
 
 
 class Pool:

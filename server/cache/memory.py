@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection
 from time import monotonic
 
-from server.cache.blocks import Pool
+from server.cache.blocks import Pool, RowCopy
 from server.cache.holds import Holds
 from server.cache.planner import CachePlan
 from server.cache.prefix import PrefixIndex
@@ -40,8 +40,7 @@ class SequenceMemory:
         self.holds = Holds(self.index, max_blocks=plan.num_blocks // 2, max_snapshots=plan.num_state_slots // 2)
         self._held: dict[int, int] = {}  # of each block, how many tables it is in: the rest could be given up
         self._num_running = 0
-        self._block_copies: list[tuple[int, int]] = []
-        self._state_copies: list[tuple[int, int]] = []
+        self._copies: list[RowCopy] = []
 
     @property
     def num_free_blocks(self) -> int:
@@ -125,10 +124,9 @@ class SequenceMemory:
                 before = position
         return tuple(sequence.taken)
 
-    def take_copies(self) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
-        """What must be copied before the next step, of blocks and of slots."""
-        copies = tuple(self._block_copies), tuple(self._state_copies)
-        self._block_copies, self._state_copies = [], []
+    def take_copies(self) -> tuple[RowCopy, ...]:
+        """What must be copied before the next step, in this order: each as if it had been when it was asked for."""
+        copies, self._copies = tuple(self._copies), []
         return copies
 
     def commit(self, sequence: Sequence) -> None:
@@ -190,7 +188,7 @@ class SequenceMemory:
         if self.index.free_slots(1, keep=snapshot):
             [slot] = self.slots.allocate(1)
             if snapshot is not None:
-                self._state_copies.append((snapshot.slot, slot))
+                self._copies.append(("slot", snapshot.slot, slot))
             return slot
         return None if snapshot is None else self.index.take_snapshot(run, start)
 
@@ -219,7 +217,7 @@ class SequenceMemory:
         self.blocks.share(whole)
         table = whole + self.blocks.allocate(self._plan.num_blocks_for(len(sequence.token_ids)) - len(whole))
         if len(known) > len(whole):
-            self._block_copies.append((known[-1], table[len(whole)]))
+            self._copies.append(("block", known[-1], table[len(whole)]))
         return table
 
     def _wanted(self, sequence: Sequence, start: int, known: int) -> list[int]:

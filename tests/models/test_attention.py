@@ -3,7 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from attention_cases import Shape, expected, paged
 from devices import DEVICES
+from poison import num_poisoned, rows_apart
 
 from models.cache import KVCache
 from models.config import ScoreSpec
@@ -85,6 +87,30 @@ def test_decoding_is_plain_attention_whatever_the_company(device, lengths, score
     for row, length in enumerate(lengths):
         expected = plain(q[row], cache, tables[row], length, scores=scores, sinks=sinks)
         torch.testing.assert_close(out[row].double(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
+def test_decoding_from_blocks_that_lie_apart_looks_at_nothing_that_was_not_written(scores, sinks):
+    lengths = [40, 3, 17, 300]
+    generator = torch.Generator().manual_seed(4)
+    cache = paged(Shape(HEADS, KV_HEADS, HEAD_DIM, BLOCK_SIZE), lengths, generator)
+    q = torch.randn(len(lengths), HEADS, HEAD_DIM, generator=generator)
+    kv, tables = KVCache(cache.keys, cache.values), cache.tables.long()
+    out = attend_decode(q, kv, tables, torch.tensor(lengths), scores=scores, sinks=sinks)
+    for row, length in enumerate(lengths):
+        wanted = expected(q[row : row + 1], cache, row, scores, first=length - 1, sinks=sinks)
+        torch.testing.assert_close(out[row].double(), wanted[0], rtol=0, atol=1e-6)
+
+
+def test_writing_to_blocks_that_lie_apart():
+    cache = KVCache(*(rows_apart(torch.zeros(4, BLOCK_SIZE, KV_HEADS, HEAD_DIM)) for _ in range(2)))
+    keys, values = (torch.randn(3, KV_HEADS, HEAD_DIM) for _ in range(2))
+    poisoned = num_poisoned(cache.keys)
+    attention_torch.write_kv(cache, keys, values, torch.tensor([2 * BLOCK_SIZE + 5, -1, 3 * BLOCK_SIZE]))
+    for pool, new in ((cache.keys, keys), (cache.values, values)):
+        assert torch.equal(torch.stack((pool[2, 5], pool[3, 0])), new[[0, 2]])
+        assert int((pool != 0).sum()) == 2 * KV_HEADS * HEAD_DIM
+        assert num_poisoned(pool) == poisoned
 
 
 @pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from attention_cases import SCORES, SHAPES, Shape, expected, forget, paged
-from poison import among_poison, poisoned_memory
+from poison import among_poison, num_poisoned, poisoned_memory, rows_apart
 from torch import Tensor
 
 from models.cache import KVCache
@@ -96,7 +96,7 @@ class Draw:
     def pool(self, *shape: int) -> Tensor:
         pool = torch.full((8, *shape), float("nan"))
         pool[SLOTS] = self.plain(len(SLOTS), *shape)
-        return pool
+        return rows_apart(pool)
 
 
 def recurrence(kind: str, draw: Draw, lead: tuple[int, ...]) -> tuple[list[Tensor], tuple[int, ...]]:
@@ -147,13 +147,14 @@ def test_step(kind):
     draw = Draw(3)
     inputs, shape = recurrence(kind, draw, (len(SLOTS), 1))
     pool = draw.pool(*shape)
-    before = pool.clone()
+    before, poisoned = pool.clone(), num_poisoned(pool)
     with poisoned_memory():
         y = STEPS[kind](*piece(kind, inputs, 0), pool=pool, slots=SLOTS)
     wanted_y, states = LOOPS[kind](*(x.double() for x in inputs), state=before[SLOTS].double())
     torch.testing.assert_close(y.double(), wanted_y[:, 0], rtol=1e-5, atol=1e-5)
     before[SLOTS] = states.float()
     torch.testing.assert_close(pool, before, rtol=1e-5, atol=1e-6, equal_nan=True)
+    assert num_poisoned(pool) == poisoned
 
 
 @pytest.mark.parametrize("kind", ["ssd", "delta"])
@@ -161,7 +162,7 @@ def test_a_run_is_the_same_to_the_bit_in_any_pieces_and_company(kind):
     """Whole, in pieces, alone, and by steps among others."""
     draw = Draw(5)
     inputs, shape = recurrence(kind, draw, (3, 23))
-    pool = torch.zeros(8, *shape)
+    pool = rows_apart(torch.zeros(8, *shape))
     pool[SLOTS] = start = draw.plain(3, *shape)
     y, state = SCANS[kind](*inputs, state=start)
     pieces, held = [], start[1:2]
@@ -201,7 +202,7 @@ def test_convolution_step(dtype, channels, kernel, with_bias):
     x = draw.inputs(len(SLOTS), channels, dtype=dtype)
     weight, bias = draw.plain(channels, 1, kernel).to(dtype), draw.plain(channels).to(dtype) if with_bias else None
     pool = draw.pool(channels, kernel - 1)
-    wanted_pool = pool.double()
+    wanted_pool, poisoned = pool.double(), num_poisoned(pool)
     wide_bias = None if bias is None else bias.double()
     with poisoned_memory():
         y = compiled.conv_step(x, pool, SLOTS, weight, bias)
@@ -209,6 +210,7 @@ def test_convolution_step(dtype, channels, kernel, with_bias):
     assert y.dtype == dtype
     torch.testing.assert_close(y.double(), wanted, rtol=TOLERANCES[dtype], atol=1e-6)
     torch.testing.assert_close(pool.double(), wanted_pool, rtol=0, atol=0, equal_nan=True)
+    assert num_poisoned(pool) == poisoned
 
 
 def decode_both(

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from poison import num_poisoned, rows_apart
 
 from models.kernels.delta_rule_torch import delta_loop, delta_step
 from models.kernels.selective_scan_torch import selective_loop, selective_step
@@ -27,15 +28,16 @@ def inputs(kind, batch):
     return [random(batch, 2, 5), random(batch, 2, 5), random(batch, 4, 3), decay, beta], (4, 5, 3)
 
 
+@pytest.mark.parametrize("layout", [torch.clone, rows_apart], ids=["side by side", "between others"])
 @pytest.mark.parametrize("slots", SLOTS.values(), ids=SLOTS)
 @pytest.mark.parametrize(
     ("kind", "step", "loop"),
     [("ssd", ssd_step, ssd_loop), ("selective", selective_step, selective_loop), ("delta", delta_step, delta_loop)],
 )
-def test_step_is_one_turn_of_the_loop(kind, step, loop, slots):
+def test_step_is_one_turn_of_the_loop(kind, step, loop, slots, layout):
     arguments, shape = inputs(kind, len(slots))
-    pool = torch.randn(6, *shape, generator=torch.Generator().manual_seed(9))
-    before, rows = pool.clone(), torch.tensor(slots)
+    pool = layout(torch.randn(6, *shape, generator=torch.Generator().manual_seed(9)))
+    before, rows, poisoned = pool.clone(), torch.tensor(slots), num_poisoned(pool)
     # A is the same for all sequences; the others get a dimension for their one token.
     has_A = kind != "delta"
     run = [x if has_A and i == 2 else x.unsqueeze(1) for i, x in enumerate(arguments)]
@@ -45,3 +47,4 @@ def test_step_is_one_turn_of_the_loop(kind, step, loop, slots):
     torch.testing.assert_close(pool[rows], state)
     others = [row for row in range(6) if row not in slots]
     assert torch.equal(pool[others], before[others])
+    assert num_poisoned(pool) == poisoned

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from devices import DEVICES
-from poison import among_poison, poisoned_memory, skip_unless_triton_runs_on
+from poison import among_poison, num_poisoned, poisoned_memory, rows_apart, skip_unless_triton_runs_on
 from torch import Tensor
 
 from models.kernels import delta_rule_torch, selective_scan_torch, ssd_torch
@@ -58,7 +58,7 @@ class Draw:
         for slot in SLOTS:
             if slot >= 0:
                 pool[slot] = self.plain(*shape)
-        return pool
+        return rows_apart(pool)
 
 
 def check(step: Callable[[Tensor, Tensor], Tensor], twin: Callable[[Tensor], tuple[Tensor, Tensor]], pool: Tensor):
@@ -70,13 +70,14 @@ def check(step: Callable[[Tensor, Tensor], Tensor], twin: Callable[[Tensor], tup
     y, states = twin(pool[slots].double())
     wanted, real = pool.clone(), slots >= 0
     wanted[slots[real]] = states[real].float()
-    before = pool.clone()
+    before, poisoned = pool.clone(), num_poisoned(pool)
     with poisoned_memory():
         out = step(pool, slots)
     tolerance = 1e-5 if out.dtype == torch.float32 else 1e-2
     torch.testing.assert_close(out[real].double(), y[real, 0], rtol=tolerance, atol=tolerance)
     assert out[~real].eq(0).all()
     torch.testing.assert_close(pool, wanted, rtol=1e-5, atol=1e-6, equal_nan=True)
+    assert num_poisoned(pool) == poisoned
     assert not torch.equal(pool[slots[real]], before[slots[real]])
 
 
