@@ -248,19 +248,31 @@ def whole_rows(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     return [content.as_strided((len(first), size), (size, 1), begin)]
 
 
-def read_rows(tensors: Sequence[Tensor], rows: Sequence[int]) -> memoryview:
-    """A copy of some rows of each tensor in the host's memory, all of the first tensor before those of the next."""
+def read_rows(tensors: Sequence[Tensor], rows: Sequence[int], *, stream: torch.cuda.Stream | None = None) -> memoryview:
+    """A copy of some rows of each tensor in the host's memory, all of the first tensor before those of the next.
+
+    Args:
+        stream: on a GPU, on which the copy goes on after this returns; it is of what the rows are now.
+    """
     index = torch.tensor(rows, dtype=torch.int64, device=tensors[0].device)
     sizes = _sizes(tensors, rows)
     # Together on the device first, so that there is one transfer and not one for each tensor.
     together = torch.empty(sum(sizes), dtype=torch.uint8, device=index.device)
     for tensor, part in zip(tensors, together.split(sizes), strict=True):
         torch.index_select(tensor, 0, index, out=_as_rows(part, tensor))
-    return together.cpu().numpy().data
+    if stream is None:
+        return together.cpu().numpy().data
+    content = torch.empty(together.numel(), dtype=torch.uint8, pin_memory=True)
+    stream.wait_stream(torch.cuda.current_stream(together.device))
+    with torch.cuda.stream(stream):
+        content.copy_(together, non_blocking=True)
+    together.record_stream(stream)  # its memory is not given to others before the copy is made
+    return content.numpy().data
 
 
 def write_rows(tensors: Sequence[Tensor], rows: Sequence[int], content: memoryview) -> None:
-    """Put back what `read_rows` gave, into rows that may be others. `content` must be writable, as torch wants it.
+    """Put back what `read_rows` gave, into rows that may be others; those that go to -1 are left out. `content` must be
+    writable, as torch wants it.
 
     Raises:
         ValueError: it is not of so many rows of these tensors.
@@ -268,13 +280,18 @@ def write_rows(tensors: Sequence[Tensor], rows: Sequence[int], content: memoryvi
     sizes = _sizes(tensors, rows)
     if sum(sizes) != len(content):
         raise ValueError(f"{len(content):,} bytes for rows of {sum(sizes):,} bytes")
-    if not content:
+    chosen = [number for number, row in enumerate(rows) if row >= 0]
+    if not content or not chosen:
         return
-    index = torch.tensor(rows, dtype=torch.int64, device=tensors[0].device)
+    index, places = (
+        torch.tensor(numbers, dtype=torch.int64, device=tensors[0].device)
+        for numbers in ([rows[number] for number in chosen], chosen)
+    )
     # A copy even on a CPU: what was read from somewhere may begin at any address.
     together = torch.frombuffer(content, dtype=torch.uint8).to(index.device, copy=True)
     for tensor, part in zip(tensors, together.split(sizes), strict=True):
-        tensor.index_copy_(0, index, _as_rows(part, tensor))
+        content_rows = _as_rows(part, tensor)
+        tensor.index_copy_(0, index, content_rows if len(chosen) == len(rows) else content_rows[places])
 
 
 def _sizes(tensors: Sequence[Tensor], rows: Sequence[int]) -> list[int]:

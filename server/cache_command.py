@@ -95,6 +95,11 @@ def show(console: Console, body: Mapping[str, Any]) -> None:
         f"{totals['num_cached_blocks']:,} ({size(totals['cached_blocks_bytes'])})",
         f"slots: {totals['num_slots']:,} ({size(totals['slots_bytes'])}), of which {kept}: "
         f"{totals['num_snapshots']:,} ({size(totals['snapshots_bytes'])})",
+        *(
+            f"{tier}: {totals[f'{tier}_pieces']:,} pieces ({size(totals[f'{tier}_bytes'])})"
+            for tier in ("host", "disk")
+            if totals[f"{tier}_pieces"]
+        ),
     )
     for line in (body["model"], *lines):
         console.print(escape(line), highlight=False, soft_wrap=True)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 import uvicorn
@@ -79,6 +79,12 @@ StateDtypeOption = Annotated[
 ]
 DeviceOption = Annotated[Device, typer.Option(help="auto: a GPU where there is one.")]
 CacheGib = Annotated[float | None, typer.Option(help="Each model's cache, in GiB. Default: a share of what is free.")]
+HostCacheGib = Annotated[
+    float | None,
+    typer.Option(
+        help="Host memory for what each model's device has no room for, in GiB. Default: a share beside a GPU, else 0."
+    ),
+]
 BlockSize = Annotated[int | None, typer.Option(help="Tokens per KV block. Default: what the kernels like best.")]
 MaxContext = Annotated[int | None, typer.Option(help="Longest prompt and completion together. Default: what fits.")]
 MaxRunning = Annotated[int, typer.Option(help="Sequences computed at once, per model.")]
@@ -134,6 +140,7 @@ def serve(
     state_dtype: StateDtypeOption = "float32",
     device: DeviceOption = "auto",
     cache_gib: CacheGib = None,
+    host_cache_gib: HostCacheGib = None,
     block_size: BlockSize = None,
     max_context: MaxContext = None,
     max_running: MaxRunning = 64,
@@ -169,8 +176,7 @@ def serve(
         prefill_chunk=prefill_chunk,
         prefix_cache=prefix_cache,
         snapshot_every=snapshot_every,
-        cache_dir=None if cache_dir is None else str(cache_dir.expanduser().resolve()),
-        cache_dir_bytes=round(cache_dir_gib * GIB),
+        **tier_options(host_cache_gib, cache_dir, cache_dir_gib),
         policy=policy,
         max_gap_s=max_gap_s,
         threads=threads or max(1, (os.cpu_count() or 1) // len(models)),
@@ -182,6 +188,15 @@ def serve(
     )
     http = ServerConfig(host, port, tuple(api_keys or ()), max_body_mib * MIB, start_timeout_s, drain_s, access_log)
     raise typer.Exit(host_and_serve(models, engine, CheckpointOptions(revision, generation_config == "auto"), http))
+
+
+def tier_options(host_gib: float | None, directory: Path | None, disk_gib: float) -> dict[str, Any]:
+    """The options of the tiers below the device, as EngineConfig has them."""
+    return {
+        "host_cache_bytes": None if host_gib is None else round(host_gib * GIB),
+        "cache_dir": None if directory is None else str(directory.expanduser().resolve()),
+        "cache_dir_bytes": round(disk_gib * GIB),
+    }
 
 
 def host_and_serve(models: list[str], engine: EngineConfig, options: CheckpointOptions, config: ServerConfig) -> int:

@@ -38,9 +38,10 @@ class EngineConfig:
     prefix_cache: what was computed is kept for prompts that begin alike, as long as there is room. snapshot_every:
     tokens between the recurrent states that a long prompt leaves for that; None: chosen from their bytes. policy: whose
     turn it is, see server/queue.py. max_gap_s: how long prefills may hold up decodes and newcomers, in each step.
-    cache_dir: where what was computed is kept for the engine's next life, at most cache_dir_bytes of it for each model;
-    None: nowhere. An engine that is not ready after start_timeout_s, or that says nothing for stall_timeout_s, in the
-    longest of its steps, is taken for stuck and started anew.
+    host_cache_bytes: of the host's memory for what the device has no room for; None: a part of what is free beside
+    a GPU, else nothing. cache_dir: where what was computed is kept for the engine's next life, at most
+    cache_dir_bytes of it for each model; None: nowhere. An engine that is not ready after start_timeout_s, or that
+    says nothing for stall_timeout_s, in the longest of its steps, is taken for stuck and started anew.
     """
 
     dtype: Dtype = "auto"
@@ -56,6 +57,7 @@ class EngineConfig:
     prefill_chunk: int = 1024
     prefix_cache: bool = True
     snapshot_every: int | None = None
+    host_cache_bytes: int | None = None
     cache_dir: str | None = None
     cache_dir_bytes: int = 10 << 30
     policy: Policy = "fair"
@@ -77,12 +79,18 @@ class EngineConfig:
             raise ConfigError(f"memory_share must be above 0 and at most 1, got {self.memory_share}")
         if self.cache_bytes is not None and self.cache_bytes < 1:
             raise ConfigError(f"--cache-gib must be more than 0, got {self.cache_bytes} bytes")
-        if self.cache_dir is not None and not self.prefix_cache:
-            raise ConfigError("--cache-dir keeps the prefix cache, which --no-prefix-cache turns off")
-        if self.cache_dir_bytes < 1:
-            raise ConfigError(f"--cache-dir-gib must be more than 0, got {self.cache_dir_bytes} bytes")
+        self._check_tiers()
         if self.step_tokens < self.max_running:
             raise ConfigError(
                 f"--step-tokens {self.step_tokens} must be at least --max-running {self.max_running}: "
                 "every running sequence decodes one token per step"
             )
+
+    def _check_tiers(self) -> None:
+        if self.host_cache_bytes is not None and self.host_cache_bytes < 0:
+            raise ConfigError(f"--host-cache-gib must be at least 0, got {self.host_cache_bytes} bytes")
+        for flag, wanted in (("--host-cache-gib", self.host_cache_bytes), ("--cache-dir", self.cache_dir is not None)):
+            if wanted and not self.prefix_cache:
+                raise ConfigError(f"{flag} keeps the prefix cache, which --no-prefix-cache turns off")
+        if self.cache_dir_bytes < 1:
+            raise ConfigError(f"--cache-dir-gib must be more than 0, got {self.cache_dir_bytes} bytes")

@@ -1,19 +1,22 @@
 """The loop that owns a scheduler and a runner: schedule, run, postprocess, and hand out what came of it."""
 
 import hashlib
+import heapq
 import random
 import time
 from dataclasses import replace
 from typing import Protocol
 
 from server.cache.content import cache_entries
-from server.cache.persistence import Persistence
+from server.cache.host import HostStats
+from server.cache.lower import LowerTiers
 from server.cache.planner import CachePlan
 from server.cache.tiers import DiskStats
 from server.request import CacheContent, CacheFreed, EngineRequest, EngineStats, TokenOutput
 from server.scheduler import Scheduler, SchedulerLimits
 from server.sequence import ScheduledBatch, Sequence
 
+FETCH_WAIT_S = 0.01  # at a time: somebody may come, or be aborted
 FLUSH_S = 3.0  # for what is still to be written at the end; the server waits a little longer
 
 
@@ -27,7 +30,7 @@ class Engine:
     """Turns requests into tokens, one step at a time. Knows nothing of processes, text or HTTP.
 
     Args:
-        persistence: what is kept beyond this engine's life; it begins with it, and closes it at its end.
+        tiers: what is kept beyond the device; it begins with what they have, and closes them at its end.
     """
 
     def __init__(
@@ -36,16 +39,16 @@ class Engine:
         plan: CachePlan,
         limits: SchedulerLimits,
         eos_token_ids: tuple[int, ...],
-        persistence: Persistence | None = None,
+        tiers: LowerTiers | None = None,
     ) -> None:
         self._runner = runner
         self._plan = plan
         self._eos_token_ids = frozenset(eos_token_ids)
         self.scheduler = Scheduler(plan, limits)
         self._steps = 0
-        self._persistence = persistence
-        if persistence is not None:
-            persistence.restore(self.scheduler.memory)
+        self._tiers = self.scheduler.tiers = tiers
+        if tiers is not None:
+            tiers.attach(self.scheduler.memory)
 
     @property
     def has_work(self) -> bool:
@@ -70,25 +73,36 @@ class Engine:
         expired = self.scheduler.expire(started_s)
         if not self.has_work:
             return expired
+        if self._tiers is not None:
+            self._tiers.begin_step(holds_up=bool(self.scheduler.running), prefill_rate=self.scheduler.prefill_rate)
         batch = self.scheduler.schedule(started_s)
-        assert batch.parts, "there is work, but none of it can be scheduled"
+        if not batch.parts:
+            is_fetching = self._tiers is not None and self._tiers.wait(FETCH_WAIT_S)
+            assert is_fetching, "there is work, but none of it can be scheduled"
+            return expired
         tokens = self._runner.run(batch)
         self._steps += 1
         now_s = time.monotonic()
         self.scheduler.note_speed(batch, now_s - started_s)
-        if self._persistence is not None:
-            self._persistence.keep(batch, self.scheduler.prefill_rate)
-        return expired + self.scheduler.postprocess(batch, tokens, self._eos_token_ids, now_s)
+        if self._tiers is not None:
+            self._tiers.keep(batch, self.scheduler.prefill_rate)
+        outputs = self.scheduler.postprocess(batch, tokens, self._eos_token_ids, now_s)
+        if self._tiers is not None:
+            ended = {request_id for request_id, output in outputs if output.finish_reason is not None}
+            self._tiers.keep_answers(part.sequence for part in batch.parts if part.sequence.request_id in ended)
+        return expired + outputs
 
     def close(self) -> None:
         """Write what is still to be written, for some seconds at most."""
-        if self._persistence is not None:
-            self._persistence.close(FLUSH_S)
+        if self._tiers is not None:
+            self._tiers.close(FLUSH_S)
 
     def cache_content(self, limit: int) -> CacheContent:
         """What is kept for prompts that begin alike; of its entries the `limit` used last."""
         memory, plan = self.scheduler.memory, self._plan
         num_entries, entries = cache_entries(memory.index, plan, limit, time.monotonic())
+        lower = [] if self._tiers is None else self._tiers.entries()
+        host, disk = self._tier_stats()
         return CacheContent(
             num_blocks=plan.num_blocks,
             num_cached_blocks=memory.num_cached_blocks,
@@ -96,15 +110,19 @@ class Engine:
             num_slots=plan.num_state_slots,
             num_snapshots=memory.index.num_snapshots,
             slot_bytes=plan.bytes_per_sequence,
-            num_entries=num_entries,
-            entries=tuple(entries),
+            host_pieces=host.pieces,
+            host_bytes=host.bytes,
+            disk_pieces=disk.pieces,
+            disk_bytes=disk.bytes,
+            num_entries=num_entries + len(lower),
+            entries=tuple(heapq.nsmallest(limit, [*entries, *lower], key=lambda entry: entry.age_s)),
         )
 
     def clear_cache(self) -> CacheFreed:
-        """Give up all that no running sequence uses, and all that is on the disk."""
+        """Give up all that no running sequence uses, and all that is in the tiers below; the result is the device's."""
         memory = self.scheduler.memory
-        if self._persistence is not None:
-            self._persistence.clear()
+        if self._tiers is not None:
+            self._tiers.clear()
         blocks, slots = memory.blocks.num_free, memory.slots.num_free
         memory.clear()
         blocks, slots = memory.blocks.num_free - blocks, memory.slots.num_free - slots
@@ -112,7 +130,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         scheduler, counters = self.scheduler, self.scheduler.counters
-        disk = DiskStats() if self._persistence is None else self._persistence.stats()
+        host, disk = self._tier_stats()
         return EngineStats(
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
@@ -134,5 +152,17 @@ class Engine:
             disk_bytes=disk.bytes,
             disk_writes=disk.writes,
             disk_writes_skipped=disk.skipped,
+            disk_hits=disk.hits,
             disk_bytes_read=disk.bytes_read,
+            disk_read_s=disk.read_s,
+            host_pieces=host.pieces,
+            host_bytes=host.bytes,
+            host_writes=host.writes,
+            host_writes_skipped=host.skipped,
+            host_hits=host.hits,
+            host_bytes_read=host.bytes_read,
+            host_read_s=host.read_s,
         )
+
+    def _tier_stats(self) -> tuple[HostStats, DiskStats]:
+        return (HostStats(), DiskStats()) if self._tiers is None else self._tiers.stats()

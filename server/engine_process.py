@@ -22,7 +22,8 @@ from models.digest import checkpoint_digest
 from models.errors import ModelError
 from models.kernels.choose import Choice
 from models.load import read_eos_token_ids
-from server.cache.persistence import Persistence
+from server.cache.host import HostStore
+from server.cache.lower import LowerTiers
 from server.cache.pieces import fingerprint
 from server.cache.planner import CachePlan, CacheTooSmallError, default_snapshot_every, describe, plan_cache
 from server.cache.tiers import DiskStore
@@ -165,18 +166,34 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
     graphs = f"not captured: {reason}" if reason else "captured as CUDA graphs"
     planned = describe(plan, limit, limits.max_running, config.state_dtype)
     about = f"{planned}\nkernels: {describe_choices(choices)}\ndecode steps: {graphs}"
-    engine = Engine(runner, plan, limits, eos_token_ids, open_persistence(runner, plan, directory, config))
+    engine = Engine(runner, plan, limits, eos_token_ids, open_tiers(runner, plan, directory, config))
     return engine, Ready(info, about)
 
 
-def open_persistence(runner: Runner, plan: CachePlan, directory: Path, config: EngineConfig) -> Persistence | None:
-    """The disk below the cache, if one is wanted."""
-    if config.cache_dir is None:
+def open_tiers(runner: Runner, plan: CachePlan, directory: Path, config: EngineConfig) -> LowerTiers | None:
+    """What is below the device's cache, if anything is wanted there."""
+    disk = host = None
+    if config.cache_dir is not None:
+        # What another device computes may differ in its last bits, and with it the answer.
+        facts = (checkpoint_digest(directory), str(runner.dtype), runner.device.type, plan.block_size)
+        name = fingerprint(*facts, runner.cache_layout)
+        disk = DiskStore(Path(config.cache_dir), name, max_bytes=config.cache_dir_bytes)
+    num_bytes = config.host_cache_bytes
+    if num_bytes is None:
+        num_bytes = default_host_bytes(runner.device, config)
+    if num_bytes:
+        host = HostStore(num_bytes)
+        log.info("--host-cache-gib: at most %d bytes for what the device has no room for", num_bytes)
+    if disk is None and host is None:
         return None
-    # What another device computes may differ in its last bits, and with it the answer.
-    facts = (checkpoint_digest(directory), str(runner.dtype), runner.device.type, plan.block_size, runner.cache_layout)
-    store = DiskStore(Path(config.cache_dir), fingerprint(*facts), max_bytes=config.cache_dir_bytes)
-    return Persistence(store, plan, runner, snapshot_every=snapshot_every(runner, config))
+    return LowerTiers(plan, runner.rows, snapshot_every=snapshot_every(runner, config), disk=disk, host=host)
+
+
+def default_host_bytes(device: torch.device, config: EngineConfig) -> int:
+    """Beside a GPU a quarter of the host's memory that is free; on a processor the cache is there already."""
+    if device.type != "cuda" or not config.prefix_cache:
+        return 0
+    return int(psutil.virtual_memory().available / 4 * config.memory_share)
 
 
 def describe_choices(choices: Sequence[Choice]) -> str:

@@ -22,6 +22,8 @@ _GAUGES: dict[str, str] = {
     "free_state_slots": "State slots that no sequence holds",
     "snapshots": "State slots that are kept for prompts that begin alike",
     "num_state_slots": "State slots in all",
+    "host_pieces": "Pieces in the host's memory, of what the device had no room for",
+    "host_bytes": "Bytes of these",
     "disk_pieces": "Files in the model's cache directory",
     "disk_bytes": "Bytes of the model's cache directory",
 }
@@ -33,7 +35,14 @@ _COUNTERS: dict[str, str] = {
     "steps": "Engine steps",
     "disk_writes": "Files written to the cache directory",
     "disk_writes_skipped": "Files not written, as the disk was too slow or too small",
-    "disk_bytes_read": "Bytes read from the cache directory at the start",
+    "disk_hits": "Sequences that went on from what was read from the cache directory while they waited",
+    "disk_bytes_read": "Bytes read from the cache directory",
+    "disk_read_s": "Seconds that reading them took",
+    "host_writes": "Pieces taken into the host's memory",
+    "host_writes_skipped": "Pieces not taken, as they were worth less than what is there",
+    "host_hits": "Sequences that went on from what was in the host's memory",
+    "host_bytes_read": "Bytes read from the host's memory",
+    "host_read_s": "Seconds that bringing them to the device took",
 }
 
 
@@ -96,7 +105,8 @@ class _EngineCollector(Collector):
                 gauge.add_metric([model], getattr(stats, field))
             yield gauge
         for field, text in _COUNTERS.items():
-            counter = CounterMetricFamily(f"fathom_engine_{field.removeprefix('num_')}", text, labels=["model"])
+            name = field.removeprefix("num_").replace("_read_s", "_read_seconds")
+            counter = CounterMetricFamily(f"fathom_engine_{name}", text, labels=["model"])
             for model, stats in self._stats():
                 counter.add_metric([model], getattr(stats, field))
             yield counter

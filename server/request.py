@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+Tier = Literal["device", "host", "disk"]
 FinishReason = Literal["stop", "length", "abort", "timeout"]
 
 
@@ -106,7 +107,7 @@ class CacheEntry:
     """One end of what is kept for prompts that begin alike, and all that leads to it from the first token on.
 
     hits: sequences that were the same at least up to its middle and did not compute all of that. age_s: since it was
-    last used so far, or left.
+    last used so far, or left. tier: where it is; what is on the device is not shown again below it.
     """
 
     tokens: int
@@ -115,12 +116,14 @@ class CacheEntry:
     num_snapshots: int
     hits: int
     age_s: float
-    tier: Literal["device"] = "device"
+    tier: Tier = "device"
 
 
 @dataclass(frozen=True, slots=True)
 class CacheContent:
-    """num_cached_blocks: kept, and held by no running sequence. entries: the latest of num_entries."""
+    """num_cached_blocks: kept, and held by no running sequence. host_..., disk_...: pieces and bytes of the tiers
+    below. entries: the latest of num_entries.
+    """
 
     num_blocks: int
     num_cached_blocks: int
@@ -128,6 +131,10 @@ class CacheContent:
     num_slots: int
     num_snapshots: int
     slot_bytes: int
+    host_pieces: int
+    host_bytes: int
+    disk_pieces: int
+    disk_bytes: int
     num_entries: int
     entries: tuple[CacheEntry, ...]
 
@@ -147,7 +154,9 @@ class EngineStats:
     """Where an engine stands. Counts of requests and tokens are totals since its process started.
 
     Blocks and slots are free that no sequence holds; cached_blocks and snapshots are those among them that are kept for
-    who begins alike. cached_tokens: of prompts, found instead of computed. disk_...: of this model's cache directory.
+    who begins alike. cached_tokens: of prompts, found instead of computed. host_..., disk_...: of the tiers below:
+    pieces and bytes that are there; pieces that came, and that were left out; sequences that went on from what was read
+    while they waited, bytes read, and the seconds that took.
     """
 
     num_running: int = 0
@@ -168,6 +177,15 @@ class EngineStats:
     disk_bytes: int = 0
     disk_writes: int = 0
     disk_writes_skipped: int = 0
+    disk_hits: int = 0
     disk_bytes_read: int = 0
+    disk_read_s: float = 0.0
+    host_pieces: int = 0
+    host_bytes: int = 0
+    host_writes: int = 0
+    host_writes_skipped: int = 0
+    host_hits: int = 0
+    host_bytes_read: int = 0
+    host_read_s: float = 0.0
     expired: int = 0
     steps: int = 0

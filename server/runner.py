@@ -1,6 +1,5 @@
 """Executes what the scheduler decided: ScheduledBatch -> ForwardBatch -> sampled tokens. The torch half."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,12 +7,8 @@ import torch
 from models.cache import (
     CacheShape,
     allocate_caches,
-    block_tensors,
     copy_rows,
-    read_rows,
     row_layout,
-    state_tensors,
-    write_rows,
 )
 from models.config import CacheNeeds
 from models.decode_graphs import DecodeGraphs, why_no_graphs
@@ -24,6 +19,7 @@ from models.load import load_decoder
 from models.sampler import SamplingRow, sample
 from server.cache.planner import CachePlan
 from server.config import ConfigError, EngineConfig
+from server.device_rows import DeviceRows
 from server.sequence import ScheduledBatch
 from server.step_tensors import StepTensors
 
@@ -47,7 +43,7 @@ def choose_dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
 
 
 class Runner:
-    """Owns the weights and the cache tensors.
+    """Owns the weights and the cache tensors. rows: the bytes of these, once they are allocated.
 
     Args:
         dtype: of weights, keys and values. state_dtype: of recurrent states between steps.
@@ -89,28 +85,13 @@ class Runner:
             device=self.device,
             state_dtype=self.state_dtype,
         )
+        self.rows = DeviceRows(self._caches, self.device)
         return choices
 
     @property
     def cache_layout(self) -> str:
         """What blocks and states are made of, as text."""
         return row_layout(self._caches)
-
-    def read_blocks(self, blocks: Sequence[int]) -> memoryview:
-        """A copy of blocks, of all layers, in the host's memory."""
-        return read_rows(block_tensors(self._caches), blocks)
-
-    def read_state(self, slot: int) -> memoryview:
-        """A copy of a state slot, of all layers, in the host's memory."""
-        return read_rows(state_tensors(self._caches), [slot])
-
-    def write_blocks(self, blocks: Sequence[int], content: memoryview) -> None:
-        """Put back what `read_blocks` gave."""
-        write_rows(block_tensors(self._caches), blocks, content)
-
-    def write_state(self, slot: int, content: memoryview) -> None:
-        """Put back what `read_state` gave."""
-        write_rows(state_tensors(self._caches), [slot], content)
 
     def capture(self, *, max_running: int, max_context: int) -> str | None:
         """Capture decode steps as CUDA graphs, for so many sequences of so many tokens; returns why not, if not."""

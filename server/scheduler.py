@@ -5,9 +5,11 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, replace
 
 from server.awaiting import Awaiting
+from server.cache.lower import LowerTiers
 from server.cache.memory import SequenceMemory
 from server.cache.planner import CachePlan
 from server.config import Policy
+from server.counters import Counters
 from server.queue import WaitingQueue
 from server.request import FinishReason, SequenceUsage, TokenOutput
 from server.sequence import ScheduledBatch, ScheduledSequence, Sequence
@@ -32,17 +34,6 @@ class SchedulerLimits:
     max_gap_s: float = float("inf")
 
 
-@dataclass(slots=True)
-class Counters:
-    preemptions: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    generation_tokens: int = 0
-    finished: int = 0
-    aborted: int = 0
-    expired: int = 0
-
-
 class Scheduler:
     """Owns the waiting and the running sequences; the blocks and state slots that they hold are the memory's.
 
@@ -56,6 +47,7 @@ class Scheduler:
         self._plan = plan
         self._limits = limits
         self.memory = SequenceMemory(plan, snapshot_every=limits.snapshot_every, caches=limits.prefix_cache)
+        self.tiers: LowerTiers | None = None
         self.queue = WaitingQueue(limits.policy)
         self.running: OrderedDict[str, Sequence] = OrderedDict()  # in the order in which they were admitted
         self.counters = Counters()
@@ -139,7 +131,8 @@ class Scheduler:
                 answered.add(part.sequence.request_id)
         # Last, so that no slot is taken for a snapshot that a newcomer could run in.
         leaving = (self._with_snapshots(part) if part.sequence.wanted else part for part in parts.values())
-        return ScheduledBatch(tuple(leaving), self.memory.take_copies())
+        # Without a part there is no step: what is to be copied waits for the next.
+        return ScheduledBatch(tuple(leaving), self.memory.take_copies() if parts else ())
 
     def postprocess(
         self, batch: ScheduledBatch, tokens: dict[str, int], eos_token_ids: frozenset[int], now_s: float
@@ -191,6 +184,8 @@ class Scheduler:
     def check(self) -> None:
         """Assert that blocks and state slots are conserved and that every table covers what is computed."""
         self.memory.check([*self.running.values(), *self.waiting.values()])
+        if self.tiers is not None:
+            self.tiers.check(self.waiting.values())
         for sequence in self.running.values():
             assert sequence.state_slot is not None, "a running sequence has no state slot"
             needed = self._plan.num_blocks_for(sequence.num_computed)
@@ -256,6 +251,10 @@ class Scheduler:
                 return None
             self._preempt(victim)
             parts.pop(victim.request_id, None)
+            if self._fetches(sequence):
+                return None
+        if self.tiers is not None:
+            self.tiers.settle(sequence)
         self.queue.leave(sequence)
         self.running[sequence.request_id] = sequence
         if sequence.started_s is None:
@@ -267,7 +266,13 @@ class Scheduler:
 
     def _may_run(self, sequence: Sequence) -> bool:
         # What was preempted while a token of it was on its way waits for that.
-        return not sequence.num_unknown and not (self._limits.prefix_cache and self._awaiting.awaits(sequence))
+        if sequence.num_unknown or (self._limits.prefix_cache and self._awaiting.awaits(sequence)):
+            return False
+        return not self._fetches(sequence)
+
+    def _fetches(self, sequence: Sequence) -> bool:
+        """Whether a beginning of this sequence is being read, which it can then use."""
+        return self.tiers is not None and len(self.running) < self._limits.max_running and self.tiers.awaits(sequence)
 
     def _who_has_too_much(self, sequence: Sequence) -> Sequence | None:
         """The youngest of the tenant that holds most, if it holds more than its share and this one's would not."""
@@ -311,6 +316,8 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         del self.running[sequence.request_id]
         self.memory.release(sequence)
+        if self.tiers is not None:
+            self.tiers.keep_preempted(sequence)
         sequence.num_computed = 0
         self.queue.come_back(sequence)
         self.counters.preemptions += 1
@@ -322,6 +329,8 @@ class Scheduler:
         sequence.num_unknown = 0
         self.queue.end(sequence)
         self._awaiting.forget(sequence)
+        if self.tiers is not None:
+            self.tiers.settle(sequence)
         self.memory.release(sequence)
 
     def _append(self, sequence: Sequence, token: int, eos_token_ids: frozenset[int], now_s: float) -> TokenOutput:

@@ -25,7 +25,9 @@ class Sequence:
     last. table: what `as_table` made last, to be forgotten by who changes a block that is in it. wanted: after how many
     tokens it shall leave snapshots, in order. taken: those that this step leaves, and where. num_marks_kept: how many
     of the request's marks are held already. pieces: the names of its tokens' runs on the disk, those that are computed.
-    num_unknown: tokens that are sampled, but not read back yet, and so are not in `token_ids`.
+    is_looked_up: the tiers below were asked for it since it waits. kept_piece: what it will go on from in the
+    host's memory, after it was preempted. num_unknown: tokens that are sampled, but not read back yet, and so are
+    not in `token_ids`.
     """
 
     request: EngineRequest
@@ -45,6 +47,8 @@ class Sequence:
     taken: list[tuple[int, int]] = field(default_factory=list)
     num_marks_kept: int = 0
     pieces: list[str] = field(default_factory=list)
+    is_looked_up: bool = False
+    kept_piece: str = ""
     started_s: float | None = None
     first_token_s: float | None = None
     peak_bytes: int = 0

@@ -3,7 +3,13 @@
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
+from server.cache.blocks import RowCopy
+from server.cache.host import HostStore
+from server.cache.lower import LowerTiers
 from server.cache.planner import CachePlan
+from server.cache.tiers import DiskStore
 from server.config import Policy
 from server.engine import Engine
 from server.request import EngineRequest, FinishReason, SamplingParams, TokenOutput
@@ -47,11 +53,7 @@ class ScriptedModel:
 
     def run(self, batch: ScheduledBatch) -> dict[str, int]:
         self.batches.append([(part.sequence.request.request_id, part.num_tokens) for part in batch.parts])
-        for kind, source, target in batch.copies:
-            if kind == "block":
-                self._blocks[target] = list(self._blocks[source])
-            else:
-                self._states[target] = self._states[source]
+        self.copy(batch.copies)
         # All write before any reads: what one part overwrites of another shows.
         for part in batch.parts:
             self._remember(part)
@@ -60,6 +62,38 @@ class ScriptedModel:
             for part in batch.parts
             if part.samples
         }
+
+    def copy(self, copies: Sequence[RowCopy]) -> None:
+        for kind, source, target in copies:
+            if kind == "block":
+                self._blocks[target] = list(self._blocks[source])
+            else:
+                self._states[target] = self._states[source]
+
+    def read_blocks(self, blocks: Sequence[int]) -> memoryview:
+        contents = (np.array(self._blocks[block], np.int16).tobytes() for block in blocks)
+        return memoryview(b"".join(content.ljust(self._plan.block_bytes, b"-") for content in contents))
+
+    def read_state(self, slot: int) -> memoryview:
+        state = self._states[slot]
+        content = np.array([len(state), *state], np.int16).tobytes().ljust(self._plan.bytes_per_sequence, b"-")
+        assert len(content) == self._plan.bytes_per_sequence, "a state is too long for its bytes"
+        return memoryview(content)
+
+    def reads_done(self) -> Callable[[], None]:
+        return lambda: None
+
+    def write_blocks(self, blocks: Sequence[int], content: memoryview) -> None:
+        size = self._plan.block_bytes
+        assert len(content) == size * len(blocks)
+        for number, block in enumerate(blocks):
+            if block >= 0:
+                tokens = np.frombuffer(content[number * size :], np.int16, self._plan.block_size)
+                self._blocks[block] = tokens.tolist()
+
+    def write_state(self, slot: int, content: memoryview) -> None:
+        length = int(np.frombuffer(content, np.int16, 1)[0])
+        self._states[slot] = tuple(np.frombuffer(content, np.int16, length + 1)[1:].tolist())
 
     def _remember(self, part: ScheduledSequence) -> None:
         sequence = part.sequence
@@ -118,6 +152,9 @@ def make_engine(
     prefix_cache: bool = True,
     policy: Policy = "first-come",
     max_gap_s: float = float("inf"),
+    host: HostStore | None = None,
+    disk: DiskStore | None = None,
+    chunk_tokens: int = 16,
 ) -> tuple[Engine, ScriptedModel]:
     """An engine over a scripted model; as many may run as there are state slots unless said otherwise."""
     model = ScriptedModel(plan, next_token)
@@ -131,7 +168,15 @@ def make_engine(
         policy,
         max_gap_s,
     )
-    return Engine(model, plan, limits, (EOS,)), model
+    tiers = None
+    if host is not None or disk is not None:
+        tiers = LowerTiers(
+            plan, model, snapshot_every=snapshot_every, host=host, disk=disk, chunk_tokens=chunk_tokens, least_tokens=2
+        )
+    engine = Engine(model, plan, limits, (EOS,), tiers)
+    # Whatever it is, so that it is known from the first step on; so slow that all is worth to be kept.
+    engine.scheduler._prefill_rate = 1.0
+    return engine, model
 
 
 def answer_alone(

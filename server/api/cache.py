@@ -47,6 +47,10 @@ async def show_cache(query: Annotated[EntriesQuery, Query()], request: Request) 
             "slots_bytes": content.num_slots * content.slot_bytes,
             "num_snapshots": content.num_snapshots,
             "snapshots_bytes": content.num_snapshots * content.slot_bytes,
+            "host_pieces": content.host_pieces,
+            "host_bytes": content.host_bytes,
+            "disk_pieces": content.disk_pieces,
+            "disk_bytes": content.disk_bytes,
         },
         "num_entries": content.num_entries,
         "entries": [asdict(entry) | {"age_s": round(entry.age_s, 3)} for entry in content.entries],
@@ -55,7 +59,7 @@ async def show_cache(query: Annotated[EntriesQuery, Query()], request: Request) 
 
 @router.delete("/cache")
 async def clear_cache(query: Annotated[CacheQuery, Query()], request: Request) -> dict[str, Any]:
-    """Give up all that no running sequence uses."""
+    """Give up all that no running sequence uses, in every tier; the answer has the figures of the device."""
     hosted = find_model_or_only(request, query.model)
     try:
         freed = await hosted.engine.clear_cache()

@@ -1,12 +1,18 @@
-"""What the prefix index holds, to be looked at: its paths by length and use, without their tokens and salts."""
+"""What the tiers hold, to be looked at: paths by length and use, without their tokens and salts."""
 
 import heapq
+import time
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
+from server.cache.host import HostStore
+from server.cache.naming import Lookup
+from server.cache.pieces import Header
 from server.cache.planner import CachePlan
 from server.cache.prefix import PrefixIndex
 from server.cache.runs import Run
+from server.cache.tiers import DiskStore
 from server.request import CacheEntry
 
 
@@ -31,6 +37,43 @@ def cache_entries(index: PrefixIndex, plan: CachePlan, limit: int, now_s: float)
         )
         for middle, end, num_snapshots in latest
     ]
+
+
+def lower_entries(
+    index: PrefixIndex, lookup: Lookup, *, host: HostStore | None, disk: DiskStore | None, now_s: float
+) -> list[CacheEntry]:
+    """The ends of what is kept below the device and not on it; on the disk, what is not in the host's memory either."""
+    known: set[str] = set()
+    for run in index.runs():
+        if run.parent is not None and not run.children:
+            known |= lookup.names_on(run)
+    entries: list[CacheEntry] = []
+    if host is not None:
+        uses = {name: (entry.hits, now_s - entry.used_s) for name, entry in host.entries.items()}
+        entries += _ends("host", {name: entry.header for name, entry in host.entries.items()}, uses, known)
+        known |= host.entries.keys()
+    if disk is not None:
+        files, wall_s = dict(disk.entries), time.time()
+        uses = {name: (entry.hits, wall_s - entry.used_ns / 1e9) for name, entry in files.items()}
+        entries += _ends("disk", {name: entry.header for name, entry in files.items()}, uses, known)
+    return entries
+
+
+def _ends(
+    tier: Literal["host", "disk"],
+    headers: Mapping[str, Header],
+    uses: Mapping[str, tuple[int, float]],
+    known: set[str],
+) -> Iterator[CacheEntry]:
+    """An entry for each piece that nothing goes on from, with what it goes on from in the same tier."""
+    parents = {header.parent for header in headers.values()}
+    for name in headers.keys() - parents - known:
+        end, kv_bytes, each = headers[name], 0, headers.get(name)
+        while each is not None:
+            kv_bytes += each.blocks_bytes
+            each = headers.get(each.parent)
+        hits, age_s = uses[name]
+        yield CacheEntry(end.end, kv_bytes, end.state_bytes, int(end.state_bytes > 0), hits, max(0.0, age_s), tier)
 
 
 def _used_s(middle: Run, end: Run) -> float:

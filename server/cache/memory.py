@@ -93,8 +93,20 @@ class SequenceMemory:
 
     def num_known(self, tokens: Tokens, salt: str) -> int:
         """How many of these tokens a sequence would not have to compute."""
-        run, known = self.index.find(tokens, salt)
+        return self.start_of(*self.index.find(tokens, salt))
+
+    def start_of(self, run: Run, known: int) -> int:
+        """Where a sequence begins of which so many tokens are known, in a path that goes through this run."""
         return self.index.nearest_snapshot(run, known) if self._has_state else known
+
+    def could_admit(self, sequence: Sequence) -> bool:
+        """Whether there would be room for a sequence if all went that may go."""
+        needed = self._plan.num_blocks_for(len(sequence.token_ids))
+        return needed <= self.num_free_blocks and self.num_free_slots > 0
+
+    def make_room(self, num_blocks: int) -> bool:
+        """Have so many blocks free; False if they cannot be."""
+        return self._free_blocks(num_blocks)
 
     def lacks_room(self, sequence: Sequence) -> bool:
         """Whether its newest token does not fit into its blocks."""
@@ -123,6 +135,10 @@ class SequenceMemory:
                 sequence.taken.append((position, slot))
                 before = position
         return tuple(sequence.taken)
+
+    @property
+    def has_copies(self) -> bool:
+        return bool(self._copies)
 
     def take_copies(self) -> tuple[RowCopy, ...]:
         """What must be copied before the next step, in this order: each as if it had been when it was asked for."""

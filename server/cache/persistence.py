@@ -1,25 +1,27 @@
 """Decides which pieces of what sequences compute go to the disk, and takes them from there at the start. No torch.
 
 Keys and values go in runs of whole blocks at fixed positions, so that prompts that begin alike share them there too;
-recurrent states where a prompt ends, where it left the way of another, and where another went on from. A model with
-both has, with each state, the keys and values from the last whole run up to it: the state is of no use without them.
+recurrent states where a prompt ends, where it left the way of another, where another went on from, and where an answer
+ends. A model with both has, with each state, the keys and values from the last whole run up to it: the state is of no
+use without them.
 """
 
 import logging
 import time
 
+from server.cache.costs import Costs
 from server.cache.memory import SequenceMemory
-from server.cache.pieces import Piece, piece_name
+from server.cache.naming import PieceNames
+from server.cache.pieces import TOKEN
 from server.cache.planner import CachePlan
-from server.cache.restoring import CacheRows, Restoring
-from server.cache.tiers import DiskStats, DiskStore
+from server.cache.restoring import Restoring
+from server.cache.rows import CacheRows, PieceBegin, read_piece_from
+from server.cache.runs import Tokens
+from server.cache.tiers import DiskStore
 from server.sequence import ScheduledBatch, ScheduledSequence, Sequence
 
-CHUNK_TOKENS = 256  # of a run of keys and values, or a block if that is more
-LEAST_TOKENS = 64  # fewer are computed as fast as they are found
-# What a disk is taken to give. Measured it would be the rate of the system's memory, where files are read soon again.
-READ_BYTES_PER_S = 500e6
-READ_AT_MOST_S = 60.0  # at the start: somebody waits for it
+READ_AT_MOST_S = 5.0  # at the start: what is not read then is read when it is asked for
+LEAST_ANSWER = 16  # tokens: of a shorter one the end is computed as fast as it is found
 
 log = logging.getLogger("fathom.disk")
 
@@ -28,36 +30,52 @@ class Persistence:
     """Between a store and the memory of an engine.
 
     Args:
-        snapshot_every: tokens between the regular states of a prompt, which are not kept for themselves.
+        snapshot_every: tokens between the regular states of a prompt, which are not kept for themselves. least_tokens:
+            fewer are computed as fast as they are found.
     """
 
-    def __init__(self, store: DiskStore, plan: CachePlan, rows: CacheRows, *, snapshot_every: int) -> None:
+    def __init__(
+        self,
+        store: DiskStore,
+        plan: CachePlan,
+        rows: CacheRows,
+        *,
+        names: PieceNames,
+        costs: Costs,
+        snapshot_every: int,
+        least_tokens: int,
+    ) -> None:
         self._store, self._plan, self._rows, self._every = store, plan, rows, snapshot_every
-        self._has_blocks, self._has_state = bool(plan.bytes_per_token), bool(plan.bytes_per_sequence)
-        self._chunk = plan.block_size * max(1, CHUNK_TOKENS // plan.block_size)
+        self._names, self._costs, self._least_tokens = names, costs, least_tokens
+        self._has_blocks, self._has_state = names.has_blocks, names.has_state
+        self._chunk = names.chunk
 
-    def stats(self) -> DiskStats:
-        return self._store.stats()
+    def keep(self, batch: ScheduledBatch) -> None:
+        """Hand on what a step has left, before its sequences go on."""
+        if self._writes:
+            for part in batch.parts:
+                if not part.sequence.decodes or not part.sequence.num_generated:
+                    self._keep_part(part)
 
-    def clear(self) -> None:
-        self._store.clear()
-
-    def close(self, timeout_s: float) -> None:
-        self._store.close(timeout_s)
-
-    def keep(self, batch: ScheduledBatch, prefill_rate: float | None) -> None:
-        """Hand on what a step has left, before its sequences go on.
-
-        Args:
-            prefill_rate: tokens per second; None while it is not known.
-        """
-        # Keys and values that are computed sooner than read are not worth it, nor are states that need them.
-        pays = not self._has_blocks or self._plan.bytes_per_token * (prefill_rate or float("inf")) < READ_BYTES_PER_S
-        if not pays or not self._store.writes:
+    def keep_answer(self, sequence: Sequence, memory: SequenceMemory) -> None:
+        """Hand on what a sequence has left at its end, before anything else is taken from the memory."""
+        end, index = sequence.num_computed, memory.index
+        if not self._writes or end < max(self._least_tokens, sequence.num_prompt + LEAST_ANSWER):
             return
-        for part in batch.parts:
-            if not part.sequence.decodes or not part.sequence.num_generated:
-                self._keep_part(part)
+        tokens = sequence.as_array()[:end]
+        run, known = index.find(tokens, sequence.request.cache_salt)
+        slot = next((part.snapshots[end].slot for part in run.path() if end in part.snapshots), None)
+        if known < end or (slot is None) == self._has_state:
+            return
+        table = index.blocks_of(run, end) if self._has_blocks else []
+        self._keep_whole(sequence, end, table)
+        if slot is not None or end % self._chunk >= self._least_tokens:
+            self._keep_end(sequence, end, table, slot)
+
+    @property
+    def _writes(self) -> bool:
+        # Keys and values that are computed sooner than read are not worth it, nor are states that need them.
+        return self._store.writes and (not self._has_blocks or self._costs.disk_pays(self._plan.bytes_per_token))
 
     def restore(self, memory: SequenceMemory) -> None:
         """Fill at most half of an empty memory with what was of use last."""
@@ -85,17 +103,22 @@ class Persistence:
 
     def _keep_part(self, part: ScheduledSequence) -> None:
         sequence, end = part.sequence, part.sequence.num_computed + part.num_tokens
+        table = sequence.block_table
+        self._keep_whole(sequence, end, table)
+        if self._has_state:
+            for position, slot in self._states(part):
+                self._keep_end(sequence, position, table, slot)
+        elif part.samples and end % self._chunk >= self._least_tokens:
+            self._keep_end(sequence, end, table)
+        elif sequence.pieces:
+            self._store.touch(sequence.pieces[-1])
+
+    def _keep_whole(self, sequence: Sequence, end: int, table: list[int]) -> None:
+        """The whole pieces of keys and values in a sequence's first tokens."""
         for start in range(len(sequence.pieces) * self._chunk, end, self._chunk) if self._has_blocks else ():
             if start + self._chunk <= end:
                 parent = sequence.pieces[-1] if sequence.pieces else ""
-                sequence.pieces.append(self._keep_piece(sequence, parent, start, start + self._chunk))
-        if self._has_state:
-            for position, slot in self._states(part):
-                self._keep_end(sequence, position, slot)
-        elif part.samples and end % self._chunk >= LEAST_TOKENS:
-            self._keep_end(sequence, end)
-        elif sequence.pieces:
-            self._store.touch(sequence.pieces[-1])
+                sequence.pieces.append(self._keep_piece(sequence, parent, (start, start + self._chunk), table))
 
     def _states(self, part: ScheduledSequence) -> list[tuple[int, int]]:
         """Of a part, after how many tokens which slot has a state that is worth to be kept."""
@@ -115,28 +138,35 @@ class Persistence:
         if start == sequence.num_cached and sequence.run is not None:
             # It went on from another's: where one did, more will.
             states += [(start, run.snapshots[start].slot) for run in sequence.run.path() if start in run.snapshots]
-        return [(position, slot) for position, slot in states if position >= LEAST_TOKENS]
+        return [(position, slot) for position, slot in states if position >= self._least_tokens]
 
-    def _keep_end(self, sequence: Sequence, position: int, slot: int | None = None) -> None:
-        number = position // self._chunk if self._has_blocks else 0
+    def _keep_end(self, sequence: Sequence, position: int, table: list[int], slot: int | None = None) -> None:
+        start = self._names.begin(position)
+        number = start // self._chunk
         if number <= len(sequence.pieces):
             parent = sequence.pieces[number - 1] if number else ""
-            self._keep_piece(sequence, parent, number * self._chunk, position, slot)
+            self._keep_piece(sequence, parent, (start, position), table, slot)
 
-    def _keep_piece(self, sequence: Sequence, parent: str, start: int, end: int, slot: int | None = None) -> str:
-        """Have a piece of a sequence written, if it is not yet; returns its name."""
-        assert sequence.tokens is not None
+    def _keep_piece(
+        self, sequence: Sequence, parent: str, span: tuple[int, int], table: list[int], slot: int | None = None
+    ) -> str:
+        """Have a piece of a sequence written, from one position to another, if it is not yet; returns its name."""
+        start, end = span
         store, size, plan = self._store, self._plan.block_size, self._plan
-        salt, tokens = sequence.request.cache_salt, sequence.tokens[start:end]
-        name = piece_name(store.fingerprint, salt, parent, tokens, state=slot is not None)
+        salt, tokens = sequence.request.cache_salt, self._tokens(sequence)[start:end]
+        name = self._names.name(salt, parent, tokens, state=slot is not None)
         if name in store:
             if slot is not None or end % self._chunk:  # that its path is in use follows
                 store.touch(name)
             return name
-        table = sequence.block_table[start // size : plan.num_blocks_for(end)]
-        total = len(table) * plan.block_bytes + (0 if slot is None else plan.bytes_per_sequence) + tokens.nbytes
-        if (not parent or parent in store) and store.has_room(total):
-            blocks = self._rows.read_blocks(table) if table else memoryview(b"")
-            state = memoryview(b"") if slot is None else self._rows.read_state(slot)
-            store.put(name, Piece(store.fingerprint, salt, parent, start, tokens.copy(), blocks, state))
+        blocks = table[start // size : plan.num_blocks_for(end)]
+        total = len(blocks) * plan.block_bytes + (0 if slot is None else plan.bytes_per_sequence)
+        if (not parent or parent in store) and store.has_room(total + tokens.size * TOKEN.itemsize):
+            begin = PieceBegin(store.fingerprint, salt, parent, start)
+            store.put(name, read_piece_from(self._rows, begin, tokens, table=blocks, slot=slot))
         return name
+
+    @staticmethod
+    def _tokens(sequence: Sequence) -> Tokens:
+        assert sequence.tokens is not None
+        return sequence.tokens

@@ -10,6 +10,7 @@ from the root on: the same prefix has the same name, whoever computed it.
 
 import hashlib
 import struct
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,9 +53,15 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.tokens_bytes + self.blocks_bytes + self.state_bytes
 
 
+def _is_ready() -> None:
+    """The bytes of a piece are there already."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """salt: the digest of the salt whose requests alone may find it. tokens: those from start to the end."""
+    """salt: the digest of the salt whose requests alone may find it. tokens: those from start to the end. ready: to be
+    called before the bytes of blocks and state are looked at: a device may still be writing them.
+    """
 
     fingerprint: str
     salt: str
@@ -63,6 +70,7 @@ class Piece:
     tokens: Tokens
     blocks: memoryview
     state: memoryview
+    ready: Callable[[], None] = _is_ready
 
     @property
     def end(self) -> int:
@@ -80,9 +88,20 @@ class Piece:
 
 def piece_name(fingerprint: str, salt: str, parent: str, tokens: Tokens, *, state: bool) -> str:
     """32 hex digits for the piece that goes on with these tokens; one with a state is another than one without."""
+    [(_, name)] = names_at(fingerprint, salt, parent, tokens, (len(tokens),), state=state)
+    return name
+
+
+def names_at(
+    fingerprint: str, salt: str, parent: str, tokens: Tokens, lengths: Iterable[int], *, state: bool
+) -> Iterator[tuple[int, str]]:
+    """Names of the pieces that go on with the first tokens, for each of some ascending lengths."""
     digest = hashlib.blake2b(f"{fingerprint}|{salt}|{parent}|{state}|".encode(), digest_size=16)
-    digest.update(tokens.astype(TOKEN).tobytes())
-    return digest.hexdigest()
+    content, done = memoryview(tokens.astype(TOKEN).tobytes()), 0
+    for length in lengths:
+        digest.update(content[done : length * TOKEN.itemsize])
+        done = length * TOKEN.itemsize
+        yield length, digest.copy().hexdigest()
 
 
 def fingerprint(*facts: object) -> str:
@@ -97,6 +116,7 @@ def file_bytes(header: Header) -> int:
 
 def encode(piece: Piece) -> list[bytes | memoryview]:
     """The file's content, in parts, so that the large ones are not copied."""
+    piece.ready()
     header = msgspec.json.encode(piece.header)
     head = FIXED.pack(MAGIC, VERSION, len(header)) + header
     parts: list[bytes | memoryview] = [head, piece.tokens.astype(TOKEN).tobytes(), piece.blocks, piece.state]

@@ -12,7 +12,7 @@ the ends of paths, snapshots from anywhere.
 
 import heapq
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic
 
 import numpy as np
@@ -40,6 +40,9 @@ class PrefixIndex:
         self._ends: list[tuple[float, int, Run]] = []
         self._states: list[tuple[float, int, Run, int]] = []
         self.num_snapshots = 0
+        # Told of what is about to be given up for want of room: a run's last block, a snapshot.
+        self.on_block: Callable[[Run], None] | None = None
+        self.on_snapshot: Callable[[Run, int], None] | None = None
 
     def find(self, tokens: Tokens, salt: str = "") -> tuple[Run, int]:
         """The run in which the longest known prefix of the tokens ends, and how long it is."""
@@ -80,13 +83,19 @@ class PrefixIndex:
     def _holder(run: Run, position: int) -> Run:
         return next(part for part in run.path() if position in part.snapshots)
 
-    def blocks_of(self, run: Run, length: int) -> list[int]:
-        """The blocks that hold the path's first `length` positions, the last of them perhaps in part."""
-        table = [-1] * -(-length // self._block_size)
+    def blocks_of(self, run: Run, length: int, start: int = 0) -> list[int]:
+        """The blocks that hold the path's positions from `start`, where one begins, up to `length`, the last of them
+        perhaps in part.
+        """
+        before = start // self._block_size
+        table = [-1] * (-(-length // self._block_size) - before)
         for part in run.path():
-            first = part.start // self._block_size
+            if part.end <= start:
+                break
+            first = part.start // self._block_size - before
             for number, block in enumerate(part.blocks, first):
-                if number < len(table) and table[number] < 0:  # the deepest run that has a position has it whole
+                # The deepest run that has a position has it whole.
+                if 0 <= number < len(table) and table[number] < 0:
                     table[number] = block
         return table
 
@@ -153,6 +162,8 @@ class PrefixIndex:
                 return False
             priority, run = least
             self._clock = max(self._clock, priority)
+            if self.on_block is not None:
+                self.on_block(run)
             self._cut(run)
         return True
 
@@ -172,6 +183,8 @@ class PrefixIndex:
                 kept.append(entry)
             else:
                 self._clock = max(self._clock, priority)
+                if self.on_snapshot is not None:
+                    self.on_snapshot(run, position)
                 self._drop_snapshot(run, position)
                 self._tidy(run)
         for entry in kept:
@@ -219,7 +232,7 @@ class PrefixIndex:
         if salt not in self._roots:
             if len(self._roots) >= MAX_EMPTY_ROOTS:
                 self._roots = {salt: root for salt, root in self._roots.items() if root.children or root.pins}
-            self._roots[salt] = Run(None, 0, np.empty(0, np.int32), [], {}, {})
+            self._roots[salt] = Run(None, 0, np.empty(0, np.int32), [], {}, {}, salt=salt)
         return self._roots[salt]
 
     def _num_blocks(self, start: int, end: int) -> int:
@@ -229,7 +242,7 @@ class PrefixIndex:
         first = parent.end // self._block_size
         blocks = table[first : first + self._num_blocks(parent.end, parent.end + len(tokens))]
         self._blocks.share(blocks)
-        run = Run(parent, parent.end, tokens.copy(), blocks, {}, {})
+        run = Run(parent, parent.end, tokens.copy(), blocks, {}, {}, salt=parent.salt)
         parent.children[int(tokens[0])] = run
         return run
 
@@ -242,6 +255,7 @@ class PrefixIndex:
         self._blocks.share(set(blocks) & set(lower))  # one that holds positions of both
         upper = Run(parent, run.start, run.tokens[:count], blocks, {}, {int(run.tokens[count]): run})
         upper.used, upper.used_s, upper.hits = run.used, run.used_s, run.hits
+        upper.salt, upper.names, upper.kept, upper.needed = run.salt, dict(run.names), run.kept, run.needed
         upper.snapshots = {p: snapshot for p, snapshot in run.snapshots.items() if p <= length}
         for position in upper.snapshots:
             self._enter(upper, position)

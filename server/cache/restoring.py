@@ -1,28 +1,15 @@
 """Takes what is on the disk into the prefix index of an engine that starts. No torch."""
 
 import time
-from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
 from server.cache.memory import SequenceMemory
 from server.cache.pieces import Header, Piece
 from server.cache.planner import CachePlan
+from server.cache.rows import CacheRows
 from server.cache.runs import Run, Tokens
 from server.cache.tiers import DiskStore
-
-
-class CacheRows(Protocol):
-    """The bytes of blocks and of states, of all layers; the runner has them."""
-
-    def read_blocks(self, blocks: Sequence[int]) -> memoryview: ...
-
-    def read_state(self, slot: int) -> memoryview: ...
-
-    def write_blocks(self, blocks: Sequence[int], content: memoryview) -> None: ...
-
-    def write_state(self, slot: int, content: memoryview) -> None: ...
 
 
 class Restoring:

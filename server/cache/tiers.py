@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from server.cache.naming import Catalog
 from server.cache.pieces import (
     BrokenFileError,
     ForeignFileError,
@@ -38,20 +39,27 @@ log = logging.getLogger("fathom.disk")
 
 @dataclass(slots=True)
 class Entry:
-    """A piece on the disk. used_ns: when it was last written or asked for, as the file's own time says too."""
+    """A piece on the disk. used_ns: when it was last written or asked for, as the file's own time says too. hits: how
+    often it was read in this life.
+    """
 
     header: Header
     size: int
     used_ns: int
+    hits: int = 0
 
 
 @dataclass(slots=True)
 class DiskStats:
+    """hits: sequences that went on from what was read while they waited. read_s: seconds of a thread."""
+
     pieces: int = 0
     bytes: int = 0
     writes: int = 0
     skipped: int = 0
+    hits: int = 0
     bytes_read: int = 0
+    read_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -78,7 +86,8 @@ def _locked(file: int) -> bool:
 
 
 class DiskStore:
-    """Owns the directory of one fingerprint below `root`. Its methods are for one thread, the engine's.
+    """Owns the directory of one fingerprint below `root`. Its methods are for one thread, the engine's, but for `read`,
+    which is for any.
 
     The bound is for this directory alone; those of others below `root` are not touched. One process writes to it: where
     another does already, this one only reads.
@@ -96,6 +105,9 @@ class DiskStore:
         self._lock: int | None = None
         self.writes = self._open()
         self.entries: dict[str, Entry] = dict(self._scan())
+        self.catalog = Catalog()
+        for entry in self.entries.values():
+            self.catalog.add(entry.header)
         self._stats.bytes = sum(entry.size for entry in self.entries.values())
         if self.writes:
             with contextlib.suppress(OSError):
@@ -107,10 +119,19 @@ class DiskStore:
         """Whether a piece is on the disk or on its way there."""
         return name in self.entries or name in self._queue.names
 
+    def header(self, name: str) -> Header | None:
+        """Of a piece that can be read; None if there is none."""
+        entry = self.entries.get(name)
+        return None if entry is None else entry.header
+
     def stats(self) -> DiskStats:
         """Figures as they are now; what is counted is since the start."""
         self._stats.pieces = len(self.entries)
         return self._stats
+
+    def count_hit(self, _: float) -> None:
+        """A sequence goes on from what was read; how long that took is known."""
+        self._stats.hits += 1
 
     def has_room(self, size: int) -> bool:
         """Whether the queue takes so many bytes; asked before they are copied, and counted as left out if not."""
@@ -137,16 +158,20 @@ class DiskStore:
 
     def read(self, name: str) -> Piece | None:
         """A piece, verified; None if it cannot be had, which is told, and it goes if it is broken."""
-        file = self._file(name)
+        file, started_s = self._file(name), time.monotonic()
         try:
             piece = read_piece(file)
         except (OSError, ForeignFileError, BrokenFileError) as error:
-            self._refuse(file, error)
             with self._changing:
-                entry = self.entries.pop(name, None)
-                self._stats.bytes -= entry.size if entry else 0
+                is_known = self._forget(name) is not None
+            if is_known:  # else it was given up meanwhile
+                self._refuse(file, error)
             return None
-        self._stats.bytes_read += file_bytes(piece.header)
+        with self._changing:
+            if name in self.entries:
+                self.entries[name].hits += 1
+            self._stats.bytes_read += file_bytes(piece.header)
+            self._stats.read_s += time.monotonic() - started_s
         return piece
 
     def last_used(self) -> dict[str, int]:
@@ -158,6 +183,12 @@ class DiskStore:
             if parent in used:
                 used[parent] = max(used[parent], used[name])
         return used
+
+    def check(self) -> None:
+        """Assert that the bytes are counted rightly, and that the catalog has what is here."""
+        with self._changing:
+            assert self._stats.bytes == sum(entry.size for entry in self.entries.values())
+            assert len(self.entries) == len(self.catalog), "pieces are counted wrongly"
 
     def close(self, timeout_s: float) -> None:
         """Write what is queued, for so many seconds at most; no more is taken."""
@@ -263,6 +294,7 @@ class DiskStore:
             raise
         with self._changing:
             self.entries[name] = Entry(header, size, time.time_ns())
+            self.catalog.add(header)
             self._stats.bytes += size
             self._stats.writes += 1
 
@@ -271,7 +303,7 @@ class DiskStore:
         if self._stats.bytes + size <= self._max_bytes:
             return True
         kept = set(self._path(parent))
-        if sum(self.entries[name].size for name in kept) + size > self._max_bytes:
+        if sum(entry.size for name in kept if (entry := self.entries.get(name))) + size > self._max_bytes:
             return False
         used = self.last_used()
         order = sorted((used[name], -entry.header.end, name) for name, entry in dict(self.entries).items())
@@ -294,8 +326,17 @@ class DiskStore:
 
     def _give_up(self, name: str) -> int:
         with self._changing:
-            entry = self.entries.pop(name)
-            self._stats.bytes -= entry.size
+            entry = self._forget(name)
+        if entry is None:  # a reader found it broken
+            return 0
         with contextlib.suppress(FileNotFoundError):
             self._file(name).unlink()
         return entry.size
+
+    def _forget(self, name: str) -> Entry | None:
+        """Of a piece that is here; the lock is held."""
+        entry = self.entries.pop(name, None)
+        if entry is not None:
+            self.catalog.remove(entry.header)
+            self._stats.bytes -= entry.size
+        return entry

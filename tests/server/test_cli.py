@@ -50,6 +50,8 @@ def test_a_cache_directory_is_made_and_reaches_the_engines(engine_config, tmp_pa
     assert (config.cache_dir, config.cache_dir_bytes) == (str(tmp_path / "new" / "one"), 1 << 29)
     assert (tmp_path / "new" / "one").is_dir()
     assert engine_config("a").cache_dir is None
+    assert engine_config("a").host_cache_bytes is None
+    assert engine_config("a", "--host-cache-gib", "0.5").host_cache_bytes == 1 << 29
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,8 @@ def test_a_cache_directory_is_made_and_reaches_the_engines(engine_config, tmp_pa
         (["--cache-dir", "file/below"], "--cache-dir"),
         (["--cache-dir", "x", "--no-prefix-cache"], "--no-prefix-cache turns off"),
         (["--cache-dir", "x", "--cache-dir-gib", "0"], "--cache-dir-gib must be more than 0"),
+        (["--host-cache-gib", "1", "--no-prefix-cache"], "--no-prefix-cache turns off"),
+        (["--host-cache-gib", "-1"], "--host-cache-gib must be at least 0"),
     ],
 )
 def test_a_cache_directory_that_cannot_be(tmp_path, monkeypatch, options, words):

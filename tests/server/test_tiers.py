@@ -19,9 +19,9 @@ from fakes import drain, tokens_of
 from serving import ROOT
 from tiny_models import KINDS, VOCAB_SIZE, write_tiny_model
 
-import server.cache.persistence
+import server.cache.costs
 import server.cache.tiers
-from server.cache.persistence import Persistence
+from server.cache.lower import LowerTiers
 from server.cache.pieces import MAGIC, Piece, file_bytes
 from server.cache.planner import CachePlan
 from server.cache.tiers import DiskStore
@@ -58,12 +58,12 @@ class Lives:
         num_blocks = int(1000 * scale) if needs.bytes_per_token else 0
         plan = CachePlan(needs.bytes_per_token, needs.bytes_per_sequence, 4, num_blocks, int(60 * scale))
         self._runner.allocate(plan)
-        persistence = None
+        tiers = None
         if disk:
             self.store = DiskStore(self.root, model, max_bytes=max_bytes)
-            persistence = Persistence(self.store, plan, self._runner, snapshot_every=64)
+            tiers = LowerTiers(plan, self._runner.rows, snapshot_every=64, disk=self.store)
         limits = SchedulerLimits(4, 256, 256, 4096, snapshot_every=64, prefix_cache=disk)
-        self.engine = Engine(self._runner, plan, limits, (), persistence)
+        self.engine = Engine(self._runner, plan, limits, (), tiers)
         self.engine.scheduler.check()
         return self.engine
 
@@ -318,7 +318,7 @@ def test_a_disk_that_is_full_is_told_once_and_serving_goes_on(lives, caplog, mon
 
 
 def test_reading_that_takes_longer_than_computing_is_not_prepared(lives, monkeypatch):
-    monkeypatch.setattr(server.cache.persistence, "READ_BYTES_PER_S", 1.0)
+    monkeypatch.setattr(server.cache.costs, "DISK_BYTES_PER_S", 1.0)
     engine = lives.start()
     lives.ask(prompt(1))
     has_blocks = engine.stats().num_blocks > 0
