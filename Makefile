@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 PLACE := $(shell echo "$(CURDIR)" | cksum | cut -d ' ' -f 1)
 RUN_READY := $(VENV)/.ready-run-$(PLACE)
 DEV_READY := $(VENV)/.ready-dev-$(PLACE)
+BENCH_READY := $(VENV)/.ready-bench-$(PLACE)
 ARGS ?=
 TESTS ?= tests
 WORKERS ?= 2
@@ -23,8 +24,8 @@ demo: $(RUN_READY) ## Measure the embedded models end to end; report in runs/dem
 serve: $(RUN_READY) ## Serve the embedded models on http://127.0.0.1:8000 (ARGS="--port 9000")
 	$(BIN)/fathom serve embedded:transformer embedded:mamba $(ARGS)
 
-bench: $(DEV_READY) ## Time the models beside transformers on this CPU, about 20 minutes (ARGS="--only load")
-	$(BIN)/python -m scripts.bench_models $(ARGS)
+bench: $(BENCH_READY) ## Race the server against its rivals on this machine (ARGS="--quick"; docs/bench.md)
+	$(BIN)/fathom bench $(ARGS)
 
 test: format-check lint types layers unit ## Everything that must pass
 
@@ -56,6 +57,9 @@ $(RUN_READY): pyproject.toml constraints.txt
 
 $(DEV_READY): pyproject.toml constraints.txt
 	@$(MAKE) --no-print-directory install EXTRA='[dev]' && touch $@ $(RUN_READY)
+
+$(BENCH_READY): pyproject.toml constraints.txt
+	@$(MAKE) --no-print-directory install EXTRA='[cpu,bench]' && touch $@ $(RUN_READY)
 
 .PHONY: install
 install:

@@ -7,6 +7,7 @@ import typer
 
 from evals.cli import app as eval_app
 from evals.demo import demo
+from loadtest.bench.cli import bench
 from loadtest.cli import app as load_app
 from server.cache_command import cache
 from server.cli import doctor, serve
@@ -34,6 +35,7 @@ app.command("serve")(serve)
 app.command("demo")(demo)
 app.command("doctor")(doctor)
 app.command("cache")(cache)
+app.command("bench")(bench)
 app.add_typer(eval_app, name="eval")
 app.add_typer(load_app, name="load")
 

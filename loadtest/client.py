@@ -18,6 +18,7 @@ from loadtest.wire import error_message
 
 MAX_ERROR_BODY_BYTES = 65536
 CHAT_PATH = "/v1/chat/completions"
+COMPLETIONS_PATH = "/v1/completions"
 # Running out of these is the client machine's fault, not the server's.
 CLIENT_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
 
@@ -92,14 +93,14 @@ class Exchange:
     failure: Failure | None = None
 
 
-def stream_chat(target: Target, body: bytes, exchange: Exchange) -> None:
+def stream_chat(target: Target, body: bytes, exchange: Exchange, *, path: str = CHAT_PATH) -> None:
     """Send one request and record its answer in `exchange`, and what goes wrong on the wire likewise."""
     connection = target.connect()
     exchange.connect_s = time.perf_counter()
     try:
         connection.connect()
         exchange.sent_s = time.perf_counter()
-        connection.request("POST", target.prefix + CHAT_PATH, body, target.headers())
+        connection.request("POST", target.prefix + path, body, target.headers())
         response = connection.getresponse()
         exchange.headers_s = time.perf_counter()
         exchange.status = response.status
