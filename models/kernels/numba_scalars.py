@@ -41,6 +41,16 @@ def task(function: Callable[..., Any]) -> Callable[..., Any]:
     return _compile(function)
 
 
+def piece(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a piece of a task into its callers: what is called for little work is to cost no more than that."""
+    return numba.njit(fastmath=FAST, error_model="numpy", nogil=True, forceinline=True)(function)
+
+
+def exact_task(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile what is to be computed in the order in which it is written."""
+    return numba.njit(error_model="numpy", nogil=True)(function)
+
+
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a kernel, whose `prange` runs its tasks on all threads."""
     return _compile(function, parallel=True)
