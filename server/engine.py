@@ -123,9 +123,9 @@ class Engine:
         memory = self.scheduler.memory
         if self._tiers is not None:
             self._tiers.clear()
-        blocks, slots = memory.blocks.num_free, memory.slots.num_free
+        blocks, slots = memory.blocks.num_held, memory.slots.num_held
         memory.clear()
-        blocks, slots = memory.blocks.num_free - blocks, memory.slots.num_free - slots
+        blocks, slots = blocks - memory.blocks.num_held, slots - memory.slots.num_held
         return CacheFreed(blocks, blocks * self._plan.block_bytes, slots, slots * self._plan.bytes_per_sequence)
 
     def stats(self) -> EngineStats:

@@ -75,13 +75,14 @@ def available_bytes(device: torch.device, share: float) -> int:
 
 
 def make_plan(runner: Runner, config: EngineConfig) -> CachePlan:
+    block_size = config.block_size or runner.preferred_block_size()
     return plan_cache(
         bytes_per_token=runner.cache_needs.bytes_per_token,
         bytes_per_sequence=runner.cache_needs.bytes_per_sequence,
-        block_size=config.block_size or runner.preferred_block_size(),
+        block_size=block_size,
         cache_bytes=config.cache_bytes or available_bytes(runner.device, config.memory_share),
         max_running=config.max_running,
-        snapshot_every=snapshot_every(runner, config),
+        row_bytes=runner.row_bytes(block_size),
     )
 
 

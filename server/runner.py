@@ -8,6 +8,7 @@ from models.cache import (
     CacheShape,
     allocate_caches,
     copy_rows,
+    row_bytes,
     row_layout,
 )
 from models.config import CacheNeeds
@@ -73,6 +74,11 @@ class Runner:
         name = str(self.dtype).removeprefix("torch.")
         return preferred_block_size(self.decoder.config.layers, self.environment, name)
 
+    def row_bytes(self, block_size: int) -> tuple[int, int]:
+        """Bytes of a block and of a state where both lie in one buffer."""
+        rows = row_bytes(self.decoder.config, block_size, self.dtype, self.state_dtype)
+        return rows.block, rows.slot
+
     def allocate(self, plan: CachePlan) -> tuple[Choice, ...]:
         """Allocate the cache and choose the kernels, some of which want a certain block size; returns the choices."""
         self._block_size, self._graphs = plan.block_size, None
@@ -80,7 +86,7 @@ class Runner:
         self._choices = choices = bind(self.decoder, self.environment, self.dtype, plan.block_size, self.state_dtype)
         self._caches = allocate_caches(
             self.decoder.config,
-            CacheShape(plan.num_blocks, plan.block_size, plan.num_state_slots),
+            CacheShape(plan.num_blocks, plan.block_size, plan.num_state_slots, plan.arena_bytes),
             dtype=self.dtype,
             device=self.device,
             state_dtype=self.state_dtype,

@@ -130,9 +130,12 @@ class Scheduler:
             if part.samples and self._limits.policy == "fair":
                 answered.add(part.sequence.request_id)
         # Last, so that no slot is taken for a snapshot that a newcomer could run in.
-        leaving = (self._with_snapshots(part) if part.sequence.wanted else part for part in parts.values())
+        for part in parts.values():
+            if part.sequence.wanted:
+                self.memory.take_snapshots(part.sequence, part.num_tokens)
+        leaving = tuple(_with_snapshots(part) for part in parts.values())
         # Without a part there is no step: what is to be copied waits for the next.
-        return ScheduledBatch(tuple(leaving), self.memory.take_copies() if parts else ())
+        return ScheduledBatch(leaving, self.memory.take_copies() if parts else ())
 
     def postprocess(
         self, batch: ScheduledBatch, tokens: dict[str, int], eos_token_ids: frozenset[int], now_s: float
@@ -226,9 +229,6 @@ class Scheduler:
         """Whether one of these running sequences is another tenant's."""
         tenant = part.sequence.request.tenant
         return any(self.running[request_id].request.tenant != tenant for request_id in request_ids)
-
-    def _with_snapshots(self, part: ScheduledSequence) -> ScheduledSequence:
-        return replace(part, snapshots=self.memory.take_snapshots(part.sequence, part.num_tokens))
 
     def _in_order_of_importance(self) -> list[Sequence]:
         running = list(self.running.values())
@@ -384,3 +384,8 @@ class Scheduler:
             state_bytes=state_bytes,
             peak_bytes=sequence.peak_bytes,
         )
+
+
+def _with_snapshots(part: ScheduledSequence) -> ScheduledSequence:
+    """A part with those that its sequence leaves; when all have theirs, for others' may have moved them."""
+    return replace(part, snapshots=tuple(part.sequence.taken)) if part.sequence.taken else part

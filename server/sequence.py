@@ -115,7 +115,8 @@ class ScheduledSequence:
 class ScheduledBatch:
     """One step: first the copies, one after the other, then the parts, all at once.
 
-    copies: of blocks and of state slots.
+    copies: of blocks and of state slots. The parts' sequences know their blocks and slots by where these are after
+    the copies.
     """
 
     parts: tuple[ScheduledSequence, ...]

@@ -49,6 +49,7 @@ class ScriptedModel:
         self._next_token = next_token
         self._blocks = [[-1] * plan.block_size for _ in range(plan.num_blocks)]
         self._states: list[tuple[int, ...]] = [(-1,)] * plan.num_state_slots
+        self._owners: list[tuple[str, int] | None] = [None] * (plan.arena_bytes or 0)
         self.batches: list[list[tuple[str, int]]] = []
 
     def run(self, batch: ScheduledBatch) -> dict[str, int]:
@@ -65,10 +66,13 @@ class ScriptedModel:
 
     def copy(self, copies: Sequence[RowCopy]) -> None:
         for kind, source, target in copies:
+            # Rows may be copied before anything is written to them.
+            is_whole, nothing = self._is_whole(kind, source), [-1] * self._plan.block_size
             if kind == "block":
-                self._blocks[target] = list(self._blocks[source])
+                self._blocks[target] = list(self._blocks[source]) if is_whole else nothing
             else:
-                self._states[target] = self._states[source]
+                self._states[target] = self._states[source] if is_whole else (-1,)
+            self._overwrite(kind, target)
 
     def read_blocks(self, blocks: Sequence[int]) -> memoryview:
         contents = (np.array(self._blocks[block], np.int16).tobytes() for block in blocks)
@@ -90,10 +94,12 @@ class ScriptedModel:
             if block >= 0:
                 tokens = np.frombuffer(content[number * size :], np.int16, self._plan.block_size)
                 self._blocks[block] = tokens.tolist()
+                self._overwrite("block", block)
 
     def write_state(self, slot: int, content: memoryview) -> None:
         length = int(np.frombuffer(content, np.int16, 1)[0])
         self._states[slot] = tuple(np.frombuffer(content, np.int16, length + 1)[1:].tolist())
+        self._overwrite("slot", slot)
 
     def _remember(self, part: ScheduledSequence) -> None:
         sequence = part.sequence
@@ -107,11 +113,15 @@ class ScriptedModel:
             assert start < position <= stop, "a snapshot of tokens that are not computed"
             assert slot != sequence.state_slot, "a snapshot in the running slot"
             self._states[slot] = past + tuple(sequence.token_ids[start:position])
+            self._overwrite("slot", slot)
+        assert not start or self._is_whole("slot", sequence.state_slot), "a state was overwritten"
         self._states[sequence.state_slot] = past + tuple(sequence.token_ids[start:stop])
+        self._overwrite("slot", sequence.state_slot)
         if self._plan.bytes_per_token:
             for position in range(max(start, sequence.num_shared), stop):
                 block = sequence.block_table[position // self._plan.block_size]
                 self._blocks[block][position % self._plan.block_size] = sequence.token_ids[position]
+                self._overwrite("block", block)
 
     def _recall(self, part: ScheduledSequence) -> list[int]:
         sequence = part.sequence
@@ -122,9 +132,29 @@ class ScriptedModel:
             return sequence.token_ids[:length]  # a model that remembers nothing would be asked for nothing
         if not self._plan.bytes_per_token:
             return state
+        for block in sequence.block_table[: self._plan.num_blocks_for(length)]:
+            assert self._is_whole("block", block), "a block was overwritten"
         kept = [token for block in sequence.block_table for token in self._blocks[block]][:length]
         # With both kinds of memory the two must agree; a made-up token tells where they do not.
         return kept if kept == state or not self._plan.bytes_per_sequence else [-1, *kept, *state]
+
+    def _bytes_of(self, kind: str, number: int) -> slice:
+        """Where a block or slot lies in an arena."""
+        plan = self._plan
+        assert plan.arena_bytes is not None
+        if kind == "block":
+            return slice(number * plan.block_row_bytes, (number + 1) * plan.block_row_bytes)
+        stop = plan.arena_bytes - (plan.num_state_slots - 1 - number) * plan.slot_row_bytes
+        return slice(stop - plan.slot_row_bytes, stop)
+
+    def _overwrite(self, kind: str, number: int) -> None:
+        if self._owners:
+            place = self._bytes_of(kind, number)
+            self._owners[place] = [(kind, number)] * (place.stop - place.start)
+
+    def _is_whole(self, kind: str, number: int) -> bool:
+        """Whether nothing else was written to its bytes since it was."""
+        return not self._owners or set(self._owners[self._bytes_of(kind, number)]) == {(kind, number)}
 
 
 def make_request(

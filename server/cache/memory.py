@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Collection
 from time import monotonic
 
-from server.cache.blocks import Pool, RowCopy
+from server.cache.blocks import Arena, Pool, RowCopy, RowKind, renumber
 from server.cache.holds import Holds
 from server.cache.planner import CachePlan
 from server.cache.prefix import PrefixIndex
-from server.cache.runs import Run, Tokens
+from server.cache.runs import Run, Snapshot, Tokens
 from server.sequence import Sequence
 
 LEAST_GAP = 16  # tokens that a snapshot at a divergence must save: fewer are computed as fast as copied
@@ -28,7 +28,11 @@ class SequenceMemory:
     def __init__(self, plan: CachePlan, *, snapshot_every: int, caches: bool = True) -> None:
         self._plan, self._every, self._caches = plan, snapshot_every, caches
         self._has_blocks, self._has_state = bool(plan.bytes_per_token), bool(plan.bytes_per_sequence)
-        self.blocks, self.slots = Pool(plan.num_blocks), Pool(plan.num_state_slots)
+        self.blocks = Pool(plan.num_blocks, row_bytes=plan.block_row_bytes)
+        self.slots = Pool(plan.num_state_slots, row_bytes=plan.slot_row_bytes, from_top=True)
+        self._arena = None
+        if plan.arena_bytes is not None:
+            self._arena = Arena(plan.arena_bytes, self.blocks, self.slots, self._renumber)
         self.index = PrefixIndex(
             self.blocks,
             self.slots,
@@ -37,24 +41,48 @@ class SequenceMemory:
             state_bytes=plan.bytes_per_sequence,
         )
         # Half of what there is may be held for callers, so that the others can always run.
-        self.holds = Holds(self.index, max_blocks=plan.num_blocks // 2, max_snapshots=plan.num_state_slots // 2)
+        blocks, slots = self.half
+        self.holds = Holds(self.index, max_blocks=blocks, max_snapshots=slots)
         self._held: dict[int, int] = {}  # of each block, how many tables it is in: the rest could be given up
-        self._num_running = 0
+        self._running: set[Sequence] = set()
         self._copies: list[RowCopy] = []
 
     @property
+    def half(self) -> tuple[int, int]:
+        """Numbers of blocks and slots that together take half of what there is at most."""
+        part = 2 if self._arena is None else 4
+        return self.blocks.size // part, self.slots.size // part
+
+    @property
     def num_free_blocks(self) -> int:
-        """Blocks that no sequence holds, those among them that the index keeps."""
-        return self.blocks.size - len(self._held)
+        """Blocks that sequences do not hold and could, if all that is kept for others went."""
+        held, size = len(self._held), self.blocks.size
+        if self._arena is None:
+            return size - held
+        return (
+            min(size, (self._arena.total_bytes - self._num_used_slots * self.slots.row_bytes) // self.blocks.row_bytes)
+            - held
+        )
 
     @property
     def num_free_slots(self) -> int:
-        """State slots that no sequence holds, those among them that are snapshots."""
-        return self.slots.num_free + self.index.num_snapshots
+        """The same of state slots."""
+        used, size = self._num_used_slots, self.slots.size
+        if self._arena is None:
+            return size - used
+        return (
+            min(size, (self._arena.total_bytes - len(self._held) * self.blocks.row_bytes) // self.slots.row_bytes)
+            - used
+        )
 
     @property
     def num_cached_blocks(self) -> int:
-        return self.num_free_blocks - self.blocks.num_free
+        """Blocks that are kept for others and that no sequence holds."""
+        return self.blocks.num_held - len(self._held)
+
+    @property
+    def _num_used_slots(self) -> int:
+        return self.slots.num_held - self.index.num_snapshots
 
     def admit(self, sequence: Sequence) -> bool:
         """Give a sequence all that its tokens so far need, and what is known of them; False if there is no room."""
@@ -65,7 +93,7 @@ class SequenceMemory:
         if self._admit(sequence, tokens, *self.index.find(tokens[:-1], salt)):
             return True
         # What is known may take the room that the rest needs. Where nobody runs who will end, it goes.
-        if self._num_running:
+        if self._running:
             return False
         self.holds.drop()
         return self._admit(sequence, tokens, *self.index.find(tokens[:0], salt))
@@ -74,20 +102,20 @@ class SequenceMemory:
         start = self.index.nearest_snapshot(run, known) if self._has_state else known
         shared = known if self._has_blocks else start
         run = self.index.pin(run, known)
-        slot = None
-        if self._free_blocks(self._plan.num_blocks_for(len(tokens)) - shared // self._plan.block_size):
-            slot = self._begin_state(run, start if self._has_state else 0)
+        needed = self._plan.num_blocks_for(len(tokens)) - shared // self._plan.block_size
+        slot = self._begin_state(run, start if self._has_state else 0, needed)
         if slot is None:
             self.index.unpin(run)
             return False
-        self._num_running += 1
         for part in run.path() if start else ():
             part.hits += 1
         sequence.run = run
         sequence.num_computed, sequence.num_shared = start, shared
+        # Before it gets its blocks, for which its slot may have to move.
+        sequence.state_slot = slot
+        self._running.add(sequence)
         sequence.block_table = self._begin_table(sequence, shared)
         self._hold(sequence.block_table)
-        sequence.state_slot = slot
         sequence.wanted = self._wanted(sequence, start, known) if self._has_state and self._caches else []
         return True
 
@@ -101,12 +129,11 @@ class SequenceMemory:
 
     def could_admit(self, sequence: Sequence) -> bool:
         """Whether there would be room for a sequence if all went that may go."""
-        needed = self._plan.num_blocks_for(len(sequence.token_ids))
-        return needed <= self.num_free_blocks and self.num_free_slots > 0
+        return self._could_have(self._plan.num_blocks_for(len(sequence.token_ids)), 1)
 
     def make_room(self, num_blocks: int) -> bool:
         """Have so many blocks free; False if they cannot be."""
-        return self._free_blocks(num_blocks)
+        return self._make_room(num_blocks, 0)
 
     def lacks_room(self, sequence: Sequence) -> bool:
         """Whether its newest token does not fit into its blocks."""
@@ -116,14 +143,14 @@ class SequenceMemory:
         """Make room for the newest token; False if nothing can be given up for it."""
         needed = self._plan.num_blocks_for(sequence.num_tokens) - len(sequence.block_table)
         if needed > 0:
-            if not self._free_blocks(needed):
+            if not self._make_room(needed, 0):
                 return False
             more = self.blocks.allocate(needed)
             sequence.block_table += more
             self._hold(more)
         return True
 
-    def take_snapshots(self, sequence: Sequence, num_tokens: int) -> tuple[tuple[int, int], ...]:
+    def take_snapshots(self, sequence: Sequence, num_tokens: int) -> None:
         """Slots for the snapshots that the sequence shall leave within its next tokens, where they are worth it."""
         stop = sequence.num_computed + num_tokens
         due = [position for position in sequence.wanted if position <= stop]
@@ -134,7 +161,6 @@ class SequenceMemory:
                 [slot] = self.slots.allocate(1)
                 sequence.taken.append((position, slot))
                 before = position
-        return tuple(sequence.taken)
 
     @property
     def has_copies(self) -> bool:
@@ -174,7 +200,7 @@ class SequenceMemory:
             self._let_go(sequence.block_table)
             self.blocks.release(sequence.block_table)
             self.index.unpin(sequence.run)
-            self._num_running -= 1
+            self._running.discard(sequence)
         sequence.run = sequence.state_slot = sequence.table = None
         sequence.block_table, sequence.wanted = [], []
 
@@ -196,21 +222,50 @@ class SequenceMemory:
         self.blocks.check(blocks)
         self.slots.check(slots)
         assert len(slots) == len(set(slots)), "a state slot has two holders"
+        if self._arena is not None:
+            self._arena.check()
         self.index.check()
 
-    def _begin_state(self, run: Run, start: int) -> int | None:
-        """A slot with the state after `start` tokens of a path, where a snapshot is; None if there is no room."""
-        snapshot = self.index.use_snapshot(run, start) if start else None
-        if self.index.free_slots(1, keep=snapshot):
+    def _begin_state(self, run: Run, start: int, num_blocks: int) -> int | None:
+        """A slot with the state after `start` tokens of a path, where a snapshot is, and room for so many blocks beside
+        it; None if there is none.
+        """
+        snapshot = self.index.snapshot_at(run, start) if start else None
+        if self._make_room(num_blocks, 1, keep=snapshot):
             [slot] = self.slots.allocate(1)
             if snapshot is not None:
+                self.index.use_snapshot(run, start)
                 self._copies.append(("slot", snapshot.slot, slot))
             return slot
-        return None if snapshot is None else self.index.take_snapshot(run, start)
+        if snapshot is not None and self._make_room(num_blocks, 0, keep=snapshot):
+            return self.index.take_snapshot(run, start)
+        return None
 
-    def _free_blocks(self, count: int) -> bool:
+    def _make_room(self, num_blocks: int, num_slots: int, *, keep: Snapshot | None = None) -> bool:
         # Where even all would not do, nothing is given up: who waits for room must not empty the index in vain.
-        return count <= self.blocks.size - len(self._held) and self.index.free_blocks(count)
+        return self._could_have(num_blocks, num_slots) and self.index.make_room(num_blocks, num_slots, keep=keep)
+
+    def _could_have(self, num_blocks: int, num_slots: int) -> bool:
+        """Whether so many more fit beside what sequences hold."""
+        blocks, slots = len(self._held) + num_blocks, self._num_used_slots + num_slots
+        if blocks > self.blocks.size or slots > self.slots.size:
+            return False
+        return self._arena is None or self._arena.has_room(blocks, slots)
+
+    def _renumber(self, kind: RowKind, moves: dict[int, int]) -> None:
+        """Have rows copied that moved, and tell all who know them by their numbers."""
+        self._copies += [(kind, source, target) for source, target in moves.items()]
+        self.index.renumber(kind, moves)
+        if kind == "block":
+            self._held = {moves.get(block, block): count for block, count in self._held.items()}
+            for sequence in self._running:
+                if renumber(sequence.block_table, moves):
+                    sequence.table = None
+            return
+        for sequence in self._running:
+            if sequence.state_slot is not None:
+                sequence.state_slot = moves.get(sequence.state_slot, sequence.state_slot)
+            sequence.taken = [(position, moves.get(slot, slot)) for position, slot in sequence.taken]
 
     def _hold(self, blocks: list[int]) -> None:
         for block in blocks:

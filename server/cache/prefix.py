@@ -17,10 +17,14 @@ from time import monotonic
 
 import numpy as np
 
-from server.cache.blocks import Pool
+from server.cache.blocks import Pool, RowKind, renumber
 from server.cache.runs import Run, Snapshot, Tokens, num_equal
 
 MAX_EMPTY_ROOTS = 1024
+
+# Priority and stamp of what may be given up: a run's end, or a run's snapshot and its position.
+_End = tuple[float, int, Run]
+_State = tuple[float, int, Run, int]
 
 
 class PrefixIndex:
@@ -37,8 +41,8 @@ class PrefixIndex:
         self._roots: dict[str, Run] = {}
         self._clock = 0.0
         self._serial = itertools.count()
-        self._ends: list[tuple[float, int, Run]] = []
-        self._states: list[tuple[float, int, Run, int]] = []
+        self._ends: list[_End] = []
+        self._states: list[_State] = []
         self.num_snapshots = 0
         # Told of what is about to be given up for want of room: a run's last block, a snapshot.
         self.on_block: Callable[[Run], None] | None = None
@@ -65,11 +69,22 @@ class PrefixIndex:
                 return max(positions)
         return 0
 
-    def use_snapshot(self, run: Run, position: int) -> Snapshot:
-        """The path's snapshot at a position where `nearest_snapshot` found one; this is a use of it."""
-        holder = self._holder(run, position)
-        self._use_snapshot(holder, position)
-        return holder.snapshots[position]
+    def snapshot_at(self, run: Run, position: int) -> Snapshot:
+        """The path's snapshot at a position where `nearest_snapshot` found one."""
+        return self._holder(run, position).snapshots[position]
+
+    def use_snapshot(self, run: Run, position: int) -> None:
+        """It is used once more."""
+        self._use_snapshot(self._holder(run, position), position)
+
+    def renumber(self, kind: RowKind, moves: dict[int, int]) -> None:
+        """Blocks or slots have new numbers."""
+        for run in self.runs():
+            if kind == "block":
+                renumber(run.blocks, moves)
+            else:
+                for snapshot in run.snapshots.values():
+                    snapshot.slot = moves.get(snapshot.slot, snapshot.slot)
 
     def take_snapshot(self, run: Run, position: int) -> int:
         """Give a snapshot of the path up for good, but not its slot: that is the caller's."""
@@ -155,41 +170,53 @@ class PrefixIndex:
         return self._clock + saved / self._state_bytes
 
     def free_blocks(self, count: int) -> bool:
-        """Give up ends of paths until so many blocks are free; False if that cannot be."""
-        while self._blocks.num_free < count:
-            least = self._least_end()
-            if least is None:
-                return False
-            priority, run = least
-            self._clock = max(self._clock, priority)
-            if self.on_block is not None:
-                self.on_block(run)
-            self._cut(run)
-        return True
+        """Give up what is worth least until so many blocks are free; False if that cannot be."""
+        return self.make_room(count, 0)
 
     def free_slots(self, count: int, *, below: float = float("inf"), keep: Snapshot | None = None) -> bool:
-        """Give up snapshots of less priority than `below` until so many slots are free; False if that cannot be."""
-        kept = []
-        while self._slots.num_free < count and self._states:
-            entry = priority, stamp, run, position = self._states[0]
-            snapshot = run.snapshots.get(position)
-            is_stale = snapshot is None or snapshot.stamp != stamp
-            if priority >= below and not is_stale:
+        """The same for slots."""
+        return self.make_room(0, count, below=below, keep=keep)
+
+    def make_room(
+        self, num_blocks: int, num_slots: int, *, below: float = float("inf"), keep: Snapshot | None = None
+    ) -> bool:
+        """Give up what has least priority, and less than `below`, until so many blocks and slots are free at once.
+
+        Where blocks and slots share their bytes, either makes room for the other.
+
+        Returns:
+            False if that cannot be.
+        """
+        kept: list[_State] = []
+        while True:
+            ends_help, states_help = self._who_is_short(num_blocks, num_slots)
+            end = self._least_end() if ends_help else None
+            state = self._least_state(keep, kept) if states_help else None
+            priority = min((entry[0] for entry in (end, state) if entry is not None), default=below)
+            if not (ends_help or states_help) or priority >= below:
                 break
-            heapq.heappop(self._states)
-            if is_stale or snapshot is None:
-                continue
-            if snapshot is keep or snapshot.is_held:
-                kept.append(entry)
-            else:
-                self._clock = max(self._clock, priority)
+            self._clock = max(self._clock, priority)
+            if end is not None and end[0] == priority:
+                heapq.heappop(self._ends)
+                if self.on_block is not None:
+                    self.on_block(end[2])
+                self._cut(end[2])
+            elif state is not None:
+                _, _, run, position = heapq.heappop(self._states)
                 if self.on_snapshot is not None:
                     self.on_snapshot(run, position)
                 self._drop_snapshot(run, position)
                 self._tidy(run)
         for entry in kept:
             heapq.heappush(self._states, entry)
-        return self._slots.num_free >= count
+        return not (ends_help or states_help)
+
+    def _who_is_short(self, num_blocks: int, num_slots: int) -> tuple[bool, bool]:
+        """Whether it helps to give up ends, and snapshots, until so many blocks and slots are free."""
+        arena = self._blocks.arena
+        if arena and not arena.has_room(self._blocks.num_held + num_blocks, self._slots.num_held + num_slots):
+            return True, True
+        return self._blocks.num_free < num_blocks, self._slots.num_free < num_slots
 
     def clear(self) -> None:
         """Give up everything that no sequence goes on from."""
@@ -305,11 +332,25 @@ class PrefixIndex:
     def _last_block_start(self, run: Run) -> int:
         return max(run.start, (run.end - 1) // self._block_size * self._block_size)
 
-    def _least_end(self) -> tuple[float, Run] | None:
+    def _least_end(self) -> _End | None:
+        """The first in the order of ends; it stays there."""
         while self._ends:
-            priority, stamp, run = heapq.heappop(self._ends)
+            _, stamp, run = entry = self._ends[0]
             if stamp == run.stamp and run.parent is not None and not run.children and not run.pins:
-                return priority, run
+                return entry
+            heapq.heappop(self._ends)
+        return None
+
+    def _least_state(self, keep: Snapshot | None, kept: list[_State]) -> _State | None:
+        """The same of snapshots; those that must not go are taken out, into `kept`."""
+        while self._states:
+            _, stamp, run, position = entry = self._states[0]
+            snapshot = run.snapshots.get(position)
+            if snapshot is not None and snapshot.stamp == stamp:
+                if snapshot is not keep and not snapshot.is_held:
+                    return entry
+                kept.append(entry)
+            heapq.heappop(self._states)
         return None
 
     def _cut(self, run: Run) -> None:

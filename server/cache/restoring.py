@@ -25,7 +25,7 @@ class Restoring:
         self, store: DiskStore, plan: CachePlan, rows: CacheRows, memory: SequenceMemory, *, until_s: float
     ) -> None:
         self._store, self._plan, self._rows, self._memory, self._until_s = store, plan, rows, memory, until_s
-        self._blocks_left, self._slots_left = memory.blocks.size // 2, memory.slots.size // 2
+        self._blocks_left, self._slots_left = memory.half
         self._has_state = bool(plan.bytes_per_sequence)
         self._pinned: list[tuple[Run, int]] = []  # with the number of tokens of the path
         self.tokens: dict[str, Tokens] = {}

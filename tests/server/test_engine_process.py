@@ -44,7 +44,10 @@ def test_the_cache_takes_the_engines_share(tmp_path, host_memory, options, num_b
     assert ready.info.num_blocks == num_blocks  # of 4,096 bytes
     # The model has 4,096 positions: of longer sequences there is nothing to tell.
     *cache, kernels, graphs = ready.plan.splitlines()
-    assert f"at once: {num_blocks // 64} of 1,024 tokens; 64 run at a time" in cache[-1]
+    assert [line.split()[1:4:2] for line in cache[3:-1]] == [
+        ["1,024", f"{num_blocks // 64}"],
+        ["4,096", f"{num_blocks // 256}"],
+    ]
     assert kernels == "kernels: numba for linear, attention"
     assert graphs == "decode steps: not captured: there is no GPU"
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from server.cache.blocks import Pool
-from server.cache.planner import CachePlan
+from server.cache.planner import CachePlan, plan_cache
 from server.config import Policy
 from server.request import EngineRequest, TokenOutput
 
@@ -27,6 +27,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         block_size=st.sampled_from((1, 3, 4)),
         num_blocks=st.integers(MAX_CONTEXT, 2 * MAX_CONTEXT),
         num_state_slots=st.integers(1, 5),
+        arena_bytes=st.sampled_from((None, 0, 40, 150, 400)),  # beyond what one longest sequence needs
     )
     open_requests = Bundle("open_requests")
 
@@ -50,9 +51,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     ) -> None:
         # Just over one longest sequence's blocks: two that grow meet soon.
         blocks = plan.num_blocks // plan.block_size if plan.bytes_per_token else 0
-        self.plan = CachePlan(
-            plan.bytes_per_token, plan.bytes_per_sequence, plan.block_size, blocks, plan.num_state_slots
-        )
+        self.plan = replace(plan, num_blocks=blocks, arena_bytes=None)
+        if plan.arena_bytes is not None and plan.bytes_per_token and plan.bytes_per_sequence:
+            self.plan = arena(plan.block_size, MAX_CONTEXT, plan.arena_bytes)
         self.step_tokens = step_tokens
         self.engine, self.model = make_engine(
             self.plan,
@@ -156,8 +157,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         scheduler.check()
         owned = {block for sequence in scheduler.running.values() for block in sequence.block_table}
         slots = [sequence.state_slot for sequence in scheduler.running.values()]
-        assert len(owned) + scheduler.memory.num_free_blocks == self.plan.num_blocks
-        assert len(set(slots)) + scheduler.memory.num_free_slots == self.plan.num_state_slots
+        memory = scheduler.memory
+        if self.plan.arena_bytes is None:
+            assert len(owned) + memory.num_free_blocks == self.plan.num_blocks
+            assert len(set(slots)) + memory.num_free_slots == self.plan.num_state_slots
+        else:
+            held = len(owned) * self.plan.block_row_bytes + len(set(slots)) * self.plan.slot_row_bytes
+            left = self.plan.arena_bytes - held
+            assert memory.num_free_blocks + len(owned) == min(
+                self.plan.num_blocks, len(owned) + left // self.plan.block_row_bytes
+            )
+            assert memory.num_free_slots + len(slots) == min(
+                self.plan.num_state_slots, len(slots) + left // self.plan.slot_row_bytes
+            )
         still_open = [request_id for request_id in self.arrivals if not self.ended(request_id)]
         assert sorted([*scheduler.running, *scheduler.waiting]) == sorted(still_open)
 
@@ -185,6 +197,18 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 TestSchedulerMachine = SchedulerMachine.TestCase
 TestSchedulerMachine.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+
+
+def arena(block_size: int, max_context: int, spare_bytes: int) -> CachePlan:
+    """Bytes for blocks and states, for one sequence of the longest and some more."""
+    blocks = -(-max_context // block_size)
+    return plan_cache(
+        bytes_per_token=8,
+        bytes_per_sequence=100,
+        block_size=block_size,
+        cache_bytes=-(-(blocks * 8 * block_size + 100 + spare_bytes) // 64) * 64,
+        max_running=8,
+    )
 
 
 def attention(num_blocks: int, num_state_slots: int = 8, block_size: int = 4) -> CachePlan:
