@@ -40,6 +40,11 @@ class ModelTokenizer:
     def vocab_size(self) -> int:
         return self._vocabulary.size
 
+    def least_tokens(self, num_bytes: int) -> int:
+        """How many tokens a text of so many bytes in UTF-8 has at least; 0 where the vocabulary does not say."""
+        most = self._vocabulary.max_token_bytes
+        return -(-num_bytes // most) if most else 0
+
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return self._vocabulary.encode(text, add_special_tokens=add_special_tokens)
 

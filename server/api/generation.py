@@ -74,19 +74,43 @@ class Job:
 async def chat_tokens(hosted: HostedModel, body: ChatRequest) -> list[int]:
     messages = [message.as_template_input() for message in body.messages]
     num_chars = sum(len(message["content"]) for message in messages)
+
+    def encode() -> list[int]:
+        text = hosted.tokenizer.render_chat(messages, add_generation_prompt=True)
+        refuse_by_bytes(hosted, text, param="messages")
+        return hosted.tokenizer.encode(text, add_special_tokens=False)  # the template writes them itself
+
     try:
-        if num_chars < LONG_TEXT:
-            return hosted.tokenizer.encode_chat(messages)
-        return await asyncio.to_thread(hosted.tokenizer.encode_chat, messages)
+        return encode() if num_chars < LONG_TEXT else await asyncio.to_thread(encode)
     except ChatTemplateError as error:
         raise bad_request(f"messages: {error}", param="messages") from error
 
 
 async def prompt_tokens(hosted: HostedModel, body: CompletionRequest) -> list[int]:
     prompt = body.single_prompt
-    if isinstance(prompt, str):
-        return await asyncio.to_thread(hosted.tokenizer.encode, prompt, add_special_tokens=True)
-    return prompt
+    if not isinstance(prompt, str):
+        return prompt
+    refuse_by_bytes(hosted, prompt, param="prompt")
+    return await asyncio.to_thread(hosted.tokenizer.encode, prompt, add_special_tokens=True)
+
+
+def refuse_by_bytes(hosted: HostedModel, text: str, *, param: str) -> None:
+    """Refuse a text that cannot fit however few tokens it makes, before it takes seconds to make them.
+
+    Raises:
+        ApiError
+    """
+    info = hosted.engine.info
+    if info is None:
+        return  # asked again when there are tokens
+    num_bytes, limit = len(text.encode(errors="replace")), info.max_context_tokens
+    if (least := hosted.tokenizer.least_tokens(num_bytes)) >= limit:
+        raise bad_request(
+            f"{param}: the model's context is {limit} tokens, but {num_bytes} bytes of prompt, which are at least "
+            f"{least} tokens, were asked for",
+            param=param,
+            code="context_length_exceeded",
+        )
 
 
 def sampling_params(body: GenerationRequest, max_tokens: int, defaults: SamplingDefaults) -> SamplingParams:

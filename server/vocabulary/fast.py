@@ -6,6 +6,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from models.errors import ModelError
+from server.vocabulary.bound import max_token_bytes
 from server.vocabulary.reuse import ReusingEncoder, is_memoryless
 
 
@@ -20,12 +21,17 @@ class FastVocabulary:
         added = tokenizer.get_added_tokens_decoder()
         self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self._encoder = ReusingEncoder(tokenizer) if is_memoryless(tokenizer) else None
+        self._max_token_bytes = max_token_bytes(tokenizer)
         # The library counts the tokens, but there may be gaps between their ids.
         self._size = max(tokenizer.get_vocab().values(), default=-1) + 1
 
     @property
     def size(self) -> int:
         return self._size
+
+    @property
+    def max_token_bytes(self) -> int | None:
+        return self._max_token_bytes
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         if self._encoder is not None:

@@ -57,6 +57,10 @@ class PieceVocabulary:
     def size(self) -> int:
         return max(self._num_pieces, 1 + max(self._by_id))
 
+    @property
+    def max_token_bytes(self) -> int | None:
+        return None  # runs of spaces, and of what it does not know, may become one
+
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         token_ids = list(self._before) if add_special_tokens else []
         for start, part in self._parts(text):

@@ -22,6 +22,11 @@ class Vocabulary(Protocol):
         """One more than the largest id."""
         ...
 
+    @property
+    def max_token_bytes(self) -> int | None:
+        """The most bytes of a text, in UTF-8, that become one token; None where there is no bound."""
+        ...
+
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 
     def has_text(self, token_id: int) -> bool:

@@ -151,10 +151,10 @@ def is_memoryless(tokenizer: Tokenizer) -> bool:
     model = tokenizer.model
     if not isinstance(model, BPE) or model.dropout is not None:
         return False
-    steps = _steps(tokenizer.pre_tokenizer, "pretokenizers")
+    steps = steps_of(tokenizer.pre_tokenizer, "pretokenizers")
     cuts = any(step["type"] == "Split" or step.get("use_regex", False) for step in steps)
     as_they_are = all(step.get("behavior", "Isolated") == "Isolated" for step in steps)
-    normalizers = _steps(tokenizer.normalizer, "normalizers")
+    normalizers = steps_of(tokenizer.normalizer, "normalizers")
     return (
         cuts
         and as_they_are
@@ -163,8 +163,12 @@ def is_memoryless(tokenizer: Tokenizer) -> bool:
     )
 
 
-def _steps(component: Any, inside: str) -> list[Mapping[str, Any]]:
-    """What a component of the library is made of, as in tokenizer.json."""
+def steps_of(component: Any, inside: str) -> list[Mapping[str, Any]]:
+    """What a normalizer or pre-tokenizer of the library is made of, as in tokenizer.json.
+
+    Args:
+        inside: where a sequence has its parts, "normalizers" or "pretokenizers".
+    """
     if component is None:
         return []
     described = json.loads(component.__getstate__())
