@@ -7,7 +7,7 @@ import numpy as np
 from server.cache.memory import SequenceMemory
 from server.cache.pieces import Header, Piece
 from server.cache.planner import CachePlan
-from server.cache.rows import CacheRows
+from server.cache.rows import CacheRows, make_copies
 from server.cache.runs import Run, Tokens
 from server.cache.tiers import DiskStore
 
@@ -90,6 +90,7 @@ class Restoring:
         self._blocks_left -= count
         blocks = self._memory.blocks.allocate(count)
         if blocks:
+            make_copies(self._rows, self._memory)
             self._rows.write_blocks(blocks, piece.blocks)
         return blocks
 
@@ -102,6 +103,7 @@ class Restoring:
         if state:
             [slot] = memory.slots.allocate(1)
             self._slots_left -= 1
+            make_copies(self._rows, memory)
             self._rows.write_state(slot, state)
             index.add_snapshot(run, len(tokens), slot)
         memory.blocks.release(table)

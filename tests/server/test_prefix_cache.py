@@ -1,23 +1,19 @@
-"""What sequences leave for others: what is found again, what it costs, what goes first; and real models over it."""
+"""What sequences leave for others: what is found again, what it costs, and what goes first."""
 
 import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from fakes import answer_alone, drain, make_engine, make_request, tokens_of
-from tiny_models import KINDS, VOCAB_SIZE, write_tiny_model
 
 from server.cache.blocks import Pool
 from server.cache.holds import Holds
-from server.cache.planner import CachePlan, plan_cache
+from server.cache.planner import CachePlan
 from server.cache.prefix import PrefixIndex
 from server.cache.runs import num_equal
 from server.engine import Engine
 from server.request import EngineRequest, SamplingParams, SequenceUsage
-from server.runner import Runner
-from server.scheduler import SchedulerLimits
 
 PLANS = {
     "transformer": CachePlan(8, 0, 16, 400, 16),
@@ -277,77 +273,3 @@ def test_a_marked_beginning_outlives_a_crowd(plan):
 def test_common_beginnings():
     a = np.array([1, 2, 3], np.int32)
     assert [num_equal(a, np.array(b, np.int32)) for b in ([], [2], [1, 2], [1, 2, 4], [1, 2, 3, 4])] == [0, 0, 2, 2, 3]
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runner:
-    torch.set_num_threads(1)
-    directory = write_tiny_model(request.param, tmp_path_factory.mktemp(request.param))
-    return Runner(directory, dtype=torch.float32, device=torch.device("cpu"))
-
-
-def start(runner: Runner, *, num_blocks: int, slots: int, limits: SchedulerLimits) -> Engine:
-    needs = runner.decoder.config.cache_needs(4)
-    has_blocks = bool(needs.bytes_per_token)
-    plan = CachePlan(needs.bytes_per_token, needs.bytes_per_sequence, 4, num_blocks if has_blocks else 0, slots)
-    if has_blocks and needs.bytes_per_sequence:
-        block, slot = runner.row_bytes(4)
-        plan = plan_cache(
-            bytes_per_token=needs.bytes_per_token,
-            bytes_per_sequence=needs.bytes_per_sequence,
-            block_size=4,
-            cache_bytes=num_blocks * block + slots * slot,
-            max_running=slots,
-            row_bytes=(block, slot),
-        )
-    runner.allocate(plan)
-    return Engine(runner, plan, limits, ())
-
-
-@pytest.mark.slow
-def test_a_storm_is_answered_as_if_alone(runner):
-    """Requests that share beginnings come, end and are dropped at random over little memory; all are as if alone."""
-    rng = random.Random(7)
-    families = [[rng.randrange(VOCAB_SIZE) for _ in range(48)] for _ in range(4)]
-    prompts = [
-        tuple(
-            rng.choice(families)[: rng.randrange(1, 49)] + [rng.randrange(VOCAB_SIZE) for _ in range(rng.randrange(9))]
-        )
-        for _ in range(60)
-    ]
-    alone: dict[tuple[tuple[int, ...], int], list[int]] = {}
-    for prompt in prompts:
-        engine = start(runner, num_blocks=40, slots=2, limits=SchedulerLimits(1, 64, 64, 80, prefix_cache=False))
-        engine.add_request(make_request("alone", prompt, 12, ignore_eos=True))
-        alone[prompt] = tokens_of(drain(engine)["alone"])
-    engine = start(runner, num_blocks=44, slots=9, limits=SchedulerLimits(6, 40, 17, 80, snapshot_every=8))
-    asked: dict[str, tuple[tuple[int, ...], int]] = {}
-    answers: dict[str, list[int]] = {}
-    num_asked = num_dropped = 0
-    while num_asked < 700 or engine.has_work:
-        if num_asked < 700 and len(asked) - len(answers) < 12 and rng.random() < 0.6:
-            prompt, length = rng.choice(prompts), rng.randrange(1, 13)
-            request = make_request(f"r{num_asked}", prompt, length, ignore_eos=True)
-            engine.add_request(request)
-            asked[request.request_id] = (prompt, length)
-            num_asked += 1
-        for request_id, output in engine.step() if engine.has_work else []:
-            answers.setdefault(request_id, []).extend(output.token_ids)
-        engine.scheduler.check()
-        if rng.random() < 0.02 and engine.scheduler.running:
-            gone = rng.choice(list(engine.scheduler.running))
-            engine.abort(gone)
-            asked.pop(gone)
-            answers.pop(gone, None)
-            num_dropped += 1
-    for request_id, (prompt, length) in asked.items():
-        assert answers[request_id] == alone[prompt][:length], request_id
-    stats = engine.stats()
-    assert stats.free_blocks == stats.num_blocks
-    assert stats.free_state_slots == stats.num_state_slots
-    assert stats.finished + num_dropped == 700
-    assert num_dropped > 5
-    assert stats.cached_tokens > 2500
-    engine.scheduler.memory.clear()
-    assert engine.scheduler.memory.blocks.num_free == stats.num_blocks
-    assert engine.scheduler.memory.slots.num_free == stats.num_state_slots

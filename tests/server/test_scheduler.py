@@ -1,16 +1,28 @@
 """The scheduler under random adds, steps and aborts with little memory; and each of its rules by example."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar, get_args
 
 import pytest
-from fakes import answer_alone, drain, make_engine, make_request, tokens_of
+from fakes import answer_alone, drain, fast_directory, make_engine, make_request, tokens_of
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
 
 from server.cache.blocks import Pool
+from server.cache.host import HostStore
 from server.cache.planner import CachePlan, plan_cache
+from server.cache.tiers import DiskStore
 from server.config import Policy
 from server.request import EngineRequest, TokenOutput
 
@@ -38,6 +50,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         snapshot_every=st.integers(1, 9),
         prefix_cache=st.booleans(),
         policy=st.sampled_from(get_args(Policy)),
+        has_host=st.booleans(),
+        has_disk=st.booleans(),
     )
     def start(
         self,
@@ -48,6 +62,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         snapshot_every: int,
         prefix_cache: bool,
         policy: Policy,
+        has_host: bool,
+        has_disk: bool,
     ) -> None:
         # Just over one longest sequence's blocks: two that grow meet soon.
         blocks = plan.num_blocks // plan.block_size if plan.bytes_per_token else 0
@@ -55,19 +71,39 @@ class SchedulerMachine(RuleBasedStateMachine):
         if plan.arena_bytes is not None and plan.bytes_per_token and plan.bytes_per_sequence:
             self.plan = arena(plan.block_size, MAX_CONTEXT, plan.arena_bytes)
         self.step_tokens = step_tokens
-        self.engine, self.model = make_engine(
-            self.plan,
-            step_tokens=step_tokens,
-            prefill_chunk=prefill_chunk,
-            max_context=MAX_CONTEXT,
-            snapshot_every=snapshot_every,
-            prefix_cache=prefix_cache,
-            policy=policy,
-        )
+        self.options = {
+            "step_tokens": step_tokens,
+            "prefill_chunk": prefill_chunk,
+            "max_context": MAX_CONTEXT,
+            "snapshot_every": snapshot_every,
+            "prefix_cache": prefix_cache,
+            "policy": policy,
+        }
+        self.has_host, self.has_disk = has_host and prefix_cache, has_disk and prefix_cache
+        self.directory = fast_directory()
+        self.begin_life()
         self.prefill_chunk = prefill_chunk
         self.arrivals: list[str] = []
         self.requests: dict[str, EngineRequest] = {}
         self.outputs: dict[str, list[TokenOutput]] = {}
+
+    def begin_life(self) -> None:
+        """A new engine; below it are the files of the one before, and room for some pieces more."""
+        host = HostStore(6000) if self.has_host else None
+        disk = DiskStore(Path(self.directory.name), "scripted", max_bytes=20_000) if self.has_disk else None
+        self.engine, self.model = make_engine(self.plan, host=host, disk=disk, chunk_tokens=4, **self.options)
+        self.engine.scheduler.check()
+
+    @precondition(lambda self: self.has_disk)
+    @rule()
+    def restart(self) -> None:
+        """An engine ends, and what was open is asked of the next."""
+        self.engine.close()
+        self.begin_life()
+        for request_id in self.arrivals:
+            if not self.ended(request_id):
+                self.outputs[request_id] = []
+                self.engine.add_request(self.requests[request_id])
 
     @rule(
         target=open_requests,
@@ -119,8 +155,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         for _ in range(times):
             if not self.engine.has_work:
                 return
+            num_steps = len(self.model.batches)
             outputs = self.engine.step()
-            batch = self.model.batches[-1]
+            batch = self.model.batches[-1] if len(self.model.batches) > num_steps else [("", 1)]  # or something is read
             assert 0 < sum(size for _, size in batch) <= self.step_tokens
             assert all(size <= self.prefill_chunk for _, size in batch)
             assert len({request_id for request_id, _ in batch}) == len(batch)
@@ -145,8 +182,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert stats.free_state_slots == stats.num_state_slots
         assert all(self.ended(request_id) for request_id in self.arrivals)
         reasons = [self.outputs[request_id][-1].finish_reason for request_id in self.arrivals]
-        assert stats.aborted == reasons.count("abort")
-        assert stats.finished == len(reasons) - stats.aborted
+        if not self.has_disk:  # else there was another engine before
+            assert stats.aborted == reasons.count("abort")
+            assert stats.finished == len(reasons) - stats.aborted
         return multiple()
 
     @invariant()
@@ -193,6 +231,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         if hasattr(self, "engine"):
             self.finish_all()
             self.answers_are_as_if_alone()
+            self.engine.close()
+            self.directory.cleanup()
 
 
 TestSchedulerMachine = SchedulerMachine.TestCase
