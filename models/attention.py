@@ -9,7 +9,7 @@ from models.config import AttentionSpec, GrowthSpec, ModelConfig, RopeSpec
 from models.kernels.attention_torch import attend_dense
 from models.kernels.torch_backend import ATTENTION
 from models.layers import RMSNorm
-from models.linear import Linear
+from models.linear import Joined, Linear
 from models.rope import Rotary, apply_rotary
 
 Extra = tuple[Tensor, Tensor, Tensor] | None
@@ -34,6 +34,7 @@ class Attention(nn.Module):
         self.q_proj = Linear(inputs, queries, bias=spec.qkv_bias)
         self.k_proj = Linear(inputs, keys, bias=spec.qkv_bias)
         self.v_proj = Linear(inputs, keys, bias=spec.qkv_bias)
+        self.opening = Joined((self.q_proj, self.k_proj, self.v_proj))
         self.gate_proj = Linear(inputs, queries, bias=spec.qkv_bias) if spec.output_gate else None
         self.o_proj = Linear(queries, config.hidden_size, bias=spec.out_bias)
         self.q_norm: RMSNorm | None = None
@@ -58,7 +59,7 @@ class Attention(nn.Module):
 
         angles: those at the positions that other layers have computed; this one's are added.
         """
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q, k, v = self.opening(x)
         if extra is not None:
             q, k, v = q + extra[0], k + extra[1], v + extra[2]
         q, k, v = self._heads(q, self.q_norm), self._heads(k, self.k_norm), self._heads(v, None)

@@ -83,8 +83,10 @@ class Layer(nn.Module):
 
     def _enter(self, residual: Tensor, norm: RMSNorm | None) -> Tensor:
         """What a mixer or MLP reads: the residual in the weights' dtype, normalised where there is a norm before."""
-        x = residual.to(next(self.parameters()).dtype)
-        return x if norm is None else norm(x)
+        if norm is None:
+            return residual.to(next(self.parameters()).dtype)
+        normalised: Tensor = norm(residual.to(norm.weight.dtype))
+        return normalised
 
     def _add(self, residual: Tensor, added: Tensor, post_norm: RMSNorm | None) -> Tensor:
         if post_norm is not None:

@@ -1,13 +1,14 @@
 """The small parts that every layer is made of: RMS norms, the MLP, the soft cap."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.config import Activation, MLPSpec
-from models.linear import Linear
+from models.linear import Joined, Linear
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -50,7 +51,28 @@ def combine_of(spec: MLPSpec) -> Combine:
     return plain if clamp is None else clamped
 
 
-class RMSNorm(nn.Module):
+class NormKernel(Protocol):
+    """x (..., d), weight (d,), eps, whether the factor is 1 + weight -> (..., d), in x's dtype."""
+
+    def __call__(self, x: Tensor, weight: Tensor, eps: float, unit_offset: bool, /) -> Tensor: ...
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, unit_offset: bool) -> Tensor:
+    """The norm in plain torch."""
+    if unit_offset:
+        return F.rms_norm(x.float(), (x.shape[-1],), 1.0 + weight.float(), eps).to(x.dtype)
+    if x.dtype == torch.float32:  # nothing is rounded on the way: one pass does both
+        return F.rms_norm(x, (x.shape[-1],), weight, eps)
+    return rms_normalised(x, eps) * weight
+
+
+class Normalising(nn.Module):
+    """A module that normalises. `kernel` does it: plain torch, until kernels are chosen."""
+
+    kernel: NormKernel = staticmethod(rms_norm)
+
+
+class RMSNorm(Normalising):
     """x / rms(x) * weight, computed in float32; with unit_offset * (1 + weight), rounded after that product only.
 
     Shapes: x (..., d) -> (..., d), in x's dtype. Source: arXiv:1910.07467.
@@ -63,11 +85,9 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.zeros(size) if unit_offset else torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.unit_offset:
-            return F.rms_norm(x.float(), (x.shape[-1],), 1.0 + self.weight.float(), self.eps).to(x.dtype)
-        if x.dtype == torch.float32:  # nothing is rounded on the way: one pass does both
-            return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
-        return rms_normalised(x, self.eps) * self.weight
+        if not torch.is_grad_enabled() and x.dtype == self.weight.dtype:
+            return self.kernel(x, self.weight, self.eps, self.unit_offset)
+        return rms_norm(x, self.weight, self.eps, self.unit_offset)
 
 
 def rms_normalised(x: Tensor, eps: float) -> Tensor:
@@ -75,7 +95,7 @@ def rms_normalised(x: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x.float(), (x.shape[-1],), eps=eps).to(x.dtype)
 
 
-class GatedRMSNorm(nn.Module):
+class GatedRMSNorm(Normalising):
     """RMS norm of x * silu(gate) over each of the groups, as Mamba-2 applies it before its output projection.
 
     norm_first: the norm of x, then times silu(gate). Shapes: x, gate (..., d) -> (..., d), in x's dtype.
@@ -93,7 +113,7 @@ class GatedRMSNorm(nn.Module):
         open_gate = F.silu(gate.float())
         gated = x.float() if self.norm_first else x.float() * open_gate
         if x.dtype == torch.float32 and self.num_groups == 1 and not self.norm_first:
-            return F.rms_norm(gated, gated.shape[-1:], self.weight, self.eps)
+            return (rms_norm if torch.is_grad_enabled() else self.kernel)(gated, self.weight, self.eps, False)
         groups = gated.unflatten(-1, (self.num_groups, -1))
         normalised = F.rms_norm(groups, groups.shape[-1:], eps=self.eps).flatten(-2).to(x.dtype) * self.weight
         return (normalised * open_gate).to(x.dtype) if self.norm_first else normalised
@@ -109,11 +129,14 @@ class MLP(nn.Module):
         self.gate_proj = Linear(hidden_size, spec.intermediate_size, bias=spec.bias) if spec.gated else None
         self.up_proj = Linear(hidden_size, spec.intermediate_size, bias=spec.bias)
         self.down_proj = Linear(spec.intermediate_size, hidden_size, bias=spec.bias)
+        opened = (self.up_proj,) if self.gate_proj is None else (self.up_proj, self.gate_proj)
+        self.opening = Joined(opened)
 
     def forward(self, x: Tensor, extra: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """extra: what is added to what the gate and up projections give, from adapters."""
         gate_scale, down_scale = self.scales or (None, None)
-        up, gate = self.up_proj(x), None if self.gate_proj is None else self.gate_proj(x)
+        up, *others = self.opening(x)
+        gate = others[0] if others else None
         if gate is not None and extra is not None:
             gate, up = gate + extra[0], up + extra[1]
         if gate is not None and gate_scale is not None:

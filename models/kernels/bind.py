@@ -13,6 +13,7 @@ from models.kernels.choose import Choice, Need, choices_for, choose, operations_
 from models.kernels.environment import Environment
 from models.kernels.interface import AttentionKernels, RecurrentKernels
 from models.kernels.torch_backend import ATTENTION, DELTA_RULE, SELECTIVE_SCAN, SSD
+from models.layers import MLP, Normalising, rms_norm
 from models.linear import Projecting
 from models.ssm import RecurrentMixer
 
@@ -27,6 +28,7 @@ KERNELS = {
     ("SSD step", "triton"): ("triton_backend", "ssd_step"),
     ("delta step", "triton"): ("triton_backend", "delta_step"),
     ("linear", "numba"): ("linear_numba", "linear"),
+    ("norm", "numba"): ("norm_numba", "rms_norm"),
     ("attention", "numba"): ("attention_numba", "ATTENTION"),
     ("convolution", "numba"): ("recurrent_numba", "convolve"),
     ("convolution step", "numba"): ("recurrent_numba", "conv_step"),
@@ -87,9 +89,14 @@ def bind(
     """
     name, state = (str(each).removeprefix("torch.") for each in (dtype, state_dtype))
     linear = kernels_of("linear", choose("linear", environment, Need(name)).backend, F.linear)
+    norm = kernels_of("norm", choose("norm", environment, Need(name)).backend, rms_norm)
     for module in decoder.modules():
         if isinstance(module, Projecting):
             module.linear = linear
+        if isinstance(module, Normalising):
+            module.kernel = norm
+        if isinstance(module, Attention | MLP) and linear is not F.linear:
+            module.opening.prepare()
         if not isinstance(module, Attention | RecurrentMixer):
             continue
         chosen: dict[str, str] = {

@@ -127,6 +127,7 @@ NUMBA, TORCH = ("numba", _numba), ("torch", _never)
 # where padding points to. So both are our own, as are all steps: they leave padding alone.
 CANDIDATES: dict[Operation, tuple[tuple[str, Refusal], ...]] = {
     "linear": (NUMBA, TORCH),
+    "norm": (NUMBA, TORCH),
     "attention": (("flash-attn", _flash_attn), ("varlen_attn", _varlen_attn), ("triton", _triton), NUMBA, TORCH),
     "convolution": (("causal-conv1d", _causal_conv1d), NUMBA, TORCH),
     "convolution step": (("triton", _triton), NUMBA, TORCH),
@@ -185,7 +186,8 @@ def choices_for(
     layers: Iterable[LayerSpec], environment: Environment, dtype: str, block_size: int, state_dtype: str = "float32"
 ) -> tuple[Choice, ...]:
     """What a model's layers get, each different choice once, in the order of the layers."""
-    chosen: dict[Choice, None] = {choose("linear", environment, Need(dtype)): None}
+    everywhere: tuple[Operation, ...] = ("linear", "norm")
+    chosen: dict[Choice, None] = {choose(operation, environment, Need(dtype)): None for operation in everywhere}
     for mixer in simple_mixers(layers):
         for operation, need in operations_of(mixer, dtype, block_size, state_dtype):
             chosen[choose(operation, environment, need)] = None

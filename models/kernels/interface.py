@@ -12,6 +12,7 @@ from models.config import ScoreSpec
 
 Operation = Literal[
     "linear",
+    "norm",
     "attention",
     "convolution",
     "convolution step",

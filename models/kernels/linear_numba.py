@@ -18,10 +18,10 @@ from torch import Tensor
 
 from models.kernels.numba_scalars import array, exact_task, kernel, narrow, piece, task, use_torch_threads, widen
 from models.kernels.numba_vectors import HAS_BF16, PAIRS, load, multiply_add, prefetch, sum_lanes, width, zeros
+from models.linear import FEW  # more rows than these meet four rows of weights at a time
 
 STRIPE = 64  # rows of weights of a task, which the second cache holds while all rows of inputs meet them
 ROWS = 64  # of inputs of a task, likewise
-FEW = 16  # rows of inputs: more meet four rows of weights at a time
 AHEAD = 4  # rows of weights that are asked for before they are read
 ALL = 1 << 62
 SMALL = 1 << 18  # products: fewer are done before a second thread is awake

@@ -3,6 +3,7 @@
 It imports numba at its top, so only what has made sure of numba may import it.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -180,6 +181,18 @@ def floats(tensor: Tensor) -> np.ndarray[Any, Any]:
     return array
 
 
+class _Threads(threading.local):
+    """How many threads the kernels of this thread take."""
+
+    count = 0
+
+
+_threads = _Threads()
+
+
 def use_torch_threads() -> None:
     """Kernels of this thread take as many threads as torch's operations do."""
-    numba.set_num_threads(max(1, min(torch.get_num_threads(), int(numba_config.NUMBA_NUM_THREADS))))
+    count = torch.get_num_threads()
+    if count != _threads.count:  # telling numba costs as much as a small kernel
+        numba.set_num_threads(max(1, min(count, int(numba_config.NUMBA_NUM_THREADS))))
+        _threads.count = count

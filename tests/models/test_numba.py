@@ -12,10 +12,12 @@ from torch import Tensor
 from models.cache import KVCache
 from models.config import ScoreSpec
 from models.kernels import convolution_torch, delta_rule_torch, selective_scan_torch, ssd_torch
+from models.layers import rms_norm
+from models.linear import Joined, Linear
 
 pytest.importorskip("numba", reason="numba is an extra")
 
-from models.kernels import linear_numba
+from models.kernels import linear_numba, norm_numba
 from models.kernels import recurrent_numba as compiled
 from models.kernels.attention_numba import SPAN, attend_decode
 from models.kernels.numba_scalars import array, exp, narrow, task, widen
@@ -285,3 +287,36 @@ def test_products_give_gradients_where_they_are_wanted():
     assert weight.grad is not None
     with torch.no_grad():
         assert linear_numba.linear(torch.randn(0, 5), weight).shape == (0, 6)
+
+
+@pytest.mark.parametrize("rows", [1, 8, linear_numba.FEW, linear_numba.FEW + 1])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_joined_products_are_the_same_to_the_bit(rows, with_bias):
+    parts = [Linear(96, outputs, bias=with_bias) for outputs in (40, 5, 24)]
+    weights = [part.weight.detach().clone() for part in parts]
+    joined = Joined(parts)
+    for part in parts:
+        part.linear = linear_numba.linear
+    x = torch.randn(rows, 96)
+    with torch.no_grad():
+        wanted = joined(x)
+        joined.prepare()
+        assert all(torch.equal(part, other) for part, other in zip(joined(x), wanted, strict=True))
+    memory = {part.weight.untyped_storage().data_ptr() for part in parts}
+    assert len(memory) == 1
+    assert all(torch.equal(part.weight, weight) for part, weight in zip(parts, weights, strict=True))
+
+
+@DTYPES
+@pytest.mark.parametrize("unit_offset", [True, False])
+@pytest.mark.parametrize(("rows", "size"), [(3, 37), (70, 768)])
+def test_norms(dtype, unit_offset, rows, size):
+    """Each row has the same bits in any company."""
+    draw = Draw(size)
+    x, weight = draw.inputs(rows, size, dtype=dtype), draw.plain(size).to(dtype)
+    with poisoned_memory():
+        y = norm_numba.rms_norm(x, weight, 1e-5, unit_offset)
+    assert y.dtype == dtype
+    torch.testing.assert_close(y, rms_norm(x, weight, 1e-5, unit_offset), rtol=TOLERANCES[dtype], atol=1e-5)
+    for row in (0, rows - 1):
+        assert torch.equal(norm_numba.rms_norm(x[row : row + 1], weight, 1e-5, unit_offset)[0], y[row])
