@@ -79,6 +79,9 @@ StateDtypeOption = Annotated[
 ]
 DeviceOption = Annotated[Device, typer.Option(help="auto: a GPU where there is one.")]
 CacheGib = Annotated[float | None, typer.Option(help="Each model's cache, in GiB. Default: a share of what is free.")]
+MemoryFraction = Annotated[
+    float | None, typer.Option(help="On a GPU: of its memory, for weights, caches and steps. Default: 0.9.")
+]
 HostCacheGib = Annotated[
     float | None,
     typer.Option(
@@ -140,6 +143,7 @@ def serve(
     state_dtype: StateDtypeOption = "float32",
     device: DeviceOption = "auto",
     cache_gib: CacheGib = None,
+    memory_fraction: MemoryFraction = None,
     host_cache_gib: HostCacheGib = None,
     block_size: BlockSize = None,
     max_context: MaxContext = None,
@@ -168,7 +172,6 @@ def serve(
         state_dtype=state_dtype,
         device=device,
         block_size=block_size,
-        cache_bytes=None if cache_gib is None else round(cache_gib * GIB),
         max_context=max_context,
         max_running=max_running,
         max_queue=max_queue,
@@ -176,7 +179,7 @@ def serve(
         prefill_chunk=prefill_chunk,
         prefix_cache=prefix_cache,
         snapshot_every=snapshot_every,
-        **tier_options(host_cache_gib, cache_dir, cache_dir_gib),
+        **memory_options(cache_gib, memory_fraction, host_cache_gib, cache_dir, cache_dir_gib),
         policy=policy,
         max_gap_s=max_gap_s,
         threads=threads or max(1, (os.cpu_count() or 1) // len(models)),
@@ -190,9 +193,13 @@ def serve(
     raise typer.Exit(host_and_serve(models, engine, CheckpointOptions(revision, generation_config == "auto"), http))
 
 
-def tier_options(host_gib: float | None, directory: Path | None, disk_gib: float) -> dict[str, Any]:
-    """The options of the tiers below the device, as EngineConfig has them."""
+def memory_options(
+    cache_gib: float | None, fraction: float | None, host_gib: float | None, directory: Path | None, disk_gib: float
+) -> dict[str, Any]:
+    """The options of the cache and of the tiers below it, as EngineConfig has them."""
     return {
+        "cache_bytes": None if cache_gib is None else round(cache_gib * GIB),
+        "memory_fraction": fraction,
         "host_cache_bytes": None if host_gib is None else round(host_gib * GIB),
         "cache_dir": None if directory is None else str(directory.expanduser().resolve()),
         "cache_dir_bytes": round(disk_gib * GIB),

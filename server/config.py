@@ -32,7 +32,8 @@ class EngineConfig:
 
     state_dtype: in which recurrent states are kept between steps; all is computed in float32. cuda_graphs: on a GPU,
     decode steps are captured once and replayed. block_size None: what the attention kernels like best. cache_bytes
-    None: chosen from the free memory, of which memory_share is this engine's where several share a device. max_context
+    None: chosen from the free memory, of which memory_share is this engine's where several share a device.
+    memory_fraction: of a GPU's memory, what weights, caches and steps take in all; None: most of it. max_context
     None: as much as the model and the cache allow. step_tokens: tokens that one step may compute, prefill and decode
     together. prefill_chunk: the most that one prompt takes of a step, so that a long prompt leaves room for others.
     prefix_cache: what was computed is kept for prompts that begin alike, as long as there is room. snapshot_every:
@@ -50,6 +51,7 @@ class EngineConfig:
     block_size: int | None = None
     cache_bytes: int | None = None
     memory_share: float = 1.0
+    memory_fraction: float | None = None
     max_context: int | None = None
     max_running: int = 64
     max_queue: int = 256
@@ -77,6 +79,10 @@ class EngineConfig:
             raise ConfigError(f"--max-gap-s must be more than 0, got {self.max_gap_s}")
         if not 0 < self.memory_share <= 1:
             raise ConfigError(f"memory_share must be above 0 and at most 1, got {self.memory_share}")
+        if self.memory_fraction is not None and not 0 < self.memory_fraction <= 1:
+            raise ConfigError(f"--memory-fraction must be above 0 and at most 1, got {self.memory_fraction}")
+        if self.memory_fraction is not None and self.cache_bytes is not None:
+            raise ConfigError("--memory-fraction and --cache-gib both say what the cache takes: give one of them")
         if self.cache_bytes is not None and self.cache_bytes < 1:
             raise ConfigError(f"--cache-gib must be more than 0, got {self.cache_bytes} bytes")
         self._check_tiers()

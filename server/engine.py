@@ -16,6 +16,7 @@ from server.request import CacheContent, CacheFreed, EngineRequest, EngineStats,
 from server.scheduler import Scheduler, SchedulerLimits
 from server.sequence import ScheduledBatch, Sequence
 
+SHOWN_TOKENS = 8192
 FETCH_WAIT_S = 0.01  # at a time: somebody may come, or be aborted
 FLUSH_S = 3.0  # for what is still to be written at the end; the server waits a little longer
 
@@ -42,7 +43,7 @@ class Engine:
         tiers: LowerTiers | None = None,
     ) -> None:
         self._runner = runner
-        self._plan = plan
+        self._plan, self._max_context = plan, limits.max_context
         self._eos_token_ids = frozenset(eos_token_ids)
         self.scheduler = Scheduler(plan, limits)
         self._steps = 0
@@ -131,6 +132,8 @@ class Engine:
     def stats(self) -> EngineStats:
         scheduler, counters = self.scheduler, self.scheduler.counters
         host, disk = self._tier_stats()
+        longest = self._max_context
+        short = min(SHOWN_TOKENS, longest)
         return EngineStats(
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
@@ -140,6 +143,10 @@ class Engine:
             free_state_slots=scheduler.memory.num_free_slots,
             snapshots=scheduler.memory.index.num_snapshots,
             num_state_slots=self._plan.num_state_slots,
+            fit_8k=self._plan.num_sequences(short),
+            fit_8k_now=scheduler.memory.num_more(short),
+            fit_longest=self._plan.num_sequences(longest),
+            fit_longest_now=scheduler.memory.num_more(longest),
             num_preemptions=counters.preemptions,
             prompt_tokens=counters.prompt_tokens,
             cached_tokens=counters.cached_tokens,

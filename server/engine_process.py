@@ -6,6 +6,7 @@ python -m server.engine_process --model NAME --directory DIR --config JSON --inb
 import argparse
 import contextlib
 import logging
+import math
 import os
 import sys
 import time
@@ -48,6 +49,7 @@ from server.messages import (
     encode,
     to_engine,
 )
+from server.profiling import measure_step
 from server.request import EngineInfo, EngineRequest, SamplingParams
 from server.runner import DTYPES, Runner, choose_device, choose_dtype
 from server.scheduler import Scheduler, SchedulerLimits
@@ -55,6 +57,8 @@ from server.sequence import Sequence as RunningSequence
 
 UNBOUNDED_CONTEXT = 1_048_576  # where neither the model nor the user bounds the context
 DEFAULT_CPU_CACHE = 2 << 30
+GIB = 1 << 30
+MEMORY_FRACTION = 0.9  # of a GPU, for weights, cache and steps
 IDLE_POLL_MS = 500
 STATS_EVERY_S = 1.0
 WARM_UP_TOKENS = 4
@@ -62,28 +66,40 @@ WARM_UP_TOKENS = 4
 log = logging.getLogger("fathom.engine")
 
 
-def available_bytes(device: torch.device, share: float) -> int:
-    """What the cache may take when the user does not say: most of a GPU's free memory, a quarter of the host's.
+def available_bytes(device: torch.device, config: EngineConfig, step_bytes: int) -> int:
+    """What the cache may take when the user does not say, with the weights loaded.
+
+    Of a GPU what they and a step leave of --memory-fraction, of the host a quarter of what they leave. Of both it is
+    this engine's share: others look at the same free memory at the same time.
 
     Args:
-        share: this engine's part of that; the others look at the same free memory at the same time.
+        step_bytes: what the largest step takes beside the weights and the cache.
     """
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free * 0.85 * share)
-    return min(DEFAULT_CPU_CACHE, int(psutil.virtual_memory().available / 4 * share))
+        free, total = torch.cuda.mem_get_info(device)
+        kept = total * (1 - (config.memory_fraction or MEMORY_FRACTION))
+        return max(0, int((free - kept) * config.memory_share) - step_bytes)
+    left = max(0, psutil.virtual_memory().available - step_bytes)
+    return min(DEFAULT_CPU_CACHE, int(left / 4 * config.memory_share))
 
 
-def make_plan(runner: Runner, config: EngineConfig) -> CachePlan:
+def make_plan(runner: Runner, config: EngineConfig) -> tuple[CachePlan, str]:
+    """The plan, and a line that says what a step takes where that was measured."""
     block_size = config.block_size or runner.preferred_block_size()
-    return plan_cache(
+    cache_bytes, measured = config.cache_bytes, ""
+    if cache_bytes is None:
+        step_bytes = measure_step(runner, config, block_size)
+        cache_bytes = available_bytes(runner.device, config, step_bytes)
+        measured = f"a step of {config.step_tokens:,} tokens: {step_bytes:,} bytes beside weights and cache\n"
+    plan = plan_cache(
         bytes_per_token=runner.cache_needs.bytes_per_token,
         bytes_per_sequence=runner.cache_needs.bytes_per_sequence,
         block_size=block_size,
-        cache_bytes=config.cache_bytes or available_bytes(runner.device, config.memory_share),
+        cache_bytes=cache_bytes,
         max_running=config.max_running,
         row_bytes=runner.row_bytes(block_size),
     )
+    return plan, measured
 
 
 def snapshot_every(runner: Runner, config: EngineConfig) -> int:
@@ -101,13 +117,26 @@ def max_context(runner: Runner, config: EngineConfig, plan: CachePlan | None) ->
     most = min(bounds, default=None)
     if config.max_context is None:
         return UNBOUNDED_CONTEXT if most is None else most
-    if most is not None and config.max_context > most:
+    if positions is not None and config.max_context > positions:
         raise ConfigError(
-            f"--max-context {config.max_context:,} is more than fits: the model has "
-            f"{'no bound' if positions is None else f'{positions:,} positions'}, "
-            f"the cache holds {most:,} tokens of one sequence"
+            f"--max-context {config.max_context:,} is more than the model's {positions:,} positions: "
+            f"give at most {positions:,}"
         )
+    if plan is not None and plan.max_tokens is not None and config.max_context > plan.max_tokens:
+        raise ConfigError(too_long(plan, config.max_context))
     return config.max_context
+
+
+def too_long(plan: CachePlan, num_tokens: int) -> str:
+    """Why a sequence of so many tokens does not fit, with the arithmetic."""
+    needed, state, blocks = plan.bytes_for(num_tokens), plan.bytes_for(0), plan.num_blocks_for(num_tokens)
+    in_all = f", with {state:,} of state {needed:,}" if state else ""
+    gib = math.ceil(needed / GIB * 1000) / 1000
+    return (
+        f"--max-context {num_tokens:,} does not fit into the cache: {blocks:,} blocks of {plan.block_size} tokens are "
+        f"{needed - state:,} bytes{in_all}, and it has {plan.total_bytes:,}, enough for {plan.max_tokens or 0:,} "
+        f"tokens: give at most that, or --cache-gib {gib:g}"
+    )
 
 
 def warm_up(runner: Runner, plan: CachePlan, limits: SchedulerLimits) -> None:
@@ -131,7 +160,11 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
     runner = Runner(
         directory, dtype=choose_dtype(config, device), device=device, state_dtype=DTYPES[config.state_dtype]
     )
-    plan = make_plan(runner, config)
+    if device.type != "cuda" and config.memory_fraction is not None:
+        raise ConfigError(
+            "--memory-fraction is of a GPU's memory; on a processor --cache-gib says what the cache takes"
+        )
+    plan, measured = make_plan(runner, config)
     choices = runner.allocate(plan)
     limit = max_context(runner, config, plan)
     eos_token_ids = read_eos_token_ids(directory, runner.decoder.config)
@@ -166,7 +199,7 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
     )
     graphs = f"not captured: {reason}" if reason else "captured as CUDA graphs"
     planned = describe(plan, limit, limits.max_running, config.state_dtype)
-    about = f"{planned}\nkernels: {describe_choices(choices)}\ndecode steps: {graphs}"
+    about = f"{measured}{planned}\nkernels: {describe_choices(choices)}\ndecode steps: {graphs}"
     engine = Engine(runner, plan, limits, eos_token_ids, open_tiers(runner, plan, directory, config))
     return engine, Ready(info, about)
 

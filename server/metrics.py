@@ -24,6 +24,10 @@ _GAUGES: dict[str, str] = {
     "num_state_slots": "State slots in all",
     "host_pieces": "Pieces in the host's memory, of what the device had no room for",
     "host_bytes": "Bytes of these",
+    "fit_8k": "Sequences of 8,192 tokens (or the longest context) that fit into the cache at once",
+    "fit_8k_now": "The same beside those that are being computed",
+    "fit_longest": "Sequences of the longest context that fit into the cache at once",
+    "fit_longest_now": "The same beside those that are being computed",
     "disk_pieces": "Files in the model's cache directory",
     "disk_bytes": "Bytes of the model's cache directory",
 }

@@ -154,9 +154,11 @@ class EngineStats:
     """Where an engine stands. Counts of requests and tokens are totals since its process started.
 
     Blocks and slots are free that no sequence holds; cached_blocks and snapshots are those among them that are kept for
-    who begins alike. cached_tokens: of prompts, found instead of computed. host_..., disk_...: of the tiers below:
-    pieces and bytes that are there; pieces that came, and that were left out; sequences that went on from what was read
-    while they waited, bytes read, and the seconds that took.
+    who begins alike. fit_...: sequences of 8,192 tokens, or of the longest context if that is less, and of the longest,
+    that memory has room for at once; ..._now: beside those that run, if all that is kept for others went.
+    cached_tokens: of prompts, found instead of computed. host_..., disk_...: of the tiers below: pieces and bytes that
+    are there; pieces that came, and that were left out; sequences that went on from what was read while they waited,
+    bytes read, and the seconds that took.
     """
 
     num_running: int = 0
@@ -173,6 +175,10 @@ class EngineStats:
     generation_tokens: int = 0
     finished: int = 0
     aborted: int = 0
+    fit_8k: int = 0
+    fit_8k_now: int = 0
+    fit_longest: int = 0
+    fit_longest_now: int = 0
     disk_pieces: int = 0
     disk_bytes: int = 0
     disk_writes: int = 0

@@ -75,6 +75,15 @@ class SequenceMemory:
             - used
         )
 
+    def num_more(self, num_tokens: int) -> int:
+        """Sequences of a length that there is room for beside those that run, if all that is kept for others went."""
+        needed = self._plan.num_blocks_for(num_tokens)
+        if self._arena is not None:
+            used = len(self._held) * self.blocks.row_bytes + self._num_used_slots * self.slots.row_bytes
+            return min(self.num_free_slots, (self._arena.total_bytes - used) // self._plan.bytes_for(num_tokens))
+        fits = self.num_free_blocks // needed if needed else self.num_free_slots
+        return min(self.num_free_slots, fits) if self._has_state else fits
+
     @property
     def num_cached_blocks(self) -> int:
         """Blocks that are kept for others and that no sequence holds."""

@@ -58,10 +58,12 @@ class CachePlan:
         return -(-num_tokens // self.block_size) if self.bytes_per_token else 0
 
     def num_sequences(self, num_tokens: int) -> int:
-        """How many sequences of a length fit at once."""
+        """How many sequences of a length the bytes hold at once, whether so many may run or not."""
         needed = self.num_blocks_for(num_tokens)
         if self.arena_bytes is not None:
             return min(self.num_state_slots, self.arena_bytes // self.bytes_for(num_tokens))
+        if not self.bytes_per_sequence:
+            return self.num_blocks // needed if needed else self.num_state_slots
         return min(self.num_state_slots, self.num_blocks // needed) if needed else self.num_state_slots
 
 

@@ -131,6 +131,23 @@ def test_states_take_the_bytes_of_blocks_and_give_them_back():
     assert again.cached_blocks < long.cached_blocks / 2
 
 
+def test_how_many_more_fit_is_told():
+    engine = serve(20_032, max_context=1_000)
+    longest = 63 * BLOCK + STATE
+    stats = engine.stats()
+    assert (stats.fit_8k, stats.fit_8k_now) == (20_032 // longest,) * 2  # the longest context is less than 8,192
+    assert (stats.fit_longest, stats.fit_longest_now) == (20_032 // longest,) * 2
+    engine.add_request(make_request("long", range(500), 10, ignore_eos=True))
+    engine.step()
+    stats = engine.stats()
+    held = len(engine.scheduler.running["long"].block_table) * BLOCK + STATE
+    assert (stats.fit_longest, stats.fit_longest_now) == (20_032 // longest, (20_032 - held) // longest)
+    drain(engine)
+    ask(engine, 2_000, 400)
+    assert engine.stats().cached_blocks > 0
+    assert engine.stats().fit_longest_now == 20_032 // longest
+
+
 def test_the_longest_that_fits_runs_alone_and_none_is_refused_for_lack_of_bytes():
     plan = arena_plan(20_032)
     assert plan.max_tokens is not None

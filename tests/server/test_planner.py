@@ -100,7 +100,7 @@ def test_the_description_is_a_table_of_what_fits():
         "cache: 10,000,000 bytes = 6,250 blocks of 16 tokens",
         "cache: 100 bytes per token, 0 bytes per sequence",
         "cache:    tokens  bytes of one  fit at once  runs out first",
-        "cache:     1,024       102,400           64  --max-running 50",
+        "cache:     1,024       102,400           97  --max-running 50",
         "cache:     8,192       819,200           12  blocks",
         "cache:    32,768     3,276,800            3  blocks",
         "cache:   100,000    10,000,000            1  blocks",
