@@ -216,7 +216,7 @@ def open_tiers(runner: Runner, plan: CachePlan, directory: Path, config: EngineC
     if num_bytes is None:
         num_bytes = default_host_bytes(runner.device, config)
     if num_bytes:
-        host = HostStore(num_bytes)
+        host = HostStore(num_bytes, is_page_locked=runner.device.type == "cuda")
         log.info("--host-cache-gib: at most %d bytes for what the device has no room for", num_bytes)
     if disk is None and host is None:
         return None

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 
 from server.cache.naming import Catalog
-from server.cache.pieces import Header, Piece
+from server.cache.pieces import TOKEN, Header, Piece
 
 PIECE_BYTES = 512  # what a piece takes beside its content, at least
 
@@ -45,16 +45,15 @@ class HostStats:
     read_s: float = 0.0
 
 
-def piece_bytes(header: Header) -> int:
-    """What a piece takes in memory."""
-    return header.payload_bytes + PIECE_BYTES
-
-
 class HostStore:
-    """Owns the pieces. For one thread."""
+    """Owns the pieces. For one thread.
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+    Args:
+        max_bytes: of all pieces. is_page_locked: their bytes come from an allocator that rounds up to powers of two.
+    """
+
+    def __init__(self, max_bytes: int, *, is_page_locked: bool = False) -> None:
+        self._max_bytes, self._is_page_locked = max_bytes, is_page_locked
         self.entries: dict[str, HostEntry] = {}
         self.catalog = Catalog()
         self._stats = HostStats()
@@ -77,6 +76,14 @@ class HostStore:
         """A sequence goes on from what was read, and from how long it took to bring it to the device."""
         self._stats.hits += 1
         self._stats.read_s += seconds
+
+    def size_of(self, *, blocks_bytes: int, state_bytes: int, num_tokens: int) -> int:
+        """What a piece takes in memory."""
+        if self._is_page_locked:
+            blocks_bytes, state_bytes = (
+                1 << (size - 1).bit_length() if size else 0 for size in (blocks_bytes, state_bytes)
+            )
+        return blocks_bytes + state_bytes + num_tokens * TOKEN.itemsize + PIECE_BYTES
 
     def make_room(self, size: int, saved: int, *, pinned: bool = False) -> bool:
         """Give up what is worth less than a piece that saves so many tokens, until it fits; False if it does not.
@@ -102,7 +109,10 @@ class HostStore:
         """Take a piece for which `make_room` has made room."""
         assert name not in self.entries, "a piece is taken twice"
         header = piece.header
-        entry = self.entries[name] = HostEntry(piece, header, piece_bytes(header), saved)
+        size = self.size_of(
+            blocks_bytes=header.blocks_bytes, state_bytes=header.state_bytes, num_tokens=len(piece.tokens)
+        )
+        entry = self.entries[name] = HostEntry(piece, header, size, saved)
         self.catalog.add(header)
         self._stats.bytes += entry.size
         self._stats.writes += 1
@@ -171,3 +181,8 @@ class HostStore:
         self.catalog.remove(entry.header)
         self._stats.bytes -= entry.size
         self._stats.pieces = len(self.entries)
+
+
+def _power_of_two(size: int) -> int:
+    """The least that is not less; none for nothing."""
+    return 1 << (size - 1).bit_length() if size else 0

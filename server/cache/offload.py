@@ -7,10 +7,9 @@ one: with the first the whole piece goes down.
 from dataclasses import dataclass
 
 from server.cache.costs import Costs
-from server.cache.host import PIECE_BYTES, HostStore
+from server.cache.host import HostStore
 from server.cache.memory import SequenceMemory
 from server.cache.naming import PieceNames
-from server.cache.pieces import TOKEN
 from server.cache.planner import CachePlan
 from server.cache.rows import CacheRows, PieceBegin, make_copies, read_piece_from
 from server.cache.runs import Run
@@ -80,9 +79,13 @@ class Offload:
             host.touch(name)
         else:
             table = self._memory.index.blocks_of(run, position, begin) if names.has_blocks else []
-            size = len(table) * self._plan.block_bytes + self._plan.bytes_per_sequence
+            size = host.size_of(
+                blocks_bytes=len(table) * self._plan.block_bytes,
+                state_bytes=self._plan.bytes_per_sequence,
+                num_tokens=len(tokens),
+            )
             saved = max(1, snapshot.saved)
-            if not host.make_room(size + tokens.size * TOKEN.itemsize + PIECE_BYTES, saved, pinned=pinned):
+            if not host.make_room(size, saved, pinned=pinned):
                 return ""
             span = Span(run, parent, begin, position)
             self._take(name, span, table, slot=snapshot.slot, saved=saved)
@@ -122,8 +125,8 @@ class Offload:
         return self._names.name(run.salt, parent, run.tokens_between(begin, run.end), state=False)
 
     def _rest_bytes(self, num_tokens: int) -> int:
-        num_blocks = self._plan.num_blocks_for(num_tokens)
-        return num_blocks * self._plan.block_bytes + num_tokens * TOKEN.itemsize + PIECE_BYTES
+        num_bytes = self._plan.num_blocks_for(num_tokens) * self._plan.block_bytes
+        return self._host.size_of(blocks_bytes=num_bytes, state_bytes=0, num_tokens=num_tokens)
 
     @staticmethod
     def _mark_kept(run: Run, begin: int) -> None:

@@ -179,6 +179,7 @@ def test_the_endpoint_shows_what_is_kept_and_clears_it(client, http, model):
     assert (entry["tokens"], entry["hits"], entry["tier"]) == (num_tokens, 1, "device")
     assert entry["state_bytes"] == entry["num_snapshots"] * info["bytes_per_sequence"]
     assert 0 <= entry["age_s"] < 60
+    assert [totals[name] for name in ("host_pieces", "host_bytes", "disk_pieces", "disk_bytes")] == [0] * 4
     for name in ("blocks", "cached_blocks", "slots", "snapshots"):
         assert (totals[f"num_{name}"] > 0) >= (totals[f"{name}_bytes"] > 0)
     assert totals["snapshots_bytes"] == entry["state_bytes"] < totals["slots_bytes"] or not entry["state_bytes"]

@@ -10,7 +10,7 @@ import pytest
 from fakes import answer_alone, drain, make_engine, make_request, tokens_of
 
 import server.cache.persistence
-from server.cache.host import HostStore, piece_bytes
+from server.cache.host import HostStore
 from server.cache.pieces import Piece
 from server.cache.planner import CachePlan
 from server.cache.tiers import DiskStore
@@ -303,7 +303,8 @@ def piece(tokens: list[int], parent: Piece | None = None, *, size: int = 1000) -
 
 
 def test_of_the_hosts_memory_what_saves_least_goes_first_and_a_path_from_its_end():
-    size = piece_bytes(piece([1]).header)
+    size = HostStore(0).size_of(blocks_bytes=1000, state_bytes=0, num_tokens=1)
+    assert HostStore(0, is_page_locked=True).size_of(blocks_bytes=1000, state_bytes=0, num_tokens=1) == size + 24
     store = HostStore(4 * size)
     begin = piece([1])
     end = piece([1], begin)

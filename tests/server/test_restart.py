@@ -50,3 +50,7 @@ def test_a_killed_server_knows_its_contexts_when_it_is_back(tmp_path):
             metrics = server.metrics()
             assert metrics[f'fathom_engine_disk_bytes_read_total{{model="{model}"}}'] > 0
             assert metrics[f'fathom_engine_disk_pieces{{model="{model}"}}'] >= 1
+            assert metrics[f'fathom_engine_disk_read_seconds_total{{model="{model}"}}'] > 0
+            cache = httpx.get(f"{server.url}/v1/fathom/cache", params={"model": model}, timeout=60).json()
+            assert cache["totals"]["disk_bytes"] == metrics[f'fathom_engine_disk_bytes{{model="{model}"}}']
+            assert cache["entries"][0]["tier"] == "device"
