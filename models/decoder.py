@@ -155,10 +155,14 @@ class Decoder(Projecting):
         Returns:
             (r, vocab) float32, one row for each of batch.logit_rows.
         """
+        return self.logits(self.hidden(batch, caches)[batch.logit_rows])
+
+    def hidden(self, batch: ForwardBatch, caches: Sequence[LayerCache]) -> Tensor:
+        """The same without the head: (t, hidden) hidden states before the last norm, one row for each new token."""
         residual = embedded = self._embed(batch.token_ids)
         for layer, cache in zip(self.layers, caches, strict=True):
             residual = layer(residual, embedded, batch, cache)
-        return self.logits(residual[batch.logit_rows])
+        return residual
 
     def forward_dense(self, token_ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """Whole sequences without a cache: the differentiable twin of `forward`, for training and tests.

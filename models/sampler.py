@@ -34,6 +34,12 @@ def uniform(seed: int, step: int) -> float:
     return ((mixed ^ (mixed >> 31)) >> 11) / (1 << 53)
 
 
+def finite(logits: Tensor) -> Tensor:
+    """Logits that can be subtracted and compared: a NaN, the greatest of all to torch, becomes the least."""
+    limit = torch.finfo(logits.dtype).max
+    return logits.nan_to_num(nan=-limit, posinf=limit, neginf=-limit)
+
+
 def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> list[int]:
     """Draw one token for each row.
 
@@ -47,9 +53,7 @@ def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> list[int]:
     """
     if logits.shape[0] != len(rows):
         raise ValueError(f"{logits.shape[0]} rows of logits for {len(rows)} sampling rows")
-    # Only finite numbers can be subtracted and compared below; a NaN would even be the greatest to argmax.
-    limit = torch.finfo(logits.dtype).max
-    logits = logits.nan_to_num(nan=-limit, posinf=limit, neginf=-limit)
+    logits = finite(logits)
     tokens: list[int] = logits.argmax(dim=-1).tolist()
     drawn = [i for i, row in enumerate(rows) if row.temperature >= GREEDY_BELOW]
     if drawn:

@@ -41,7 +41,7 @@ class Awaiting:
         prefills = [other for other in self._running.values() if not other.decodes]
         if not prefills:
             return None
-        tokens = sequence.as_array()[:-1]
+        tokens = sequence.as_array()[: sequence.num_usable]
         salt = sequence.request.cache_salt
         known = None
         for other in prefills:

@@ -7,6 +7,8 @@ import time
 from dataclasses import replace
 from typing import Protocol
 
+import msgspec
+
 from server.cache.content import cache_entries
 from server.cache.host import HostStats
 from server.cache.lower import LowerTiers
@@ -14,7 +16,7 @@ from server.cache.planner import CachePlan
 from server.cache.tiers import DiskStats
 from server.request import CacheContent, CacheFreed, EngineRequest, EngineStats, TokenOutput
 from server.scheduler import Scheduler, SchedulerLimits
-from server.sequence import ScheduledBatch, Sequence
+from server.sequence import ScheduledBatch, Sequence, StepResult
 
 SHOWN_TOKENS = 8192
 FETCH_WAIT_S = 0.01  # at a time: somebody may come, or be aborted
@@ -24,7 +26,21 @@ FLUSH_S = 3.0  # for what is still to be written at the end; the server waits a 
 class StepRunner(Protocol):
     """What the engine needs of a runner; tests put a scripted model here."""
 
-    def run(self, batch: ScheduledBatch) -> dict[str, int]: ...
+    def run(self, batch: ScheduledBatch) -> StepResult: ...
+
+
+def with_logprobs(outputs: list[tuple[str, TokenOutput]], result: StepResult) -> list[tuple[str, TokenOutput]]:
+    """A step's outputs with the log-probabilities that it has brought; those of a prompt may come without a token."""
+    told = [
+        (request_id, TokenOutput((), prompt_logprobs=logprobs))
+        for request_id, logprobs in result.prompt_logprobs.items()
+    ]
+    return told + [
+        (request_id, msgspec.structs.replace(output, logprobs=result.logprobs[request_id]))
+        if request_id in result.logprobs
+        else (request_id, output)
+        for request_id, output in outputs
+    ]
 
 
 class Engine:
@@ -81,16 +97,18 @@ class Engine:
             is_fetching = self._tiers is not None and self._tiers.wait(FETCH_WAIT_S)
             assert is_fetching, "there is work, but none of it can be scheduled"
             return expired
-        tokens = self._runner.run(batch)
+        result = self._runner.run(batch)
         self._steps += 1
         now_s = time.monotonic()
         self.scheduler.note_speed(batch, now_s - started_s)
         if self._tiers is not None:
             self._tiers.keep(batch, self.scheduler.prefill_rate)
-        outputs = self.scheduler.postprocess(batch, tokens, self._eos_token_ids, now_s)
+        outputs = self.scheduler.postprocess(batch, result.tokens, self._eos_token_ids, now_s)
         if self._tiers is not None:
             ended = {request_id for request_id, output in outputs if output.finish_reason is not None}
             self._tiers.keep_answers(part.sequence for part in batch.parts if part.sequence.request_id in ended)
+        if result.logprobs or result.prompt_logprobs:
+            outputs = with_logprobs(outputs, result)
         return expired + outputs
 
     def close(self) -> None:

@@ -149,7 +149,7 @@ def warm_up(runner: Runner, plan: CachePlan, limits: SchedulerLimits) -> None:
     scheduler.add(RunningSequence(request, seed=0, added_s=0.0, token_ids=list(request.token_ids)))
     while scheduler.has_work:
         batch = scheduler.schedule(0.0)
-        scheduler.postprocess(batch, runner.run(batch), frozenset(), 0.0)
+        scheduler.postprocess(batch, runner.run(batch).tokens, frozenset(), 0.0)
 
 
 def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Ready]:

@@ -11,7 +11,15 @@ from server.config import ConfigError, EngineConfig
 from server.generation_config import FILE as GENERATION_FILE
 from server.generation_config import SamplingDefaults
 from server.process import DeadlineExceededError, EngineClient
-from server.request import EngineRequest, FinishReason, SequenceUsage, TokenOutput
+from server.request import (
+    EngineRequest,
+    FinishReason,
+    Logprobs,
+    SequenceUsage,
+    TokenLogprob,
+    TokenOutput,
+    join_logprobs,
+)
 from server.stop import StopChecker
 from server.tokenizer import IncrementalDetokenizer, ModelTokenizer
 
@@ -23,6 +31,9 @@ class TextOutput:
     """What a token adds to one completion. `text` is empty where nothing is to be shown yet: half a character, the
     begin of a stop string, a special token. `num_tokens` counts all so far; the last output has reason and usage.
     `index`: which of the request's completions it is of.
+
+    logprobs: of its tokens, where they are wanted, with the characters of the completion that came before each; the
+    token that ended it is among them. prompt_logprobs: of all of the prompt's, in the first output of all.
     """
 
     text: str
@@ -30,6 +41,8 @@ class TextOutput:
     finish_reason: FinishReason | None
     usage: SequenceUsage | None
     index: int = 0
+    logprobs: tuple[tuple[TokenLogprob, int], ...] = ()
+    prompt_logprobs: Logprobs | None = None
 
 
 class _Completion:
@@ -37,7 +50,7 @@ class _Completion:
 
     def __init__(self, index: int, detokenizer: IncrementalDetokenizer, stops: Sequence[str]) -> None:
         self._index, self._detokenizer, self._checker = index, detokenizer, StopChecker(stops)
-        self._num_tokens = 0
+        self._num_tokens = self._num_chars = 0
 
     @property
     def stopped(self) -> bool:
@@ -50,9 +63,54 @@ class _Completion:
             # The engine may have gone on for a token or two before it heard of the stop string.
             return TextOutput("", self._num_tokens, "stop", output.usage, self._index) if ended else None
         self._num_tokens = output.usage.completion_tokens if output.usage else self._num_tokens + len(output.token_ids)
-        text = self._checker.add(self._detokenizer.add(output.token_ids, last=ended), last=ended)
+        text, logprobs = self._detokenize(output)
+        text = self._checker.add(text, last=ended)
         reason: FinishReason | None = "stop" if self.stopped and ended else output.finish_reason
-        return TextOutput(text, self._num_tokens, reason, output.usage, self._index)
+        return TextOutput(text, self._num_tokens, reason, output.usage, self._index, logprobs)
+
+    def _detokenize(self, output: TokenOutput) -> tuple[str, tuple[tuple[TokenLogprob, int], ...]]:
+        """Their text and, where log-probabilities came with them, those with the place where each token begins."""
+        last = output.finish_reason is not None
+        if output.logprobs is None:
+            return self._detokenizer.add(output.token_ids, last=last), ()
+        texts, places = [], []
+        for token_id in output.token_ids:
+            places.append(self._num_chars)
+            texts.append(self._detokenizer.add([token_id]))
+            self._num_chars += len(texts[-1])
+        entries = output.logprobs.entries()
+        places += [self._num_chars] * (len(entries) - len(places))
+        rest = self._detokenizer.add([], last=True) if last else ""
+        return "".join([*texts, rest]), tuple(zip(entries, places, strict=True))
+
+
+class _PromptFirst:
+    """Holds back what is generated until the prompt's log-probabilities are complete, which come with one of several.
+
+    Args:
+        num_wanted: tokens of the prompt that they are wanted of.
+    """
+
+    def __init__(self, num_wanted: int) -> None:
+        self._num_left = num_wanted
+        self._parts: list[Logprobs] = []
+        self._held: list[tuple[int, TokenOutput]] = []
+
+    def take(self, index: int, output: TokenOutput) -> tuple[Logprobs | None, list[tuple[int, TokenOutput]]]:
+        """What may be handed on: the prompt's, once and whole, and then all others."""
+        if not self._num_left:
+            return None, [(index, output)]
+        if output.token_ids or output.finish_reason is not None or output.prompt_logprobs is None:
+            self._held.append((index, output))
+        if output.prompt_logprobs is not None:
+            self._parts.append(output.prompt_logprobs)
+            self._num_left -= len(output.prompt_logprobs)
+        # An end that came too soon is handed on without them.
+        if self._num_left and not (index == 0 and output.finish_reason is not None):
+            return None, []
+        whole = None if self._num_left else join_logprobs(self._parts)
+        held, self._held, self._parts, self._num_left = self._held, [], [], 0
+        return whole, held
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +139,23 @@ class HostedModel:
             _Completion(index, IncrementalDetokenizer(self.tokenizer, request.token_ids if goes_on else ()), stops)
             for index, request in enumerate(requests)
         ]
+        scores = requests[0].params.prompt_logprobs is not None
+        prompt_first = _PromptFirst(len(requests[0].token_ids) - 1 if scores else 0)
         outputs = self.engine.generate(*requests)
         try:
-            async for index, output in outputs:
-                if output.finish_reason == "timeout":
-                    raise DeadlineExceededError(requests[index].timeout_s or 0.0)
-                text = completions[index].take(output)
-                if text is None:
-                    continue
-                if completions[index].stopped and text.finish_reason is None:
-                    await self.engine.abort(requests[index].request_id)
-                yield text
+            async for number, received in outputs:
+                if received.finish_reason == "timeout":
+                    raise DeadlineExceededError(requests[number].timeout_s or 0.0)
+                prompt, ready = prompt_first.take(number, received)
+                if prompt is not None:
+                    yield TextOutput("", 0, None, None, prompt_logprobs=prompt)
+                for index, output in ready:
+                    text = completions[index].take(output)
+                    if text is None:
+                        continue
+                    if completions[index].stopped and text.finish_reason is None:
+                        await self.engine.abort(requests[index].request_id)
+                    yield text
         finally:
             await outputs.aclose()
 

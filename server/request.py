@@ -1,8 +1,12 @@
 """What a client asks for and what the engine answers: the records that cross the process border."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
+
+import msgspec
+import numpy as np
 
 Tier = Literal["device", "host", "disk"]
 FinishReason = Literal["stop", "length", "abort", "timeout"]
@@ -13,7 +17,10 @@ class SamplingParams:
     """How one completion is generated. top_k 0, top_p 1 and min_p 0 are off; temperature 0 is greedy.
 
     `seed` None lets the engine draw one. Generation ends at the model's end-of-sequence tokens (unless
-    `ignore_eos`), at `stop_token_ids`, or after `max_tokens`.
+    `ignore_eos`), at `stop_token_ids`, or after `max_tokens`; with 0 of them the prompt is computed and nothing else.
+
+    logprobs, prompt_logprobs: of how many of the likeliest tokens beside each generated one, and each of the prompt but
+    the first, the log-probability is told; None: not even of those themselves.
     """
 
     max_tokens: int
@@ -24,10 +31,14 @@ class SamplingParams:
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if self.max_tokens < 0:
+            raise ValueError(f"max_tokens must be at least 0, got {self.max_tokens}")
+        if not self.max_tokens and self.logprobs is not None:
+            raise ValueError("without a token there is nothing that logprobs could tell of")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +86,65 @@ class SequenceUsage:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenOutput:
-    """New tokens of one sequence; the last one carries a finish reason and the usage."""
+class TokenLogprob:
+    """A token's log-probability, where it stands among all (1: the likeliest), and the likeliest in its place."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Logprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Of n tokens in turn, as the bytes of arrays, so that a long prompt's cost little on their way.
+
+    token_ids, ranks: (n,) int32. values: (n,) float32. top_ids: (n, num_top) int32, top_values the same of float32.
+    """
+
+    num_top: int
+    token_ids: bytes
+    values: bytes
+    ranks: bytes
+    top_ids: bytes
+    top_values: bytes
+
+    def __len__(self) -> int:
+        return len(self.token_ids) // 4
+
+    def entries(self) -> list[TokenLogprob]:
+        ids, values, ranks = (
+            np.frombuffer(content, dtype).tolist()
+            for content, dtype in ((self.token_ids, np.int32), (self.values, np.float32), (self.ranks, np.int32))
+        )
+        shape = len(self), self.num_top
+        top_ids = np.frombuffer(self.top_ids, np.int32).reshape(shape).tolist()
+        top_values = np.frombuffer(self.top_values, np.float32).reshape(shape).tolist()
+        tops = (tuple(zip(*each, strict=True)) for each in zip(top_ids, top_values, strict=True))
+        return [TokenLogprob(*each) for each in zip(ids, values, ranks, tops, strict=True)]
+
+
+def join_logprobs(parts: Sequence[Logprobs]) -> Logprobs:
+    """Those of one text whose parts came one after the other, all with as many of the likeliest."""
+    return Logprobs(
+        parts[0].num_top,
+        *(
+            b"".join(getattr(part, name) for part in parts)
+            for name in ("token_ids", "values", "ranks", "top_ids", "top_values")
+        ),
+    )
+
+
+class TokenOutput(msgspec.Struct, frozen=True, omit_defaults=True):
+    """New tokens of one sequence; the last one carries a finish reason and the usage.
+
+    logprobs: of these tokens, and of the one that ended the completion. prompt_logprobs: of the prompt's next tokens.
+    """
 
     token_ids: tuple[int, ...]
-    finish_reason: FinishReason | None
-    usage: SequenceUsage | None
+    finish_reason: FinishReason | None = None
+    usage: SequenceUsage | None = None
+    logprobs: Logprobs | None = None
+    prompt_logprobs: Logprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
-"""Executes what the scheduler decided: ScheduledBatch -> ForwardBatch -> sampled tokens. The torch half."""
+"""Executes what the scheduler decided: ScheduledBatch -> ForwardBatch -> StepResult. The torch half."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,11 +18,11 @@ from models.kernels.bind import bind
 from models.kernels.choose import Choice, preferred_block_size
 from models.kernels.environment import probe
 from models.load import load_decoder
-from models.sampler import SamplingRow, sample
 from server.cache.planner import CachePlan
 from server.config import ConfigError, EngineConfig
 from server.device_rows import DeviceRows
-from server.sequence import ScheduledBatch
+from server.sampling import draw, score, scores
+from server.sequence import ScheduledBatch, StepResult
 from server.step_tensors import StepTensors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -113,25 +114,14 @@ class Runner:
         return None
 
     @torch.inference_mode()
-    def run(self, batch: ScheduledBatch) -> dict[str, int]:
-        """Compute the step; returns request id -> sampled token, for the parts that sample."""
+    def run(self, batch: ScheduledBatch) -> StepResult:
+        """Compute the step."""
         copy_rows(self._caches, batch.copies)
         forward = self._steps.fill(batch)
+        if scores(batch):
+            hidden = self.decoder.hidden(forward, self._caches)
+            result = draw(batch, self.decoder.logits(hidden[forward.logit_rows]))
+            return replace(result, prompt_logprobs=score(batch, self.decoder, hidden))
         if self._graphs is not None and self._graphs.takes(forward):
-            logits = self._graphs.run(forward)
-        else:
-            logits = self.decoder(forward, self._caches)
-        sampling = [part.sequence for part in batch.parts if part.samples]
-        rows = [
-            SamplingRow(
-                temperature=sequence.request.params.temperature,
-                top_p=sequence.request.params.top_p,
-                top_k=sequence.request.params.top_k,
-                min_p=sequence.request.params.min_p,
-                seed=sequence.seed,
-                step=sequence.num_generated,
-            )
-            for sequence in sampling
-        ]
-        tokens = sample(logits, rows)
-        return {s.request_id: token for s, token in zip(sampling, tokens, strict=True)}
+            return draw(batch, self._graphs.run(forward))
+        return draw(batch, self.decoder(forward, self._caches))

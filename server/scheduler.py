@@ -155,6 +155,7 @@ class Scheduler:
             self.counters.prompt_tokens += max(0, min(part.num_tokens, sequence.num_prompt - sequence.num_computed))
             self.queue.charge(sequence, part.num_tokens)
             sequence.num_computed += part.num_tokens
+            sequence.num_scored = max(sequence.num_scored, min(sequence.num_computed, sequence.num_to_score))
             sequence.num_unknown += part.samples
             if part.num_tokens > 1 or part.snapshots:
                 self.memory.commit(sequence)
@@ -336,8 +337,9 @@ class Scheduler:
     def _append(self, sequence: Sequence, token: int, eos_token_ids: frozenset[int], now_s: float) -> TokenOutput:
         if sequence.first_token_s is None:
             sequence.first_token_s = now_s
-        sequence.token_ids.append(token)
-        self.counters.generation_tokens += 1
+        if sequence.request.params.max_tokens:
+            sequence.token_ids.append(token)
+            self.counters.generation_tokens += 1
         reason = self._finish_reason(sequence, token, eos_token_ids)
         if reason is None:
             return TokenOutput((token,), None, None)
@@ -345,7 +347,7 @@ class Scheduler:
         self._end(sequence)
         self.counters.finished += 1
         # The token that ends a completion is counted but not part of its text.
-        return TokenOutput(() if reason == "stop" else (token,), reason, usage)
+        return TokenOutput((token,) if reason == "length" and sequence.num_generated else (), reason, usage)
 
     def _is_full(self, sequence: Sequence) -> bool:
         """Whether its last token is on its way, whatever it will be."""
@@ -356,6 +358,8 @@ class Scheduler:
 
     def _finish_reason(self, sequence: Sequence, token: int, eos_token_ids: frozenset[int]) -> FinishReason | None:
         params = sequence.request.params
+        if not params.max_tokens:
+            return "length"
         if token in params.stop_token_ids or (token in eos_token_ids and not params.ignore_eos):
             return "stop"
         full = len(sequence.token_ids) >= self._limits.max_context

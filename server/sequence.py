@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from server.cache.blocks import RowCopy
 from server.cache.runs import Run, Tokens
-from server.request import EngineRequest
+from server.request import EngineRequest, Logprobs
 
 Table = NDArray[np.int64]
 
@@ -27,7 +27,8 @@ class Sequence:
     of the request's marks are held already. pieces: the names of its tokens' runs on the disk, those that are computed.
     is_looked_up: the tiers below were asked for it since it waits. kept_piece: what it will go on from in the
     host's memory, after it was preempted. num_unknown: tokens that are sampled, but not read back yet, and so are
-    not in `token_ids`.
+    not in `token_ids`. num_scored: tokens of the prompt after which the next one's log-probability is told already,
+    where that is wanted.
     """
 
     request: EngineRequest
@@ -53,6 +54,7 @@ class Sequence:
     first_token_s: float | None = None
     peak_bytes: int = 0
     num_unknown: int = 0
+    num_scored: int = 0
 
     def as_array(self) -> Tokens:
         """Its token ids so far, as the prefix index compares them; made once, and longer as there are more."""
@@ -93,6 +95,18 @@ class Sequence:
         return self.num_tokens - self.num_computed
 
     @property
+    def num_to_score(self) -> int:
+        """Tokens of the prompt after which the next one's log-probability is wanted: all but its last, or none."""
+        return 0 if self.request.params.prompt_logprobs is None else self.num_prompt - 1
+
+    @property
+    def num_usable(self) -> int:
+        """How many of its first tokens it may find computed: the last one's logits are always wanted, and so are those
+        of a prompt that is scored, from where it is not.
+        """
+        return len(self.token_ids) - 1 if self.num_scored >= self.num_to_score else self.num_scored
+
+    @property
     def decodes(self) -> bool:
         """All but the newest token is computed: the next step is a decode step."""
         return self.num_computed > 0 and self.num_remaining == 1
@@ -110,6 +124,13 @@ class ScheduledSequence:
     samples: bool
     snapshots: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def scored(self) -> range:
+        """The positions among them that score the prompt's next token."""
+        sequence = self.sequence
+        start, stop = sequence.num_computed, sequence.num_computed + self.num_tokens
+        return range(max(start, sequence.num_scored), min(stop, sequence.num_to_score))
+
 
 @dataclass(frozen=True, slots=True)
 class ScheduledBatch:
@@ -125,3 +146,15 @@ class ScheduledBatch:
     @property
     def num_tokens(self) -> int:
         return sum(part.num_tokens for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What came of a step, by request id: tokens of the parts that sample, and log-probabilities for who wants them.
+
+    prompt_logprobs: of the tokens after the positions that a part scores.
+    """
+
+    tokens: dict[str, int]
+    logprobs: dict[str, Logprobs] = field(default_factory=dict)
+    prompt_logprobs: dict[str, Logprobs] = field(default_factory=dict)

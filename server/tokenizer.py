@@ -52,6 +52,10 @@ class ModelTokenizer:
         """Whether `decode` looks at it: it passes over special tokens, and over ids that it does not know."""
         return self._vocabulary.has_text(token_id)
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token stands for wherever it is in a text, which need not be whole characters."""
+        return self._vocabulary.token_bytes(token_id)
+
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return self._vocabulary.decode(token_ids, skip_special_tokens=skip_special_tokens)
 

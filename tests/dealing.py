@@ -14,6 +14,7 @@ TOGETHER: dict[str, tuple[str, ...]] = {
         "tests/server/test_caching.py",
         "tests/server/test_choices.py",
         "tests/server/test_end_to_end.py",
+        "tests/server/test_logprobs.py",
         "tests/server/test_reference.py",
         "tests/server/test_requests.py",
     ),

@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from tempfile import TemporaryDirectory
 
@@ -14,9 +15,9 @@ from server.cache.planner import CachePlan
 from server.cache.tiers import DiskStore
 from server.config import Policy
 from server.engine import Engine
-from server.request import EngineRequest, FinishReason, SamplingParams, TokenOutput
+from server.request import EngineRequest, FinishReason, Logprobs, SamplingParams, TokenOutput
 from server.scheduler import SchedulerLimits
-from server.sequence import ScheduledBatch, ScheduledSequence
+from server.sequence import ScheduledBatch, ScheduledSequence, StepResult
 
 VOCAB_SIZE = 61
 EOS = 0
@@ -27,6 +28,13 @@ NextToken = Callable[[Sequence[int]], int]
 def hashed_token(tokens: Sequence[int]) -> int:
     """The next token after `tokens`: any change of a token, of the order or of the length changes it."""
     return zlib.crc32(",".join(map(str, tokens)).encode()) % VOCAB_SIZE
+
+
+def scripted_logprobs(seen: Sequence[Sequence[int]], follow: Sequence[int]) -> Logprobs:
+    """What the scripted model says of tokens behind others; any change of those changes it."""
+    values = [-zlib.crc32(repr((list(tokens), token)).encode()) for tokens, token in zip(seen, follow, strict=True)]
+    follow = array("i", follow)
+    return Logprobs(0, follow.tobytes(), array("f", values).tobytes(), follow.tobytes(), b"", b"")
 
 
 def planned_tokens(plans: Mapping[tuple[int, ...], Sequence[int]]) -> NextToken:
@@ -54,17 +62,24 @@ class ScriptedModel:
         self._owners: list[tuple[str, int] | None] = [None] * (plan.arena_bytes or 0)
         self.batches: list[list[tuple[str, int]]] = []
 
-    def run(self, batch: ScheduledBatch) -> dict[str, int]:
+    def run(self, batch: ScheduledBatch) -> StepResult:
         self.batches.append([(part.sequence.request.request_id, part.num_tokens) for part in batch.parts])
         self.copy(batch.copies)
         # All write before any reads: what one part overwrites of another shows.
         for part in batch.parts:
             self._remember(part)
-        return {
-            part.sequence.request.request_id: self._next_token(self._recall(part))
-            for part in batch.parts
-            if part.samples
-        }
+        tokens, logprobs, prompts = {}, {}, {}
+        for part in batch.parts:
+            request, recalled = part.sequence.request, self._recall(part)
+            if part.samples:
+                tokens[request.request_id] = token = self._next_token(recalled)
+                if request.params.logprobs is not None:
+                    logprobs[request.request_id] = scripted_logprobs([recalled], [token])
+            if part.scored:
+                seen = [recalled[: position + 1] for position in part.scored]
+                follow = [part.sequence.token_ids[position + 1] for position in part.scored]
+                prompts[request.request_id] = scripted_logprobs(seen, follow)
+        return StepResult(tokens, logprobs, prompts)
 
     def copy(self, copies: Sequence[RowCopy]) -> None:
         for kind, source, target in copies:

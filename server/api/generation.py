@@ -114,6 +114,9 @@ def refuse_by_bytes(hosted: HostedModel, text: str, *, param: str) -> None:
 
 
 def sampling_params(body: GenerationRequest, max_tokens: int, defaults: SamplingDefaults) -> SamplingParams:
+    # The prompt is scored for its own field, and for the text that is given back.
+    asked = (body.prompt_logprobs, body.num_top if body.echoes else None)
+    wanted = [num_top for num_top in asked if num_top is not None]
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=defaults.temperature if body.temperature is None else body.temperature,
@@ -124,17 +127,20 @@ def sampling_params(body: GenerationRequest, max_tokens: int, defaults: Sampling
         seed=None if body.seed is None else body.seed % 2**63,
         stop_token_ids=tuple(body.stop_token_ids or ()),
         ignore_eos=body.ignore_eos,
+        logprobs=body.num_top if max_tokens else None,
+        prompt_logprobs=max(wanted, default=None),
     )
 
 
 def engine_requests(answer_id: str, request: EngineRequest, count: int) -> list[EngineRequest]:
-    """One for each completion, with ids and seeds of their own; without a seed the engine draws one for each."""
+    """One for each completion, with ids and seeds of their own; without a seed the engine draws one for each. The first
+    scores the prompt for all.
+    """
     seed = request.params.seed
     seeds = [None if seed is None else (seed + place) % 2**63 for place in range(count)]
-    return [
-        replace(request, request_id=f"{answer_id}-{place}", params=replace(request.params, seed=each))
-        for place, each in enumerate(seeds)
-    ]
+    params = [replace(request.params, seed=seeds[0])]
+    params += [replace(request.params, seed=each, prompt_logprobs=None) for each in seeds[1:]]
+    return [replace(request, request_id=f"{answer_id}-{place}", params=each) for place, each in enumerate(params)]
 
 
 def check_vocabulary(hosted: HostedModel, token_ids: Sequence[int], *, param: str) -> None:
@@ -164,7 +170,7 @@ def fit_max_tokens(
     if engine.info is None:
         raise from_engine_error(EngineUnavailableError(engine.state, RETRY_AFTER_S, engine.last_error))
     limit = engine.info.max_context_tokens
-    if num_prompt + (wanted or 1) > limit:
+    if num_prompt + (1 if wanted is None else wanted) > limit:
         asked = f" and {wanted} to generate" if wanted else ""
         raise bad_request(
             f"{param}: the model's context is {limit} tokens, but {num_prompt} tokens of prompt{asked} were asked for",
@@ -172,7 +178,9 @@ def fit_max_tokens(
             code="context_length_exceeded",
         )
     left = limit - num_prompt
-    return wanted or (left if default is None else min(default, left))
+    if wanted is not None:
+        return wanted
+    return left if default is None else min(default, left)
 
 
 async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:

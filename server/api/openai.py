@@ -1,5 +1,6 @@
 """OpenAI's protocol: /v1/chat/completions, /v1/completions and /v1/models."""
 
+import asyncio
 import json
 import time
 import uuid
@@ -26,12 +27,13 @@ from server.api.generation import (
     until_disconnect,
     usage_body,
 )
+from server.api.logprobs import Telling, echo_of
 from server.api.marks import NO_MARKS, Marks, chat_marks
 from server.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
 from server.api.state import find_model, served
 from server.errors import ApiError
 from server.hosting import HostedModel, TextOutput
-from server.request import EngineRequest
+from server.request import EngineRequest, Logprobs, TokenLogprob
 
 SSE = "text/event-stream"
 DONE = "data: [DONE]\n\n"
@@ -44,10 +46,20 @@ router = APIRouter(prefix="/v1", route_class=KeyedRoute)
 
 
 @dataclass(frozen=True, slots=True)
+class Completed:
+    """All of one completion: its text, its last output, and of its tokens what is wanted."""
+
+    text: str
+    end: TextOutput
+    logprobs: Sequence[tuple[TokenLogprob, int]] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
     """How one endpoint writes its answers: a chat's messages and deltas, or plain text."""
 
     chat: bool
+    telling: Telling
     answer_id: str
     model: str
     created_s: int
@@ -68,21 +80,47 @@ class Shape:
         # Only the last chunk has figures; the field is there in all, as in OpenAI's answers.
         return frame | {"usage": None} if self.include_usage else frame
 
-    def whole(self, texts: Sequence[str], ends: Sequence[TextOutput]) -> dict[str, Any]:
-        choices = []
-        for text, end in zip(texts, ends, strict=True):
-            message = {"role": "assistant", "content": text, "refusal": None}
-            content = {"message": message} if self.chat else {"text": text}
-            choices.append({"index": end.index, **content, "logprobs": None, "finish_reason": end.finish_reason})
-        return self._frame("chat.completion" if self.chat else "text_completion", choices)
+    def whole(self, completed: Sequence[Completed], prompt: Logprobs | None = None) -> dict[str, Any]:
+        telling, choices = self.telling, []
+        field = telling.prompt_body(prompt)
+        before = telling.echo.text if telling.echo else ""
+        for each in completed:
+            message = {"role": "assistant", "content": each.text, "refusal": None}
+            content = {"message": message} if self.chat else {"text": before + each.text, **field}
+            logprobs = telling.whole(prompt, each.logprobs)
+            ended = {"logprobs": logprobs, "finish_reason": each.end.finish_reason}
+            choices.append({"index": each.end.index, **content, **ended})
+        frame = self._frame("chat.completion" if self.chat else "text_completion", choices)
+        return frame | field if self.chat else frame
 
-    def chunk(self, index: int, text: str | None, reason: str | None, *, first: bool = False) -> dict[str, Any]:
+    def chunk(
+        self,
+        index: int,
+        text: str | None,
+        reason: str | None,
+        *,
+        first: bool = False,
+        logprobs: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
         role = {"role": "assistant"} if first else {}
         delta = (
             {"delta": {**role, **({} if text is None else {"content": text})}} if self.chat else {"text": text or ""}
         )
-        choice = {"index": index, **delta, "logprobs": None, "finish_reason": reason}
+        choice = {"index": index, **delta, "logprobs": logprobs, "finish_reason": reason}
         return self._chunk_frame([choice])
+
+    def first_chunks(self) -> list[dict[str, Any]]:
+        """What every choice begins with before anything is computed."""
+        if self.chat:
+            return [self.chunk(index, "", None, first=True) for index in range(self.num_choices)]
+        known = self.telling.echo is not None and not self.telling.echoes_scores
+        return self.echo_chunks(None) if known else []
+
+    def echo_chunks(self, prompt: Logprobs | None) -> list[dict[str, Any]]:
+        """The prompt that is given back."""
+        assert self.telling.echo is not None
+        logprobs = self.telling.echoed(prompt)
+        return [self.chunk(index, self.telling.echo.text, None, logprobs=logprobs) for index in range(self.num_choices)]
 
     def usage_chunk(self, usage: dict[str, Any]) -> dict[str, Any]:
         return self._chunk_frame([]) | {"usage": usage}
@@ -97,7 +135,8 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     wanted = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     max_tokens = fit_max_tokens(hosted, len(token_ids), wanted, param="messages")
     marks = await chat_marks(hosted.tokenizer, body.messages, token_ids)
-    return await _answer(request, body, hosted, token_ids, max_tokens=max_tokens, chat=True, marks=marks)
+    telling = Telling(hosted.tokenizer, True, token_ids, body.num_top, body.prompt_logprobs)
+    return await _answer(request, body, hosted, telling, max_tokens=max_tokens, marks=marks)
 
 
 @router.post("/completions")
@@ -107,7 +146,10 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
     marks = with_context(request, body)
     token_ids = await prompt_tokens(hosted, body)
     max_tokens = fit_max_tokens(hosted, len(token_ids), body.max_tokens, param="prompt", default=COMPLETION_MAX_TOKENS)
-    return await _answer(request, body, hosted, token_ids, max_tokens=max_tokens, chat=False, marks=marks)
+    prompt = body.single_prompt
+    echo = await asyncio.to_thread(echo_of, hosted.tokenizer, prompt, token_ids) if body.echo else None
+    telling = Telling(hosted.tokenizer, False, token_ids, body.num_top, body.prompt_logprobs, echo)
+    return await _answer(request, body, hosted, telling, max_tokens=max_tokens, marks=marks)
 
 
 @router.get("/models")
@@ -146,12 +188,12 @@ async def _answer(
     request: Request,
     body: GenerationRequest,
     hosted: HostedModel,
-    token_ids: list[int],
+    telling: Telling,
     *,
     max_tokens: int,
-    chat: bool,
     marks: Marks = NO_MARKS,
 ) -> Response:
+    token_ids, chat = telling.token_ids, telling.chat
     check_vocabulary(hosted, token_ids, param="messages" if chat else "prompt")
     answer_id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
     params = sampling_params(body, max_tokens, hosted.defaults)
@@ -168,7 +210,7 @@ async def _answer(
     )
     requests = engine_requests(answer_id, whole, body.n or 1)
     job = Job(hosted, requests, body.stop or [], served(request).metrics, goes_on=not chat)
-    shape = Shape(chat, answer_id, hosted.name, int(time.time()), body.include_usage, len(requests))
+    shape = Shape(chat, telling, answer_id, hosted.name, int(time.time()), body.include_usage, len(requests))
     if not body.stream:
         return await _whole(request, job, shape)
     outputs = job.run()
@@ -184,22 +226,33 @@ async def _answer(
 
 async def _whole(request: Request, job: Job, shape: Shape) -> Response:
     try:
-        texts, ends = await until_disconnect(request, _collect(job))
+        completed, prompt = await until_disconnect(request, _collect(job))
     except ClientGoneError:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return JSONResponse(shape.whole(texts, ends) | {"usage": usage_body(ends), "fathom": fathom_body(ends)})
+
+    def respond() -> Response:
+        ends = [each.end for each in completed]
+        figures = {"usage": usage_body(ends), "fathom": fathom_body(ends)}
+        return JSONResponse(shape.whole(completed, prompt) | figures)
+
+    # What is told of a long prompt takes a while to write.
+    return respond() if prompt is None else await asyncio.to_thread(respond)
 
 
-async def _collect(job: Job) -> tuple[list[str], list[TextOutput]]:
-    """Each completion's text and last output, in the order of their indices."""
-    parts: list[list[str]] = [[] for _ in job.requests]
+async def _collect(job: Job) -> tuple[list[Completed], Logprobs | None]:
+    """Each completion, in the order of their indices, and what is told of the prompt."""
+    texts: list[list[str]] = [[] for _ in job.requests]
+    logprobs: list[list[tuple[TokenLogprob, int]]] = [[] for _ in job.requests]
     ends: dict[int, TextOutput] = {}
+    prompt: Logprobs | None = None
     async for output in job.run():
-        parts[output.index].append(output.text)
+        texts[output.index].append(output.text)
+        logprobs[output.index] += output.logprobs
+        prompt = output.prompt_logprobs or prompt
         if output.finish_reason is not None:
             ends[output.index] = output
-    assert len(ends) == len(parts), "an engine ends a request with an output or an error"
-    return ["".join(each) for each in parts], [ends[index] for index in range(len(parts))]
+    assert len(ends) == len(texts), "an engine ends a request with an output or an error"
+    return [Completed("".join(texts[each]), ends[each], logprobs[each]) for each in range(len(texts))], prompt
 
 
 async def events(
@@ -207,8 +260,8 @@ async def events(
 ) -> AsyncGenerator[str, None]:
     """Server-sent events, of all choices as they come. Whoever stops reading closes `outputs`, which aborts them."""
     try:
-        for index in range(shape.num_choices if shape.chat else 0):
-            yield _event(shape.chunk(index, "", None, first=True))
+        for chunk in shape.first_chunks():
+            yield _event(chunk)
         output, spoken_s = first, time.monotonic()
         ends: dict[int, TextOutput] = {}
         while True:
@@ -237,7 +290,10 @@ async def events(
 
 
 def _chunks(output: TextOutput, shape: Shape) -> list[dict[str, Any]]:
-    chunks = [shape.chunk(output.index, output.text, None)] if output.text else []
+    if output.prompt_logprobs is not None:
+        return shape.echo_chunks(output.prompt_logprobs)
+    logprobs = shape.telling.generated(output.logprobs)
+    chunks = [shape.chunk(output.index, output.text, None, logprobs=logprobs)] if output.text or logprobs else []
     if output.finish_reason is not None:
         chunks.append(shape.chunk(output.index, None, output.finish_reason))
     return chunks

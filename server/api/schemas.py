@@ -26,6 +26,7 @@ MAX_TIMEOUT_S = 86_400
 MAX_KEY_CHARS = 256  # of cache_salt and prompt_cache_key
 MAX_MARKS = 4  # Anthropic's limit for such boundaries
 TTL_S = {"5m": 300.0, "1h": 3600.0}
+MAX_LOGPROBS = 20  # of the likeliest tokens that can be told of at each place; OpenAI's for chats
 INT32 = 2**31  # the engine's integers: token ids and top_k are below
 
 Neutral = Mapping[str, tuple[Any, ...]]
@@ -33,12 +34,9 @@ Neutral = Mapping[str, tuple[Any, ...]]
 # Fields of OpenAI's API that are not implemented, with the values at which they change nothing.
 NEUTRAL: Neutral = {
     "best_of": (1, None),
-    "echo": (False, None),
     "frequency_penalty": (0, 0.0, None),
     "presence_penalty": (0, 0.0, None),
     "logit_bias": ({}, None),
-    "logprobs": (False, None),
-    "top_logprobs": (0, None),
     "suffix": ("", None),
     "response_format": ({"type": "text"}, None),
     "tools": ([], None),
@@ -101,6 +99,7 @@ CacheSalt = Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARS), AfterV
 ContextName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Ttl = Literal["5m", "1h"]
 Positive = Annotated[StrictInt, Field(ge=1)]
+NumTop = Annotated[StrictInt, Field(ge=0, le=MAX_LOGPROBS)]
 TokenId = Annotated[StrictInt, Field(ge=0, lt=INT32)]
 # Lists end at the first wrong element: to tell of each of a million would stop the server for a minute.
 TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
@@ -146,14 +145,14 @@ class GenerationRequest(Strict):
     """The fields that chats and plain completions share. None means the default, as in OpenAI's API."""
 
     extensions: ClassVar[str] = (
-        "top_k, min_p, ignore_eos, stop_token_ids, cache_salt, context, priority and timeout_s are extensions "
-        "of OpenAI's API"
+        "top_k, min_p, ignore_eos, stop_token_ids, prompt_logprobs, cache_salt, context, priority and timeout_s are "
+        "extensions of OpenAI's API"
     )
     neutral: ClassVar[Neutral] = NEUTRAL
 
     model: Text
     n: Annotated[StrictInt, Field(ge=1, le=MAX_CHOICES)] | None = None
-    max_tokens: Positive | None = None
+    max_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
     temperature: Temperature | None = None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
     top_k: Annotated[StrictInt, Field(ge=-1, lt=INT32)] | None = None
@@ -162,6 +161,7 @@ class GenerationRequest(Strict):
     stop: Annotated[list[StopString], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     stop_token_ids: TokenIds | None = None
     ignore_eos: StrictBool = False
+    prompt_logprobs: NumTop | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     user: Text | None = None
@@ -180,6 +180,24 @@ class GenerationRequest(Strict):
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options: is only allowed when stream is true")
         return self
+
+    @model_validator(mode="after")
+    def check_prompt_logprobs(self) -> "GenerationRequest":
+        if self.prompt_logprobs is not None and self.stream:
+            raise ValueError("prompt_logprobs: is not supported where stream is true")
+        if self.max_tokens == 0 and self.prompt_logprobs is None and not self.echoes:
+            raise ValueError("max_tokens: must be at least 1, unless echo or prompt_logprobs asks for the prompt")
+        return self
+
+    @property
+    def echoes(self) -> bool:
+        """Whether the prompt is given back with the answer."""
+        return False
+
+    @property
+    def num_top(self) -> int | None:
+        """Of how many of the likeliest tokens the log-probability is wanted, besides each one's own; None: of none."""
+        raise NotImplementedError
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -245,8 +263,22 @@ Messages = Annotated[list[Message], Field(min_length=1, fail_fast=True), AfterVa
 
 
 class ChatRequest(GenerationRequest):
+    neutral: ClassVar[Neutral] = {**NEUTRAL, "echo": (False, None)}
+
     messages: Messages
     max_completion_tokens: Positive | None = None
+    logprobs: StrictBool | None = None
+    top_logprobs: NumTop | None = None
+
+    @model_validator(mode="after")
+    def check_top_logprobs(self) -> "ChatRequest":
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs: is only allowed when logprobs is true")
+        return self
+
+    @property
+    def num_top(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @model_validator(mode="after")
     def check_max_tokens(self) -> "ChatRequest":
@@ -259,6 +291,10 @@ class ChatRequest(GenerationRequest):
 class CompletionRequest(GenerationRequest):
     """`prompt`: one text, or the token ids of one; a list may hold one prompt."""
 
+    neutral: ClassVar[Neutral] = {**NEUTRAL, "top_logprobs": (0, None)}
+
+    echo: StrictBool | None = None
+    logprobs: NumTop | None = None
     prompt: Annotated[
         Annotated[Text, Tag(TEXT)]
         | Annotated[TokenIds, Tag(LIST)]
@@ -275,6 +311,14 @@ class CompletionRequest(GenerationRequest):
             if self.prompt[0] == []:
                 raise ValueError("prompt: must not be empty")
         return self
+
+    @property
+    def echoes(self) -> bool:
+        return bool(self.echo)
+
+    @property
+    def num_top(self) -> int | None:
+        return self.logprobs
 
     @property
     def single_prompt(self) -> str | list[int]:

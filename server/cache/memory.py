@@ -96,10 +96,9 @@ class SequenceMemory:
     def admit(self, sequence: Sequence) -> bool:
         """Give a sequence all that its tokens so far need, and what is known of them; False if there is no room."""
         tokens = sequence.as_array()
-        # The last token is always computed: its logits are what is wanted.
         self.holds.expire(monotonic())
         salt = sequence.request.cache_salt
-        if self._admit(sequence, tokens, *self.index.find(tokens[:-1], salt)):
+        if self._admit(sequence, tokens, *self.index.find(tokens[: sequence.num_usable], salt)):
             return True
         # What is known may take the room that the rest needs. Where nobody runs who will end, it goes.
         if self._running:

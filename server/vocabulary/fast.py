@@ -1,5 +1,6 @@
 """Vocabularies of the `tokenizers` library: what tokenizer.json holds, and what is made of a file of ranks."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from tokenizers import Tokenizer
 
 from models.errors import ModelError
 from server.vocabulary.bound import max_token_bytes
+from server.vocabulary.letters import BYTE_PIECE, SPACE, byte_letters
 from server.vocabulary.reuse import ReusingEncoder, is_memoryless
 
 
@@ -22,6 +24,9 @@ class FastVocabulary:
         self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self._encoder = ReusingEncoder(tokenizer) if is_memoryless(tokenizer) else None
         self._max_token_bytes = max_token_bytes(tokenizer)
+        self._added = {token_id: token.content for token_id, token in added.items()}
+        self._decoders = _decoder_kinds(tokenizer)
+        self._bytes = {letter: byte for byte, letter in enumerate(byte_letters())}
         # The library counts the tokens, but there may be gaps between their ids.
         self._size = max(tokenizer.get_vocab().values(), default=-1) + 1
 
@@ -43,8 +48,27 @@ class FastVocabulary:
     def has_text(self, token_id: int) -> bool:
         return token_id not in self._special_ids and self._tokenizer.id_to_token(token_id) is not None
 
+    def token_bytes(self, token_id: int) -> bytes:
+        text = self._added.get(token_id) or self._tokenizer.id_to_token(token_id) or ""
+        if token_id in self._added:
+            return text.encode()
+        if "ByteLevel" in self._decoders:
+            # A letter that stands for no byte is one that the decoder leaves as it is.
+            return b"".join(bytes([self._bytes[a]]) if a in self._bytes else a.encode() for a in text)
+        if "ByteFallback" in self._decoders and (match := BYTE_PIECE.fullmatch(text)):
+            return bytes([int(match[1], 16)])
+        return text.replace(SPACE, " ").encode()
+
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
+
+
+def _decoder_kinds(tokenizer: Tokenizer) -> frozenset[str]:
+    """The names of the steps from tokens to text. Only a decoder's pickle tells of those within a sequence."""
+    if tokenizer.decoder is None:
+        return frozenset()
+    content = json.loads(tokenizer.decoder.__getstate__())
+    return frozenset(step["type"] for step in (content, *content.get("decoders", ())))
 
 
 def read_tokenizer_json(file: Path) -> FastVocabulary:

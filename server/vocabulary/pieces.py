@@ -10,8 +10,8 @@ from sentencepiece import SentencePieceProcessor
 
 from models.errors import ModelError
 from server.vocabulary.added import AddedToken, SpecialTokens, surrounding
+from server.vocabulary.letters import BYTE_PIECE, SPACE
 
-SPACE = "\u2581"  # how pieces write a space
 # Appended to a model, which is a protobuf message, these override fields of its normalizer_spec (field 3): messages
 # that come twice are merged. Source: sentencepiece_model.proto, add_dummy_prefix = 3, remove_extra_whitespaces = 4.
 NO_PREFIX = b"\x1a\x02\x18\x00"
@@ -74,6 +74,17 @@ class PieceVocabulary:
     def has_text(self, token_id: int) -> bool:
         added = self._by_id.get(token_id)
         return 0 <= token_id < self._num_pieces if added is None else not added.special
+
+    def token_bytes(self, token_id: int) -> bytes:
+        added = self._by_id.get(token_id)
+        if added is not None:
+            return added.text.encode()
+        if not 0 <= token_id < self._num_pieces:
+            return b""
+        piece = self._plain.id_to_piece(token_id)
+        if self._plain.is_byte(token_id) and (match := BYTE_PIECE.fullmatch(piece)):
+            return bytes([int(match[1], 16)])
+        return str(piece).replace(SPACE, " ").encode()
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         texts: list[str] = []

@@ -18,6 +18,7 @@ from tokenizers.models import BPE
 from models.errors import ModelError, UnsupportedModelError
 from server.vocabulary.added import CONFIG, AddedToken, SpecialTokens, surrounding
 from server.vocabulary.fast import FastVocabulary
+from server.vocabulary.letters import byte_letters
 
 LINE = re.compile(rb"([A-Za-z0-9+/]+={0,2}) ([0-9]+)\s*")
 # How a text is cut into words before their bytes are joined.
@@ -105,7 +106,7 @@ def _tokenizer(
     Raises:
         ModelError: an added token has the id of a rank.
     """
-    letters = _letters()
+    letters = byte_letters()
     vocabulary = {_spell(token, letters): rank for token, rank in ranks.items()}
     taken = set(ranks.values())
     for token in added:
@@ -146,13 +147,6 @@ def _merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
         known = [(left, right) for left, right in pairs if left in ranks and right in ranks]
         merges += sorted(known, key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
     return merges
-
-
-def _letters() -> list[str]:
-    """The letter that stands for each byte in the library's byte-level vocabularies, which can't hold bytes."""
-    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    hidden = [byte for byte in range(256) if byte not in visible]
-    return [chr(byte) if byte in visible else chr(256 + hidden.index(byte)) for byte in range(256)]
 
 
 def _spell(token: bytes, letters: Sequence[str]) -> str:

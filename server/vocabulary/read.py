@@ -33,6 +33,12 @@ class Vocabulary(Protocol):
         """Whether `decode` looks at it: it passes over special tokens, and over ids that it does not know."""
         ...
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token stands for wherever it is in a text: a part of a character, a space before a word. A special
+        token's are its name's; none for an id that it does not know.
+        """
+        ...
+
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str: ...
 
 

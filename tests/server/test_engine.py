@@ -111,8 +111,8 @@ def test_a_request_keeps_its_seed_and_gets_one_otherwise():
 def test_requests_that_make_no_sense_cannot_be_made():
     with pytest.raises(ValueError, match="at least one token"):
         make_request("a", (), 1)
-    with pytest.raises(ValueError, match="max_tokens must be at least 1, got 0"):
-        make_request("a", (1,), 0)
+    with pytest.raises(ValueError, match="max_tokens must be at least 0, got -1"):
+        make_request("a", (1,), -1)
 
 
 @pytest.mark.parametrize("name", sorted(LEAST))

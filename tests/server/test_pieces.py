@@ -101,6 +101,18 @@ def test_texts_are_encoded_as_by_the_library(pair, name, legacy):
             assert tokenizer.encode(text, add_special_tokens=False) == processor.encode(text)
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_tokens_have_the_bytes_of_a_text(pair, name):
+    """Those of all of a text's tokens are the text, but for the space before it and what a model takes for the same."""
+    tokenizer, processor = pair(name, added_tokens_decoder=declared({500: "<|user|>"}))
+    assert (tokenizer.token_bytes(500), tokenizer.token_bytes(10**6)) == (b"<|user|>", b"")
+    for text in TEXTS:
+        token_ids = processor.encode(text)
+        if not has_special(text, processor) and processor.unk_id() not in token_ids:
+            joined = b"".join(tokenizer.token_bytes(token) for token in token_ids).decode()
+            assert joined.strip(" ") == processor.decode(token_ids).strip(" ")
+
+
 @pytest.mark.parametrize("legacy", LEGACY)
 @pytest.mark.parametrize("name", KINDS)
 def test_pieces_joined_are_the_whole_text(pair, name, legacy):

@@ -83,6 +83,13 @@ def test_texts_are_encoded_as_by_tiktoken(pair):
         assert tokenizer.decode(token_ids, skip_special_tokens=False) == reference.decode(token_ids) == text
 
 
+def test_tokens_have_tiktokens_bytes(pair):
+    tokenizer, reference = pair
+    tokens = [*range(NUM_RANKS), *(reference.encode_single_token(text) for text in reference.special_tokens_set)]
+    assert [tokenizer.token_bytes(token) for token in tokens] == reference.decode_tokens_bytes(tokens)
+    assert tokenizer.token_bytes(tokenizer.vocab_size) == b""
+
+
 def test_ranks_in_any_order(tmp_path):
     """The longest do not need to be the last: what counts is the rank of what two neighbours make together."""
     rng = random.Random(1)

@@ -131,7 +131,7 @@ def forced_logits(runner: Runner, token_ids: list[int], chunks: list[int]) -> to
     start(runner)
     sequence = Sequence(make_request("r", token_ids, 1), 0, 0.0, token_ids, block_table=list(range(40)), state_slot=1)
     for size in chunks:
-        [token] = runner.run(ScheduledBatch((ScheduledSequence(sequence, size, True),))).values()
+        [token] = runner.run(ScheduledBatch((ScheduledSequence(sequence, size, True),))).tokens.values()
         assert token == int(seen[-1].argmax())
         sequence.num_computed += size
     hook.remove()

@@ -53,6 +53,13 @@ def test_pieces_joined_are_the_whole_text(token_ids, data):
     assert "".join(pieces) + detokenizer.add([], last=True) == TOKENIZER.decode(token_ids)
 
 
+@given(st.text(max_size=40))
+def test_tokens_have_the_bytes_of_a_text(text):
+    token_ids = [token for token in of_a_text(text) if TOKENIZER.has_text(token)]
+    joined = b"".join(TOKENIZER.token_bytes(token) for token in token_ids).decode(errors="replace")
+    assert joined.removeprefix(" ") == TOKENIZER.decode(token_ids).removeprefix(" ")
+
+
 class CountingTokenizer(ModelTokenizer):
     num_decoded = 0
 
