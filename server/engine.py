@@ -78,7 +78,8 @@ class Engine:
             # Whoever knows a salt may ask for what was computed under it: no more than its digest is kept anywhere.
             digest = hashlib.blake2b(request.cache_salt.encode("utf-8", "surrogatepass"), digest_size=16)
             request = replace(request, cache_salt=digest.hexdigest())
-        self.scheduler.add(Sequence(request, seed, time.monotonic(), list(request.token_ids)))
+        ends = request.params.stop_token_ids + (() if request.params.ignore_eos else tuple(self._eos_token_ids))
+        self.scheduler.add(Sequence(request, seed, time.monotonic(), list(request.token_ids), ends=ends))
 
     def abort(self, request_id: str) -> TokenOutput | None:
         """Drop a request and free what it holds at once; its last output, None if it is not (or no longer) here."""

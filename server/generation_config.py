@@ -8,9 +8,9 @@ from models.errors import ModelError
 from server.checkpoint_json import read_json
 
 FILE = "generation_config.json"
+MAX_REPETITION = 100.0
 # Fields that would change the answers and are not implemented, with the values at which they change nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "repetition_penalty": (1,),
     "typical_p": (1,),
     "epsilon_cutoff": (0,),
     "eta_cutoff": (0,),
@@ -34,7 +34,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class SamplingDefaults:
-    """What a request gets that leaves these fields out. top_k 0, top_p 1 and min_p 0 are off; temperature 0 is greedy.
+    """What a request gets that leaves these fields out. top_k 0, top_p 1, min_p 0 and
+    repetition_penalty 1 are off; temperature 0 is greedy.
 
     Without anything said they are those of OpenAI's API.
     """
@@ -43,6 +44,7 @@ class SamplingDefaults:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ def read_generation_config(directory: Path) -> GenerationConfig:
         top_p=_number(file, content, "top_p", default=1.0, above=0, most=1),
         top_k=_top_k(file, content),
         min_p=_number(file, content, "min_p", default=0.0, most=1),
+        repetition_penalty=_number(file, content, "repetition_penalty", default=1.0, above=0, most=MAX_REPETITION),
     )
     sampled = content.get("do_sample")
     if sampled is not None and not isinstance(sampled, bool):

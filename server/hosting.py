@@ -48,8 +48,11 @@ class TextOutput:
 class _Completion:
     """One completion's text on its way out: its tokens become text, up to a stop string."""
 
-    def __init__(self, index: int, detokenizer: IncrementalDetokenizer, stops: Sequence[str]) -> None:
+    def __init__(
+        self, index: int, detokenizer: IncrementalDetokenizer, stops: Sequence[str], *, min_tokens: int = 0
+    ) -> None:
         self._index, self._detokenizer, self._checker = index, detokenizer, StopChecker(stops)
+        self._min_tokens = min_tokens
         self._num_tokens = self._num_chars = 0
 
     @property
@@ -64,7 +67,8 @@ class _Completion:
             return TextOutput("", self._num_tokens, "stop", output.usage, self._index) if ended else None
         self._num_tokens = output.usage.completion_tokens if output.usage else self._num_tokens + len(output.token_ids)
         text, logprobs = self._detokenize(output)
-        text = self._checker.add(text, last=ended)
+        if self._num_tokens > self._min_tokens:
+            text = self._checker.add(text, last=ended)
         reason: FinishReason | None = "stop" if self.stopped and ended else output.finish_reason
         return TextOutput(text, self._num_tokens, reason, output.usage, self._index, logprobs)
 
@@ -136,7 +140,12 @@ class HostedModel:
             EngineError: the engine refuses the requests, all of them, or ends on the way.
         """
         completions = [
-            _Completion(index, IncrementalDetokenizer(self.tokenizer, request.token_ids if goes_on else ()), stops)
+            _Completion(
+                index,
+                IncrementalDetokenizer(self.tokenizer, request.token_ids if goes_on else ()),
+                stops,
+                min_tokens=request.params.min_tokens,
+            )
             for index, request in enumerate(requests)
         ]
         scores = requests[0].params.prompt_logprobs is not None

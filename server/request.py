@@ -21,6 +21,9 @@ class SamplingParams:
 
     logprobs, prompt_logprobs: of how many of the likeliest tokens beside each generated one, and each of the prompt but
     the first, the log-probability is told; None: not even of those themselves.
+
+    presence_penalty, frequency_penalty, repetition_penalty, logit_bias: as in models/penalties.py; 0, 0, 1 and () are
+    off. min_tokens: as many come before anything but max_tokens and the context may end it.
     """
 
     max_tokens: int
@@ -33,6 +36,21 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether what was there already changes what comes."""
+        return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1)
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether it is sampled from other logits than the model's."""
+        return self.penalizes or bool(self.logit_bias or self.min_tokens)
 
     def __post_init__(self) -> None:
         if self.max_tokens < 0:

@@ -21,7 +21,7 @@ from models.load import load_decoder
 from server.cache.planner import CachePlan
 from server.config import ConfigError, EngineConfig
 from server.device_rows import DeviceRows
-from server.sampling import draw, score, scores
+from server.sampling import Sampling, score, scores
 from server.sequence import ScheduledBatch, StepResult
 from server.step_tensors import StepTensors
 
@@ -64,6 +64,7 @@ class Runner:
         self.environment = probe(device)
         self._graphs: DecodeGraphs | None = None
         self.decoder = load_decoder(directory, dtype=dtype, device=device)
+        self._sampling = Sampling(self.decoder.config.vocab_size, device)
 
     @property
     def cache_needs(self) -> CacheNeeds:
@@ -120,8 +121,8 @@ class Runner:
         forward = self._steps.fill(batch)
         if scores(batch):
             hidden = self.decoder.hidden(forward, self._caches)
-            result = draw(batch, self.decoder.logits(hidden[forward.logit_rows]))
+            result = self._sampling.draw(batch, self.decoder.logits(hidden[forward.logit_rows]))
             return replace(result, prompt_logprobs=score(batch, self.decoder, hidden))
         if self._graphs is not None and self._graphs.takes(forward):
-            return draw(batch, self._graphs.run(forward))
-        return draw(batch, self.decoder(forward, self._caches))
+            return self._sampling.draw(batch, self._graphs.run(forward))
+        return self._sampling.draw(batch, self.decoder(forward, self._caches))

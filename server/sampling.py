@@ -8,24 +8,32 @@ from torch import Tensor
 from models.decoder import Decoder
 from models.logprobs import RowLogprobs, row_logprobs, score_rows, slice_rows
 from models.sampler import SamplingRow, sample
+from server.adjusting import Adjusting
 from server.request import Logprobs
 from server.sequence import ScheduledBatch, ScheduledSequence, Sequence, StepResult
+
+
+class Sampling:
+    """Draws tokens; of the sequences that want their logits changed it remembers what it needs for that."""
+
+    def __init__(self, vocab_size: int, device: torch.device) -> None:
+        self._adjusting = Adjusting(vocab_size, device)
+
+    def draw(self, batch: ScheduledBatch, logits: Tensor) -> StepResult:
+        """A token for each part that samples, in the order of the rows of logits (r, vocab)."""
+        sequences = [part.sequence for part in batch.parts if part.samples]
+        adjusted = self._adjusting.adjust(logits, sequences)
+        tokens = sample(adjusted, [_row(sequence) for sequence in sequences])
+        told = [row for row, sequence in enumerate(sequences) if sequence.request.params.logprobs is not None]
+        return StepResult(
+            {sequence.request_id: token for sequence, token in zip(sequences, tokens, strict=True)},
+            _told(logits, tokens, sequences, told) if told else {},
+        )
 
 
 def scores(batch: ScheduledBatch) -> bool:
     """Whether a part of the batch scores tokens of its prompt, which wants more than the last row's logits."""
     return any(part.sequence.num_scored < part.sequence.num_to_score and part.scored for part in batch.parts)
-
-
-def draw(batch: ScheduledBatch, logits: Tensor) -> StepResult:
-    """A token for each part that samples, in the order of the rows of logits (r, vocab)."""
-    sequences = [part.sequence for part in batch.parts if part.samples]
-    tokens = sample(logits, [_row(sequence) for sequence in sequences])
-    told = [row for row, sequence in enumerate(sequences) if sequence.request.params.logprobs is not None]
-    return StepResult(
-        {sequence.request_id: token for sequence, token in zip(sequences, tokens, strict=True)},
-        _told(logits, tokens, sequences, told) if told else {},
-    )
 
 
 def score(batch: ScheduledBatch, decoder: Decoder, hidden: Tensor) -> dict[str, Logprobs]:

@@ -28,7 +28,7 @@ class Sequence:
     is_looked_up: the tiers below were asked for it since it waits. kept_piece: what it will go on from in the
     host's memory, after it was preempted. num_unknown: tokens that are sampled, but not read back yet, and so are
     not in `token_ids`. num_scored: tokens of the prompt after which the next one's log-probability is told already,
-    where that is wanted.
+    where that is wanted. ends: the tokens that would end it.
     """
 
     request: EngineRequest
@@ -55,6 +55,7 @@ class Sequence:
     peak_bytes: int = 0
     num_unknown: int = 0
     num_scored: int = 0
+    ends: tuple[int, ...] = ()
 
     def as_array(self) -> Tokens:
         """Its token ids so far, as the prefix index compares them; made once, and longer as there are more."""

@@ -114,6 +114,10 @@ def refuse_by_bytes(hosted: HostedModel, text: str, *, param: str) -> None:
 
 
 def sampling_params(body: GenerationRequest, max_tokens: int, defaults: SamplingDefaults) -> SamplingParams:
+    """Raises: ApiError, where more tokens must come than may."""
+    if (body.min_tokens or 0) > max_tokens:
+        most = f"at most {max_tokens}, the tokens that may be generated"
+        raise bad_request(f"min_tokens: must be {most}, not {body.min_tokens}", param="min_tokens")
     # The prompt is scored for its own field, and for the text that is given back.
     asked = (body.prompt_logprobs, body.num_top if body.echoes else None)
     wanted = [num_top for num_top in asked if num_top is not None]
@@ -129,6 +133,13 @@ def sampling_params(body: GenerationRequest, max_tokens: int, defaults: Sampling
         ignore_eos=body.ignore_eos,
         logprobs=body.num_top if max_tokens else None,
         prompt_logprobs=max(wanted, default=None),
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        repetition_penalty=(
+            defaults.repetition_penalty if body.repetition_penalty is None else body.repetition_penalty
+        ),
+        logit_bias=tuple((body.logit_bias or {}).items()),
+        min_tokens=body.min_tokens or 0,
     )
 
 

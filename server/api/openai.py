@@ -195,6 +195,8 @@ async def _answer(
 ) -> Response:
     token_ids, chat = telling.token_ids, telling.chat
     check_vocabulary(hosted, token_ids, param="messages" if chat else "prompt")
+    if body.logit_bias:
+        check_vocabulary(hosted, list(body.logit_bias), param="logit_bias")
     answer_id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
     params = sampling_params(body, max_tokens, hosted.defaults)
     whole = EngineRequest(

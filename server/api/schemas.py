@@ -18,6 +18,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from server.generation_config import MAX_REPETITION
+
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_CHOICES = 128
@@ -27,6 +29,8 @@ MAX_KEY_CHARS = 256  # of cache_salt and prompt_cache_key
 MAX_MARKS = 4  # Anthropic's limit for such boundaries
 TTL_S = {"5m": 300.0, "1h": 3600.0}
 MAX_LOGPROBS = 20  # of the likeliest tokens that can be told of at each place; OpenAI's for chats
+MAX_BIASES = 1024
+MAX_BIAS = 100.0
 INT32 = 2**31  # the engine's integers: token ids and top_k are below
 
 Neutral = Mapping[str, tuple[Any, ...]]
@@ -34,9 +38,6 @@ Neutral = Mapping[str, tuple[Any, ...]]
 # Fields of OpenAI's API that are not implemented, with the values at which they change nothing.
 NEUTRAL: Neutral = {
     "best_of": (1, None),
-    "frequency_penalty": (0, 0.0, None),
-    "presence_penalty": (0, 0.0, None),
-    "logit_bias": ({}, None),
     "suffix": ("", None),
     "response_format": ({"type": "text"}, None),
     "tools": ([], None),
@@ -99,6 +100,7 @@ CacheSalt = Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARS), AfterV
 ContextName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Ttl = Literal["5m", "1h"]
 Positive = Annotated[StrictInt, Field(ge=1)]
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 NumTop = Annotated[StrictInt, Field(ge=0, le=MAX_LOGPROBS)]
 TokenId = Annotated[StrictInt, Field(ge=0, lt=INT32)]
 # Lists end at the first wrong element: to tell of each of a million would stop the server for a minute.
@@ -145,8 +147,8 @@ class GenerationRequest(Strict):
     """The fields that chats and plain completions share. None means the default, as in OpenAI's API."""
 
     extensions: ClassVar[str] = (
-        "top_k, min_p, ignore_eos, stop_token_ids, prompt_logprobs, cache_salt, context, priority and timeout_s are "
-        "extensions of OpenAI's API"
+        "top_k, min_p, repetition_penalty, min_tokens, ignore_eos, stop_token_ids, prompt_logprobs, cache_salt, "
+        "context, priority and timeout_s are extensions of OpenAI's API"
     )
     neutral: ClassVar[Neutral] = NEUTRAL
 
@@ -157,6 +159,12 @@ class GenerationRequest(Strict):
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
     top_k: Annotated[StrictInt, Field(ge=-1, lt=INT32)] | None = None
     min_p: Probability | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=MAX_REPETITION, allow_inf_nan=False)] | None = None
+    # By token id; JSON's keys are texts.
+    logit_bias: dict[int, float] | None = None
+    min_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
     seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Annotated[list[StopString], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     stop_token_ids: TokenIds | None = None
@@ -198,6 +206,22 @@ class GenerationRequest(Strict):
     def num_top(self) -> int | None:
         """Of how many of the likeliest tokens the log-probability is wanted, besides each one's own; None: of none."""
         raise NotImplementedError
+
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def check_biases(cls, biases: Any) -> Any:
+        """One fault is told, not each of a thousand."""
+        if not isinstance(biases, dict):
+            return biases
+        if len(biases) > MAX_BIASES:
+            raise PydanticCustomError("too_many", f"has {len(biases)} entries; at most {MAX_BIASES} may be")
+        for key, bias in biases.items():
+            if not (isinstance(key, str) and key.isascii() and key.isdigit() and int(key[:11]) < INT32):
+                raise PydanticCustomError("no_token_id", f"must have token ids as keys, not {key[:40]!r}")
+            if isinstance(bias, bool) or not isinstance(bias, int | float) or not -MAX_BIAS <= bias <= MAX_BIAS:
+                limits = f"numbers from -{MAX_BIAS:g} to {MAX_BIAS:g}"
+                raise PydanticCustomError("no_bias", f"must have {limits} as values, not {bias!r:.40}")
+        return biases
 
     @field_validator("stop", mode="before")
     @classmethod

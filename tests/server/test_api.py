@@ -87,6 +87,35 @@ def test_seeds_reproduce(client):
     assert len(set(texts)) == 3
 
 
+def test_what_was_there_changes_what_comes(client, http):
+    options = {"model": MODELS[0], "prompt": "Question: Who", "max_tokens": 24, "temperature": 0}
+
+    def text(**more) -> str:
+        return client.completions.create(**options, extra_body={"ignore_eos": True} | more).choices[0].text
+
+    plain = text()
+    assert text(presence_penalty=0, frequency_penalty=0, repetition_penalty=1, logit_bias={}, min_tokens=0) == plain
+    changed = [text(presence_penalty=2), text(frequency_penalty=2), text(repetition_penalty=3)]
+    assert all(each != plain for each in changed)
+    [token_id] = http.post(
+        "/tokenize", json={"model": MODELS[0], "prompt": "e", "add_special_tokens": False}
+    ).json()["tokens"]  # fmt: skip
+    only = client.completions.create(**options, logit_bias={str(token_id): 100}, n=2).choices
+    assert [choice.text.strip() for choice in only] == ["e" * 24] * 2
+
+
+def test_stop_strings_are_looked_for_behind_the_least(client):
+    options = {"model": MODELS[0], "prompt": "Question: Who", "max_tokens": 24, "temperature": 2.0, "seed": 3}
+    free = client.completions.create(**options, extra_body={"ignore_eos": True}).choices[0].text
+    stops = sorted(set(free))[:16]
+    body = {"ignore_eos": True, "min_tokens": 6}
+    cut = client.completions.create(**options, stop=stops, extra_body=body)
+    assert cut.usage.completion_tokens > 6
+    assert free.startswith(cut.choices[0].text)
+    assert any(stop in cut.choices[0].text for stop in stops)
+    assert client.completions.create(**options, stop=stops, extra_body={"ignore_eos": True}).usage.completion_tokens < 6
+
+
 def test_top_k_of_one_is_greedy(client):
     def texts(**sampling) -> list[str]:
         """Several, as one of them may be empty or the same whatever is drawn."""
@@ -161,7 +190,15 @@ def test_a_client_that_leaves_frees_everything(server, stream):
         ({"logprobs": 2}, "logprobs", "boolean"),
         ({"tools": [{"type": "function"}]}, "tools", "not supported"),
         ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty", "not supported"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty", "less than or equal to 2"),
+        ({"presence_penalty": -2.5}, "presence_penalty", "greater than or equal to -2"),
+        ({"repetition_penalty": 0}, "repetition_penalty", "greater than 0"),
+        ({"logit_bias": {"5": 101}}, "logit_bias", "numbers from -100 to 100"),
+        ({"logit_bias": {"x": 1}}, "logit_bias", "token ids as keys, not 'x'"),
+        ({"logit_bias": {str(2**31): 1}}, "logit_bias", "token ids as keys"),
+        ({"logit_bias": {"1000000": 1}}, "logit_bias", "outside the model's vocabulary"),
+        ({"logit_bias": dict.fromkeys(map(str, range(1025)), 1)}, "logit_bias", "at most 1024"),
+        ({"min_tokens": 4, "max_tokens": 3}, "min_tokens", "at most 3"),
         ({"stop": [""]}, "stop.0", "at least 1 character"),
         ({"stop": ["x"] * 17}, "stop", "at most 16"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "only allowed when stream"),

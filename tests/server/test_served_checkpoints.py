@@ -35,6 +35,7 @@ def write_generation(directory, **content):
         ({"temperature": 2, "top_p": 1, "top_k": -1, "min_p": None}, {"temperature": 2.0}),
         ({"do_sample": True, "temperature": 0.7}, {"temperature": 0.7}),
         ({"do_sample": False, "temperature": 0.7, "top_p": 0.9}, {"temperature": 0.0, "top_p": 0.9}),
+        ({"repetition_penalty": 1.05, "do_sample": False}, {"repetition_penalty": 1.05, "temperature": 0.0}),
         ({"do_sample": None, "top_k": None, "eos_token_id": [1, 2], "transformers_version": "4.1"}, {}),
     ],
 )
@@ -45,14 +46,14 @@ def test_defaults_by_the_file(tmp_path, content, defaults):
 
 def test_what_is_asked_for_and_not_implemented_is_listed(tmp_path):
     content = {
-        "repetition_penalty": 1.05,
+        "no_repeat_ngram_size": 3,
         "num_beams": 1,
         "max_new_tokens": 512,
         "suppress_tokens": [],
         "min_length": 0,
     }
     ignored = read_generation_config(write_generation(tmp_path, **content, typical_p=1.0, stop_strings=["x"])).ignored
-    assert ignored == ("repetition_penalty 1.05", "max_new_tokens 512", "stop_strings ['x']")
+    assert ignored == ("no_repeat_ngram_size 3", "max_new_tokens 512", "stop_strings ['x']")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def directories(tmp_path_factory):
     root = tmp_path_factory.mktemp("checkpoints")
     for name in ("greedy", "likeliest"):
         shutil.copytree(embedded_directory("embedded:transformer"), root / name)
-    write_generation(root / "greedy", eos_token_id=4, do_sample=False, temperature=0.9, repetition_penalty=1.1)
+    write_generation(root / "greedy", eos_token_id=4, do_sample=False, temperature=0.9, typical_p=0.9)
     write_generation(root / "likeliest", eos_token_id=4, temperature=2.0, top_k=1)
     (write_llama(root / "pieces", 400) / "tokenizer.model").write_bytes(train_pieces())
     write_ranks(write_llama(root / "ranks", NUM_RANKS + 2) / "tokenizer.model", train_ranks(NUM_RANKS))
@@ -146,7 +147,7 @@ def test_a_request_that_says_nothing_gets_the_model_s_defaults(stranger, served)
     drawn = [texts_of(stranger, "likeliest", extra={"top_k": value}) for value in (0, -1)]
     assert drawn[0] == drawn[1] == texts_of(stranger, "greedy", temperature=2)
     [line] = [line for line in served.log if "not implemented" in line]
-    assert line.endswith("greedy: generation_config.json asks for what is not implemented: repetition_penalty 1.1")
+    assert line.endswith("greedy: generation_config.json asks for what is not implemented: typical_p 0.9")
 
 
 def test_the_file_can_be_left_aside(directories):
