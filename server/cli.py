@@ -92,6 +92,9 @@ BlockSize = Annotated[int | None, typer.Option(help="Tokens per KV block. Defaul
 MaxContext = Annotated[int | None, typer.Option(help="Longest prompt and completion together. Default: what fits.")]
 MaxRunning = Annotated[int, typer.Option(help="Sequences computed at once, per model.")]
 MaxQueue = Annotated[int, typer.Option(help="Requests that may wait beyond those; more get 429.")]
+MaxQueueTokens = Annotated[
+    int | None, typer.Option(help="Prompt tokens that may wait in all; more get 429. Default: no bound.")
+]
 StepTokens = Annotated[int, typer.Option(help="Most tokens that one step computes.")]
 PrefillChunk = Annotated[int, typer.Option(help="Most tokens that one prompt takes of a step.")]
 PrefixCache = Annotated[bool, typer.Option(help="Keep what was computed for prompts that begin alike.")]
@@ -149,6 +152,7 @@ def serve(
     max_context: MaxContext = None,
     max_running: MaxRunning = 64,
     max_queue: MaxQueue = 256,
+    max_queue_tokens: MaxQueueTokens = None,
     step_tokens: StepTokens = 2048,
     prefill_chunk: PrefillChunk = 1024,
     prefix_cache: PrefixCache = True,
@@ -175,6 +179,7 @@ def serve(
         max_context=max_context,
         max_running=max_running,
         max_queue=max_queue,
+        max_queue_tokens=max_queue_tokens,
         step_tokens=step_tokens,
         prefill_chunk=prefill_chunk,
         prefix_cache=prefix_cache,

@@ -12,6 +12,7 @@ LEAST = {
     "block_size": 1,
     "max_running": 1,
     "max_queue": 0,
+    "max_queue_tokens": 1,
     "step_tokens": 1,
     "prefill_chunk": 1,
     "snapshot_every": 1,
@@ -36,13 +37,14 @@ class EngineConfig:
     memory_fraction: of a GPU's memory, what weights, caches and steps take in all; None: most of it. max_context
     None: as much as the model and the cache allow. step_tokens: tokens that one step may compute, prefill and decode
     together. prefill_chunk: the most that one prompt takes of a step, so that a long prompt leaves room for others.
-    prefix_cache: what was computed is kept for prompts that begin alike, as long as there is room. snapshot_every:
-    tokens between the recurrent states that a long prompt leaves for that; None: chosen from their bytes. policy: whose
-    turn it is, see server/queue.py. max_gap_s: how long prefills may hold up decodes and newcomers, in each step.
-    host_cache_bytes: of the host's memory for what the device has no room for; None: a part of what is free beside
-    a GPU, else nothing. cache_dir: where what was computed is kept for the engine's next life, at most
-    cache_dir_bytes of it for each model; None: nowhere. An engine that is not ready after start_timeout_s, or that
-    says nothing for stall_timeout_s, in the longest of its steps, is taken for stuck and started anew.
+    max_queue_tokens: of prompts that wait, in all; None: no bound. prefix_cache: what was computed is kept for prompts
+    that begin alike, as long as there is room. snapshot_every: tokens between the recurrent states that a long prompt
+    leaves for that; None: chosen from their bytes. policy: whose turn it is, see server/queue.py. max_gap_s: how long
+    prefills may hold up decodes and newcomers, in each step. host_cache_bytes: of the host's memory for what the device
+    has no room for; None: a part of what is free beside a GPU, else nothing. cache_dir: where what was computed is kept
+    for the engine's next life, at most cache_dir_bytes of it for each model; None: nowhere. An engine that is not ready
+    after start_timeout_s, or that says nothing for stall_timeout_s, in the longest of its steps, is taken for stuck and
+    started anew.
     """
 
     dtype: Dtype = "auto"
@@ -55,6 +57,7 @@ class EngineConfig:
     max_context: int | None = None
     max_running: int = 64
     max_queue: int = 256
+    max_queue_tokens: int | None = None
     step_tokens: int = 2048
     prefill_chunk: int = 1024
     prefix_cache: bool = True

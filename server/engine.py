@@ -48,6 +48,8 @@ class Engine:
 
     Args:
         tiers: what is kept beyond the device; it begins with what they have, and closes them at its end.
+
+    begun: the requests of which the last step has computed a first part, but no token.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Engine:
         self._plan, self._max_context = plan, limits.max_context
         self._eos_token_ids = frozenset(eos_token_ids)
         self.scheduler = Scheduler(plan, limits)
+        self.begun: list[str] = []
         self._steps = 0
         self._tiers = self.scheduler.tiers = tiers
         if tiers is not None:
@@ -88,6 +91,7 @@ class Engine:
     def step(self) -> list[tuple[str, TokenOutput]]:
         """One step over everything that is due; returns new outputs by request id."""
         started_s = time.monotonic()
+        self.begun = []
         expired = self.scheduler.expire(started_s)
         if not self.has_work:
             return expired
@@ -98,6 +102,7 @@ class Engine:
             is_fetching = self._tiers is not None and self._tiers.wait(FETCH_WAIT_S)
             assert is_fetching, "there is work, but none of it can be scheduled"
             return expired
+        self.begun = [part.sequence.request_id for part in batch.parts if not part.samples and part.begins]
         result = self._runner.run(batch)
         self._steps += 1
         now_s = time.monotonic()

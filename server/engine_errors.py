@@ -10,6 +10,7 @@ class EngineError(Exception):
 
     EngineError
     ├── QueueFullError          too many sequences are open; come again later
+    ├── QueueTokensFullError    too many prompt tokens wait; come again later
     ├── TooManyAtOnceError      one request asks for more sequences than may ever be open
     ├── EngineUnavailableError  the engine is starting, restarting, stopped or has failed
     ├── EngineBusyError         the engine does not answer a question in time
@@ -27,6 +28,15 @@ class QueueFullError(EngineError):
             super().__init__(f"n: {num_asked} more are too many now: {num_open} of at most {limit} are open already")
         self.limit = limit
         self.num_asked = num_asked
+        self.retry_after_s = retry_after_s
+
+
+class QueueTokensFullError(EngineError):
+    def __init__(self, limit: int, retry_after_s: float, *, num_waiting: int, num_asked: int) -> None:
+        super().__init__(
+            f"{num_waiting} prompt tokens wait already, and with {num_asked} more they would be above {limit}, "
+            "the most that are accepted"
+        )
         self.retry_after_s = retry_after_s
 
 

@@ -318,8 +318,8 @@ def serve(engine: Engine, mailbox: Mailbox, *, log_requests: bool) -> None:
             handle(engine, mailbox, message)
         if engine.has_work:
             outputs = engine.step()
-            if outputs:
-                mailbox.send(Outputs(outputs))
+            if outputs or engine.begun:
+                mailbox.send(Outputs(outputs, engine.begun))
         if time.monotonic() - reported > STATS_EVERY_S:
             reported = time.monotonic()
             mailbox.send(Stats(0, engine.stats()))

@@ -10,6 +10,7 @@ from server.process import (
     EngineError,
     EngineUnavailableError,
     QueueFullError,
+    QueueTokensFullError,
     RequestTooLongError,
     TooManyAtOnceError,
 )
@@ -87,6 +88,8 @@ def from_engine_error(error: EngineError) -> ApiError:
         case QueueFullError():
             param = "n" if error.num_asked > 1 else None
             return ApiError(429, f"{error}", param=param, code="queue_full", retry_after_s=error.retry_after_s)
+        case QueueTokensFullError():
+            return ApiError(429, f"{error}", code="queue_full", retry_after_s=error.retry_after_s)
         case EngineUnavailableError():
             return ApiError(503, f"{error}", code="engine_unavailable", retry_after_s=error.retry_after_s)
         case EngineBusyError():

@@ -41,8 +41,11 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     plan: str
 
 
-class Outputs(msgspec.Struct, tag="outputs", frozen=True):
+class Outputs(msgspec.Struct, tag="outputs", frozen=True, omit_defaults=True):
+    """`begun`: requests that wait no longer and have no token yet."""
+
     outputs: list[tuple[str, TokenOutput]]
+    begun: list[str] = []
 
 
 class Stats(msgspec.Struct, tag="stats", frozen=True):

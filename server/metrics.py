@@ -116,9 +116,14 @@ class _EngineCollector(Collector):
             yield counter
         up = GaugeMetricFamily("fathom_engine_up", "1 while the engine serves", labels=["model"])
         restarts = CounterMetricFamily("fathom_engine_restarts", "Times the engine was started anew", labels=["model"])
+        queued = GaugeMetricFamily(
+            "fathom_engine_queued_tokens", "Prompt tokens of requests that have not begun", labels=["model"]
+        )
         for model, hosted in self._hosted.items():
+            queued.add_metric([model], hosted.engine.num_queued_tokens)
             up.add_metric([model], float(hosted.engine.state == "ready"))
             restarts.add_metric([model], hosted.engine.num_restarts)
+        yield queued
         yield up
         yield restarts
 

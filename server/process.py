@@ -10,6 +10,7 @@ from pathlib import Path
 
 import zmq
 
+from server.backlog import Backlog
 from server.config import EngineConfig
 from server.engine_child import EngineChild
 from server.engine_errors import (
@@ -20,6 +21,7 @@ from server.engine_errors import (
     EngineState,
     EngineUnavailableError,
     QueueFullError,
+    QueueTokensFullError,
     RequestTooLongError,
     TooManyAtOnceError,
 )
@@ -50,6 +52,7 @@ __all__ = [
     "EngineState",
     "EngineUnavailableError",
     "QueueFullError",
+    "QueueTokensFullError",
     "RequestTooLongError",
     "TooManyAtOnceError",
 ]
@@ -81,6 +84,7 @@ class EngineClient:
         self.stats = EngineStats()
         self.num_restarts = 0
         self.num_failed = 0
+        self._backlog = Backlog(config.max_queue_tokens)
         self._open: dict[str, asyncio.Queue[tuple[str, TokenOutput] | EngineError]] = {}
         self._asked: dict[int, asyncio.Future[Answer | None]] = {}
         self._numbers = itertools.count(1)
@@ -97,6 +101,11 @@ class EngineClient:
     @property
     def num_open(self) -> int:
         return len(self._open)
+
+    @property
+    def num_queued_tokens(self) -> int:
+        """Prompt tokens of the requests that the engine has not begun with; a prompt counts once for all of `n`."""
+        return self._backlog.num_tokens
 
     async def start(self) -> None:
         """Start the process and its supervision; returns at once. For once only."""
@@ -123,8 +132,8 @@ class EngineClient:
         They are accepted together or not at all, and closing the iterator aborts those that have not ended.
 
         Raises:
-            RequestTooLongError, TooManyAtOnceError, QueueFullError, EngineUnavailableError: before the first output;
-                none is accepted.
+            RequestTooLongError, TooManyAtOnceError, QueueFullError, QueueTokensFullError, EngineUnavailableError:
+                before the first output; none is accepted.
             EngineDiedError: on the way.
             ValueError: a request of one of the ids is open.
         """
@@ -132,6 +141,8 @@ class EngineClient:
         places = {request.request_id: place for place, request in enumerate(requests)}
         outputs: asyncio.Queue[tuple[str, TokenOutput] | EngineError] = asyncio.Queue()
         self._open |= dict.fromkeys(places, outputs)
+        # The others find what the first computes.
+        self._backlog.add(requests[0].request_id, len(requests[0].token_ids))
         try:
             if not all(self._child.send(Add(request)) for request in requests):
                 # It has just ended, and this is the first to notice.
@@ -148,6 +159,7 @@ class EngineClient:
         finally:
             # Those that were answered in full, or that the engine's end has failed, are open no longer.
             for request_id in places:
+                self._backlog.leave(request_id)
                 if self._open.get(request_id) is outputs:
                     del self._open[request_id]
                     self._child.send(Abort(request_id))
@@ -225,6 +237,7 @@ class EngineClient:
             raise TooManyAtOnceError(len(requests), limit)
         if len(self._open) + len(requests) > limit:
             raise QueueFullError(limit, RETRY_AFTER_S, num_open=len(self._open), num_asked=len(requests))
+        self._backlog.refuse_or_pass(len(requests[0].token_ids), RETRY_AFTER_S)
 
     async def _supervise(self) -> None:
         """Keep an engine running until stopped or failed for good."""
@@ -272,7 +285,9 @@ class EngineClient:
         match message:
             case Ready(info, plan):
                 self._become_ready(info, plan)
-            case Outputs(outputs):
+            case Outputs(outputs, begun):
+                for request_id in begun:
+                    self._backlog.leave(request_id)
                 for request_id, output in outputs:
                     self._hand_on(request_id, output)
             case Stats(stats=stats):
@@ -300,6 +315,7 @@ class EngineClient:
         self._settled.set()
 
     def _hand_on(self, request_id: str, output: TokenOutput) -> None:
+        self._backlog.leave(request_id)
         # A request that was closed meanwhile has no queue any more; one that is answered in full is open no longer.
         outputs = self._open.get(request_id) if output.finish_reason is None else self._open.pop(request_id, None)
         if outputs is not None:
@@ -309,6 +325,7 @@ class EngineClient:
         """Tell every open request that its answer will never be complete."""
         failed, self._open = self._open, {}
         self.num_failed += len(failed)
+        self._backlog.clear()
         for outputs in failed.values():
             outputs.put_nowait(EngineDiedError(reason))
         for answer in self._asked.values():

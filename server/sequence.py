@@ -126,6 +126,11 @@ class ScheduledSequence:
     snapshots: tuple[tuple[int, int], ...] = ()
 
     @property
+    def begins(self) -> bool:
+        """Whether it is the first part of a sequence that had to wait, or one like it after a preemption."""
+        return self.sequence.num_computed == self.sequence.num_cached
+
+    @property
     def scored(self) -> range:
         """The positions among them that score the prompt's next token."""
         sequence = self.sequence
