@@ -169,7 +169,7 @@ class Fetching:
         run, known = self._memory.index.find(tokens[:-1], salt)
         start = self._memory.start_of(run, known)
         way = self.lookup.find(tokens, run, known=known, start=start)
-        if way is None or not self._pays(way, min(way.end, len(tokens) - 1) - start, sequence):
+        if way is None or not self._pays(way, min(way.end, sequence.num_usable) - start, sequence):
             return None
         for store in (self._host, self._disk):
             if store is not None and way.names[-1] in store:
