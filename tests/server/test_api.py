@@ -10,6 +10,9 @@ from server_checks import assert_idle, refusal
 
 from evals.prompts import build_messages
 from evals.records import Document
+from server.api.generation import sampling_params
+from server.api.schemas import CompletionRequest
+from server.generation_config import SamplingDefaults
 
 MODELS = ("embedded:transformer", "embedded:mamba")
 DOCUMENT = Document("d", "Ana Torres", "Ana Torres is a painter. She was born in 1812.")
@@ -95,13 +98,26 @@ def test_what_was_there_changes_what_comes(client, http):
 
     plain = text()
     assert text(presence_penalty=0, frequency_penalty=0, repetition_penalty=1, logit_bias={}, min_tokens=0) == plain
-    changed = [text(presence_penalty=2), text(frequency_penalty=2), text(repetition_penalty=3)]
-    assert all(each != plain for each in changed)
+    assert text(repetition_penalty=100) != plain
     [token_id] = http.post(
         "/tokenize", json={"model": MODELS[0], "prompt": "e", "add_special_tokens": False}
     ).json()["tokens"]  # fmt: skip
     only = client.completions.create(**options, logit_bias={str(token_id): 100}, n=2).choices
     assert [choice.text.strip() for choice in only] == ["e" * 24] * 2
+
+
+def test_each_field_becomes_its_own():
+    body = {"presence_penalty": 0.1, "frequency_penalty": -0.2, "repetition_penalty": 1.3, "logit_bias": {"5": -4}}
+    more = {"min_tokens": 3, "logprobs": 1, "prompt_logprobs": 2}
+    request = CompletionRequest.model_validate({"model": "m", "prompt": "x"} | body | more)
+    params = sampling_params(request, 9, SamplingDefaults(repetition_penalty=1.1))
+    assert (params.presence_penalty, params.frequency_penalty, params.repetition_penalty) == (0.1, -0.2, 1.3)
+    assert (params.logit_bias, params.min_tokens) == (((5, -4.0),), 3)
+    assert (params.logprobs, params.prompt_logprobs) == (1, 2)
+    plain = CompletionRequest.model_validate({"model": "m", "prompt": "x", "echo": True, "logprobs": 4})
+    assert sampling_params(plain, 9, SamplingDefaults(repetition_penalty=1.1)).repetition_penalty == 1.1
+    assert sampling_params(plain, 9, SamplingDefaults()).prompt_logprobs == 4
+    assert not sampling_params(plain, 9, SamplingDefaults()).adjusts
 
 
 def test_stop_strings_are_looked_for_behind_the_least(client):
