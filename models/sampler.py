@@ -40,30 +40,29 @@ def finite(logits: Tensor) -> Tensor:
     return logits.nan_to_num(nan=-limit, posinf=limit, neginf=-limit)
 
 
-def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> list[int]:
-    """Draw one token for each row.
+def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
+    """Draw one token for each row. Nothing waits for the device.
 
     Args:
         logits: (r, vocab) float32; a NaN counts as the unlikeliest, so that one broken row harms no other.
             rows: r of them.
     Returns:
-        r token ids.
+        (r,) int64 token ids, on the logits' device.
     Raises:
         ValueError: the numbers of rows disagree.
     """
     if logits.shape[0] != len(rows):
         raise ValueError(f"{logits.shape[0]} rows of logits for {len(rows)} sampling rows")
     logits = finite(logits)
-    tokens: list[int] = logits.argmax(dim=-1).tolist()
+    tokens = logits.argmax(dim=-1)
     drawn = [i for i, row in enumerate(rows) if row.temperature >= GREEDY_BELOW]
     if drawn:
-        chosen = _draw(logits[drawn], [rows[i] for i in drawn])
-        for i, token in zip(drawn, chosen, strict=True):
-            tokens[i] = token
+        places = torch.tensor(drawn, device=logits.device)
+        tokens = tokens.index_copy(0, places, _draw(logits[places], [rows[i] for i in drawn]))
     return tokens
 
 
-def _draw(logits: Tensor, rows: Sequence[SamplingRow]) -> list[int]:
+def _draw(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
     """Inverse-CDF sampling over the sorted probabilities that the filters leave, in float64."""
 
     def column(values: Sequence[float]) -> Tensor:
@@ -89,5 +88,4 @@ def _draw(logits: Tensor, rows: Sequence[SamplingRow]) -> list[int]:
     # The first place whose cumulative mass exceeds the target; places without mass can't be the first.
     places = (cumulative <= target).sum(dim=-1, keepdim=True)
     places = torch.minimum(places, (probabilities > 0).sum(dim=-1, keepdim=True) - 1).clamp(min=0)
-    chosen: list[int] = order.gather(-1, places).squeeze(-1).tolist()
-    return chosen
+    return order.gather(-1, places).squeeze(-1)

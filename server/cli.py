@@ -115,6 +115,10 @@ StallTimeout = Annotated[
 ]
 Drain = Annotated[int, typer.Option(min=0, help="Seconds that open requests get at shutdown.")]
 CudaGraphs = Annotated[bool, typer.Option(help="On a GPU: capture decode steps once, and replay them.")]
+Overlap = Annotated[
+    bool | None,
+    typer.Option("--overlap/--no-overlap", help="Decide the next step while one is computed. Default: on a GPU."),
+]
 LogRequests = Annotated[bool, typer.Option(help="Log every request that reaches an engine.")]
 AccessLog = Annotated[bool, typer.Option(help="Log every HTTP request.")]
 
@@ -167,6 +171,7 @@ def serve(
     stall_timeout_s: StallTimeout = 300.0,
     drain_s: Drain = 30,
     cuda_graphs: CudaGraphs = True,
+    overlap: Overlap = None,
     log_requests: LogRequests = False,
     access_log: AccessLog = True,
 ) -> None:
@@ -189,6 +194,7 @@ def serve(
         max_gap_s=max_gap_s,
         threads=threads or max(1, (os.cpu_count() or 1) // len(models)),
         cuda_graphs=cuda_graphs,
+        overlap=overlap,
         log_requests=log_requests,
         memory_share=1 / len(models),
         start_timeout_s=start_timeout_s,

@@ -4,7 +4,7 @@ import hashlib
 import heapq
 import random
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import msgspec
@@ -23,10 +23,32 @@ FETCH_WAIT_S = 0.01  # at a time: somebody may come, or be aborted
 FLUSH_S = 3.0  # for what is still to be written at the end; the server waits a little longer
 
 
+class LaunchedStep(Protocol):
+    """A step that is on its way."""
+
+    def result(self) -> StepResult:
+        """Wait for what comes of it."""
+        ...
+
+
 class StepRunner(Protocol):
     """What the engine needs of a runner; tests put a scripted model here."""
 
-    def run(self, batch: ScheduledBatch) -> StepResult: ...
+    def launch(self, batch: ScheduledBatch) -> LaunchedStep: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Flying:
+    """A step whose tokens are not known yet. started_s: on the monotonic clock."""
+
+    batch: ScheduledBatch
+    launched: LaunchedStep
+    started_s: float
+
+    @property
+    def must_land(self) -> bool:
+        """Whether the next step hangs on its tokens by more than reading them."""
+        return any(part.samples and part.sequence.request.params.adjusts for part in self.batch.parts)
 
 
 def with_logprobs(outputs: list[tuple[str, TokenOutput]], result: StepResult) -> list[tuple[str, TokenOutput]]:
@@ -48,6 +70,8 @@ class Engine:
 
     Args:
         tiers: what is kept beyond the device; it begins with what they have, and closes them at its end.
+        overlaps: while a step is computed the next is decided and begun, before the tokens of the first are known. A
+            sequence that ends with one of those was then computed for a step too many, whose token is dropped.
 
     begun: the requests of which the last step has computed a first part, but no token.
     """
@@ -59,6 +83,8 @@ class Engine:
         limits: SchedulerLimits,
         eos_token_ids: tuple[int, ...],
         tiers: LowerTiers | None = None,
+        *,
+        overlaps: bool = False,
     ) -> None:
         self._runner = runner
         self._plan, self._max_context = plan, limits.max_context
@@ -66,13 +92,16 @@ class Engine:
         self.scheduler = Scheduler(plan, limits)
         self.begun: list[str] = []
         self._steps = 0
+        self._overlaps = overlaps
+        self._flying: Flying | None = None
+        self._landed_s = 0.0
         self._tiers = self.scheduler.tiers = tiers
         if tiers is not None:
             tiers.attach(self.scheduler.memory)
 
     @property
     def has_work(self) -> bool:
-        return self.scheduler.has_work
+        return self.scheduler.has_work or self._flying is not None
 
     def add_request(self, request: EngineRequest) -> None:
         """Queue a request. What cannot fit was refused before it came here."""
@@ -89,33 +118,60 @@ class Engine:
         return self.scheduler.abort(request_id, time.monotonic())
 
     def step(self) -> list[tuple[str, TokenOutput]]:
-        """One step over everything that is due; returns new outputs by request id."""
+        """One step over everything that is due; returns new outputs by request id.
+
+        Where steps overlap it begins one and returns the outputs of the one before.
+        """
         started_s = time.monotonic()
         self.begun = []
-        expired = self.scheduler.expire(started_s)
+        outputs = self.scheduler.expire(started_s)
+        if self._flying is not None and self._flying.must_land:
+            outputs += self._land(self._flying)
+            self._flying = None
         if not self.has_work:
-            return expired
+            return outputs
+        due, launched = self._flying, self._launch(started_s, waits=self._flying is None)
+        if self._overlaps:
+            self._flying = launched
+        else:
+            due = launched
+        return outputs if due is None else outputs + self._land(due)
+
+    def _launch(self, started_s: float, *, waits: bool) -> Flying | None:
+        """Begin the next step; None if there is nothing to compute.
+
+        Args:
+            waits: for a moment, where all that there is to do waits for what is being fetched.
+        """
         if self._tiers is not None:
             self._tiers.begin_step(holds_up=bool(self.scheduler.running), prefill_rate=self.scheduler.prefill_rate)
         batch = self.scheduler.schedule(started_s)
         if not batch.parts:
-            is_fetching = self._tiers is not None and self._tiers.wait(FETCH_WAIT_S)
-            assert is_fetching, "there is work, but none of it can be scheduled"
-            return expired
+            if waits:
+                is_fetching = self._tiers is not None and self._tiers.wait(FETCH_WAIT_S)
+                assert is_fetching, "there is work, but none of it can be scheduled"
+            return None
         self.begun = [part.sequence.request_id for part in batch.parts if not part.samples and part.begins]
-        result = self._runner.run(batch)
+        flying = Flying(batch, self._runner.launch(batch), started_s)
         self._steps += 1
-        now_s = time.monotonic()
-        self.scheduler.note_speed(batch, now_s - started_s)
         if self._tiers is not None:
             self._tiers.keep(batch, self.scheduler.prefill_rate)
-        outputs = self.scheduler.postprocess(batch, result.tokens, self._eos_token_ids, now_s)
+        self.scheduler.advance(batch)
+        return flying
+
+    def _land(self, flying: Flying) -> list[tuple[str, TokenOutput]]:
+        """Wait for a step, and hand out what came of it."""
+        batch, result = flying.batch, flying.launched.result()
+        now_s = time.monotonic()
+        self.scheduler.note_speed(batch, now_s - max(flying.started_s, self._landed_s))
+        self._landed_s = now_s
+        outputs = self.scheduler.resolve(batch, result.tokens, self._eos_token_ids, now_s)
         if self._tiers is not None:
             ended = {request_id for request_id, output in outputs if output.finish_reason is not None}
             self._tiers.keep_answers(part.sequence for part in batch.parts if part.sequence.request_id in ended)
         if result.logprobs or result.prompt_logprobs:
             outputs = with_logprobs(outputs, result)
-        return expired + outputs
+        return outputs
 
     def close(self) -> None:
         """Write what is still to be written, for some seconds at most."""

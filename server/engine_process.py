@@ -200,7 +200,9 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
     graphs = f"not captured: {reason}" if reason else "captured as CUDA graphs"
     planned = describe(plan, limit, limits.max_running, config.state_dtype)
     about = f"{measured}{planned}\nkernels: {describe_choices(choices)}\ndecode steps: {graphs}"
-    engine = Engine(runner, plan, limits, eos_token_ids, open_tiers(runner, plan, directory, config))
+    overlaps = device.type == "cuda" if config.overlap is None else config.overlap
+    tiers = open_tiers(runner, plan, directory, config)
+    engine = Engine(runner, plan, limits, eos_token_ids, tiers, overlaps=overlaps)
     return engine, Ready(info, about)
 
 

@@ -1,10 +1,10 @@
 """Executes what the scheduler decided: ScheduledBatch -> ForwardBatch -> StepResult. The torch half."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from models.batch import ForwardBatch
 from models.cache import (
     CacheShape,
     allocate_caches,
@@ -21,7 +21,7 @@ from models.load import load_decoder
 from server.cache.planner import CachePlan
 from server.config import ConfigError, EngineConfig
 from server.device_rows import DeviceRows
-from server.sampling import Sampling, score, scores
+from server.sampling import Launched, Sampling, score, scores
 from server.sequence import ScheduledBatch, StepResult
 from server.step_tensors import StepTensors
 
@@ -63,6 +63,7 @@ class Runner:
         self.dtype, self.state_dtype = dtype, state_dtype
         self.environment = probe(device)
         self._graphs: DecodeGraphs | None = None
+        self._last: Launched | None = None
         self.decoder = load_decoder(directory, dtype=dtype, device=device)
         self._sampling = Sampling(self.decoder.config.vocab_size, device)
 
@@ -114,15 +115,36 @@ class Runner:
         self._graphs = graphs
         return None
 
-    @torch.inference_mode()
     def run(self, batch: ScheduledBatch) -> StepResult:
-        """Compute the step."""
+        """Compute the step, and wait for it."""
+        return self.launch(batch).result()
+
+    @torch.inference_mode()
+    def launch(self, batch: ScheduledBatch) -> Launched:
+        """Begin to compute the step, behind the one before. On a processor it is done when this returns.
+
+        Tokens of its parts that are not known yet are those which the step before it has sampled.
+        """
         copy_rows(self._caches, batch.copies)
         forward = self._steps.fill(batch)
+        self._take_unknown(batch, forward)
         if scores(batch):
             hidden = self.decoder.hidden(forward, self._caches)
-            result = self._sampling.draw(batch, self.decoder.logits(hidden[forward.logit_rows]))
-            return replace(result, prompt_logprobs=score(batch, self.decoder, hidden))
-        if self._graphs is not None and self._graphs.takes(forward):
-            return self._sampling.draw(batch, self._graphs.run(forward))
-        return self._sampling.draw(batch, self.decoder(forward, self._caches))
+            launched = self._sampling.draw(batch, self.decoder.logits(hidden[forward.logit_rows]))
+            launched.scored = score(batch, self.decoder, hidden)
+        elif self._graphs is not None and self._graphs.takes(forward):
+            launched = self._sampling.draw(batch, self._graphs.run(forward))
+        else:
+            launched = self._sampling.draw(batch, self.decoder(forward, self._caches))
+        self._last = launched
+        return launched
+
+    def _take_unknown(self, batch: ScheduledBatch, forward: ForwardBatch) -> None:
+        """Put the tokens that only the device knows yet where they belong."""
+        unknown = [number for number, part in enumerate(batch.parts) if part.sequence.num_unknown]
+        if not unknown:
+            return
+        assert self._last is not None, "a token is unknown, but none was sampled"
+        places = [self._last.rows[batch.parts[number].sequence.request_id] for number in unknown]
+        rows = forward.query_start[unknown].to(self.device)
+        forward.token_ids[rows] = self._last.tokens[torch.tensor(places, device=self.device)]

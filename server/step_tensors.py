@@ -82,11 +82,11 @@ class StepTensors:
         positions: Integers,
         slots: Integers,
     ) -> None:
-        """The rows of all parts of one token."""
+        """The rows of all parts of one token. One that is not known yet is 0."""
         size = self._block_size
         singles = [(number, part.sequence) for number, part in enumerate(parts) if part.num_tokens == 1]
         rows = starts[[number for number, _ in singles]]
-        token_ids[rows] = [sequence.token_ids[sequence.num_computed] for _, sequence in singles]
+        token_ids[rows] = [0 if s.num_unknown else s.token_ids[s.num_computed] for _, s in singles]
         positions[rows] = [sequence.num_computed for _, sequence in singles]
         slots[rows] = [
             sequence.block_table[sequence.num_computed // size] * size + sequence.num_computed % size

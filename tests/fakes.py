@@ -18,6 +18,7 @@ from server.engine import Engine
 from server.request import EngineRequest, FinishReason, Logprobs, SamplingParams, TokenOutput
 from server.scheduler import SchedulerLimits
 from server.sequence import ScheduledBatch, ScheduledSequence, StepResult
+from server.sequence import Sequence as RunningSequence
 
 VOCAB_SIZE = 61
 EOS = 0
@@ -47,6 +48,16 @@ def planned_tokens(plans: Mapping[tuple[int, ...], Sequence[int]]) -> NextToken:
     return next_token
 
 
+class Landed:
+    """A step of the scripted model, which is done when it is begun."""
+
+    def __init__(self, result: StepResult) -> None:
+        self._result = result
+
+    def result(self) -> StepResult:
+        return self._result
+
+
 class ScriptedModel:
     """Stands in for the runner. `batches` keeps (request id, number of tokens) of every step.
 
@@ -61,8 +72,20 @@ class ScriptedModel:
         self._states: list[tuple[int, ...]] = [(-1,)] * plan.num_state_slots
         self._owners: list[tuple[str, int] | None] = [None] * (plan.arena_bytes or 0)
         self.batches: list[list[tuple[str, int]]] = []
+        self._sampled: dict[str, int] = {}  # in the last step
 
-    def run(self, batch: ScheduledBatch) -> StepResult:
+    def launch(self, batch: ScheduledBatch) -> Landed:
+        result = self._run(batch)
+        self._sampled = result.tokens
+        return Landed(result)
+
+    def _text(self, sequence: RunningSequence) -> list[int]:
+        """A sequence's tokens, the one among them that the engine does not know yet."""
+        assert sequence.num_unknown <= 1, "a step begins before the one before the last is done"
+        unknown = [self._sampled[sequence.request_id]] if sequence.num_unknown else []
+        return sequence.token_ids + unknown
+
+    def _run(self, batch: ScheduledBatch) -> StepResult:
         self.batches.append([(part.sequence.request.request_id, part.num_tokens) for part in batch.parts])
         self.copy(batch.copies)
         # All write before any reads: what one part overwrites of another shows.
@@ -77,7 +100,7 @@ class ScriptedModel:
                     logprobs[request.request_id] = scripted_logprobs([recalled], [token])
             if part.scored:
                 seen = [recalled[: position + 1] for position in part.scored]
-                follow = [part.sequence.token_ids[position + 1] for position in part.scored]
+                follow = [self._text(part.sequence)[position + 1] for position in part.scored]
                 prompts[request.request_id] = scripted_logprobs(seen, follow)
         return StepResult(tokens, logprobs, prompts)
 
@@ -120,24 +143,25 @@ class ScriptedModel:
 
     def _remember(self, part: ScheduledSequence) -> None:
         sequence = part.sequence
+        text = self._text(sequence)
         start, stop = sequence.num_computed, sequence.num_computed + part.num_tokens
         assert part.num_tokens > 0, "an empty part"
-        assert part.samples == (stop == len(sequence.token_ids)), "samples before the newest token"
+        assert part.samples == (stop == len(text)), "samples before the newest token"
         assert sequence.state_slot is not None
         # A pass that starts at 0 takes the slot as empty, whatever is left in it.
         past = self._states[sequence.state_slot] if start else ()
         for position, slot in part.snapshots:
             assert start < position <= stop, "a snapshot of tokens that are not computed"
             assert slot != sequence.state_slot, "a snapshot in the running slot"
-            self._states[slot] = past + tuple(sequence.token_ids[start:position])
+            self._states[slot] = past + tuple(text[start:position])
             self._overwrite("slot", slot)
         assert not start or self._is_whole("slot", sequence.state_slot), "a state was overwritten"
-        self._states[sequence.state_slot] = past + tuple(sequence.token_ids[start:stop])
+        self._states[sequence.state_slot] = past + tuple(text[start:stop])
         self._overwrite("slot", sequence.state_slot)
         if self._plan.bytes_per_token:
             for position in range(max(start, sequence.num_shared), stop):
                 block = sequence.block_table[position // self._plan.block_size]
-                self._blocks[block][position % self._plan.block_size] = sequence.token_ids[position]
+                self._blocks[block][position % self._plan.block_size] = text[position]
                 self._overwrite("block", block)
 
     def _recall(self, part: ScheduledSequence) -> list[int]:
@@ -146,7 +170,7 @@ class ScriptedModel:
         length = sequence.num_computed + part.num_tokens
         state = list(self._states[sequence.state_slot])
         if not self._plan.bytes_per_token and not self._plan.bytes_per_sequence:
-            return sequence.token_ids[:length]  # a model that remembers nothing would be asked for nothing
+            return self._text(sequence)[:length]  # a model that remembers nothing would be asked for nothing
         if not self._plan.bytes_per_token:
             return state
         for block in sequence.block_table[: self._plan.num_blocks_for(length)]:
@@ -199,6 +223,7 @@ def make_engine(
     prefix_cache: bool = True,
     policy: Policy = "first-come",
     max_gap_s: float = float("inf"),
+    overlaps: bool = False,
     host: HostStore | None = None,
     disk: DiskStore | None = None,
     chunk_tokens: int = 16,
@@ -220,7 +245,7 @@ def make_engine(
         tiers = LowerTiers(
             plan, model, snapshot_every=snapshot_every, host=host, disk=disk, chunk_tokens=chunk_tokens, least_tokens=2
         )
-    engine = Engine(model, plan, limits, (EOS,), tiers)
+    engine = Engine(model, plan, limits, (EOS,), tiers, overlaps=overlaps)
     # Whatever it is, so that it is known from the first step on; so slow that all is worth to be kept.
     engine.scheduler._prefill_rate = 1.0
     return engine, model

@@ -3,11 +3,16 @@
 import pytest
 import torch
 
-from models.sampler import SamplingRow, sample, uniform
+from models import sampler
+from models.sampler import SamplingRow, uniform
 
 
 def row(*, temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, seed=0, step=0):
     return SamplingRow(temperature, top_p, top_k, min_p, seed, step)
+
+
+def sample(logits, rows):
+    return sampler.sample(logits, rows).tolist()
 
 
 LOGITS = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()

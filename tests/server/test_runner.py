@@ -1,7 +1,9 @@
 """Real models through scheduler and runner: whatever the company and the chunks, the tokens are those of alone."""
 
 import random
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from devices import DEVICES
@@ -31,7 +33,15 @@ def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Runner(directory, dtype=torch.float32, device=device)
 
 
-def start(runner: Runner, *, num_blocks: int = 200, slots: int = 8, step: int = 512, chunk: int = 512) -> Engine:
+def start(
+    runner: Runner,
+    *,
+    num_blocks: int = 200,
+    slots: int = 8,
+    step: int = 512,
+    chunk: int = 512,
+    overlaps: bool = False,
+) -> Engine:
     """An engine over fresh caches."""
     needs = runner.decoder.config.cache_needs(4)
     plan = CachePlan(
@@ -42,7 +52,7 @@ def start(runner: Runner, *, num_blocks: int = 200, slots: int = 8, step: int = 
         num_state_slots=slots,
     )
     runner.allocate(plan)
-    return Engine(runner, plan, SchedulerLimits(slots, step, chunk, MAX_CONTEXT), ())
+    return Engine(runner, plan, SchedulerLimits(slots, step, chunk, MAX_CONTEXT), (), overlaps=overlaps)
 
 
 def answer(engine: Engine, requests: list[EngineRequest]) -> dict[str, list[int]]:
@@ -105,6 +115,58 @@ def test_seeds_matter(runner, prompts):
 def test_without_a_seed_every_request_draws_its_own(runner, prompts):
     same = [sampled(f"r{i}", prompts[3], None) for i in range(8)]
     assert len({tuple(tokens) for tokens in answer(start(runner), same).values()}) == 8
+
+
+def test_steps_that_overlap_change_nothing(runner, prompts):
+    """Of every kind of request: what is decided before tokens are known is the same, and so is what is computed."""
+    greedy = answer(start(runner), [make_request(f"r{i}", prompt, 20) for i, prompt in enumerate(prompts)])
+    ends = [tokens[min(len(tokens) - 1, 3 + i)] for i, tokens in enumerate(greedy.values())]
+    kinds = (
+        SamplingParams(20, temperature=0.0, ignore_eos=True),
+        SamplingParams(20, temperature=1.0, seed=5, ignore_eos=True, logprobs=2),
+        SamplingParams(20, temperature=0.0, ignore_eos=True, frequency_penalty=1.5, min_tokens=3),
+        SamplingParams(20, temperature=0.0, prompt_logprobs=1),
+        SamplingParams(0, temperature=0.0, prompt_logprobs=0),
+        SamplingParams(1, temperature=0.0),
+    )
+    requests = [
+        EngineRequest(f"r{i}-{kind}", tuple(prompt), replace(params, stop_token_ids=(ends[i],)))
+        for i, prompt in enumerate(prompts)
+        for kind, params in enumerate(kinds)
+    ]
+
+    def said(*, overlaps: bool) -> tuple[dict[str, list[object]], int]:
+        engine = start(runner, num_blocks=MAX_CONTEXT // 3 + 10, slots=5, step=40, chunk=16, overlaps=overlaps)
+        for request in requests:
+            engine.add_request(request)
+        outputs = drain(engine)
+        told = {
+            name: [
+                tokens_of(each),
+                each[-1].finish_reason,
+                [output.logprobs for output in each if output.logprobs],
+                [output.prompt_logprobs for output in each if output.prompt_logprobs],
+            ]
+            for name, each in outputs.items()
+        }
+        stats = engine.stats()
+        assert stats.free_blocks == stats.num_blocks
+        assert stats.free_state_slots == stats.num_state_slots
+        return told, stats.steps
+
+    (apart, steps), (overlapping, more_steps) = said(overlaps=False), said(overlaps=True)
+    assert overlapping.keys() == apart.keys()
+    for name, told in apart.items():
+        assert overlapping[name][:2] == told[:2], name
+        for mine, others in zip(overlapping[name][2:], told[2:], strict=True):
+            # A prompt's come in chunks, which are others.
+            ids = (b"".join(each.token_ids for each in told) for told in (mine, others))
+            assert next(ids) == next(ids)
+            values = (b"".join(each.values for each in told) for told in (mine, others))
+            np.testing.assert_allclose(*(np.frombuffer(each, np.float32) for each in values), atol=1e-5)
+    assert {told[1] for told in apart.values()} == {"stop", "length"}
+    # Steps too many are those of sequences that ended unforeseen.
+    assert more_steps > steps
 
 
 def test_a_step_in_which_nothing_is_sampled(runner, prompts):

@@ -52,6 +52,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         policy=st.sampled_from(get_args(Policy)),
         has_host=st.booleans(),
         has_disk=st.booleans(),
+        overlaps=st.booleans(),
     )
     def start(
         self,
@@ -64,6 +65,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         policy: Policy,
         has_host: bool,
         has_disk: bool,
+        overlaps: bool,
     ) -> None:
         # Just over one longest sequence's blocks: two that grow meet soon.
         blocks = plan.num_blocks // plan.block_size if plan.bytes_per_token else 0
@@ -78,6 +80,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             "snapshot_every": snapshot_every,
             "prefix_cache": prefix_cache,
             "policy": policy,
+            "overlaps": overlaps,
         }
         self.has_host, self.has_disk = has_host and prefix_cache, has_disk and prefix_cache
         self.directory = fast_directory()
