@@ -118,7 +118,7 @@ class Storm:
             snapshot_every=8,
             policy=policy,
         )
-        engine = Engine(self._runner, plan, limits, (), tiers)
+        engine = Engine(self._runner, plan, limits, (), tiers, overlaps=rng.random() < 0.5)
         engine.scheduler._prefill_rate = 1000.0  # prompts are too short for it to be measured
         engine.scheduler.check()
         self.outputs = {request_id: [] for request_id in self.open}
