@@ -177,10 +177,7 @@ def serve(
 ) -> None:
     """Serve models behind an OpenAI-compatible API; each has an engine process of its own."""
     engine = EngineConfig(
-        dtype=dtype,
-        state_dtype=state_dtype,
-        device=device,
-        block_size=block_size,
+        *(dtype, state_dtype, device, block_size),
         max_context=max_context,
         max_running=max_running,
         max_queue=max_queue,
