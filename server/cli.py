@@ -177,7 +177,10 @@ def serve(
 ) -> None:
     """Serve models behind an OpenAI-compatible API; each has an engine process of its own."""
     engine = EngineConfig(
-        *(dtype, state_dtype, device, block_size),
+        dtype=dtype,
+        state_dtype=state_dtype,
+        device=device,
+        block_size=block_size,
         max_context=max_context,
         max_running=max_running,
         max_queue=max_queue,
@@ -190,9 +193,7 @@ def serve(
         policy=policy,
         max_gap_s=max_gap_s,
         **step_options(threads, cuda_graphs, overlap, num_models=len(models)),
-        log_requests=log_requests,
-        start_timeout_s=start_timeout_s,
-        stall_timeout_s=stall_timeout_s,
+        **watch_options(log_requests, start_timeout_s, stall_timeout_s),
     )
     http = ServerConfig(host, port, tuple(api_keys or ()), max_body_mib * MIB, start_timeout_s, drain_s, access_log)
     raise typer.Exit(host_and_serve(models, engine, CheckpointOptions(revision, generation_config == "auto"), http))
@@ -219,6 +220,11 @@ def step_options(threads: int | None, graphs: bool, overlap: bool | None, *, num
         "overlap": overlap,
         "memory_share": 1 / num_models,
     }
+
+
+def watch_options(log_requests: bool, start_s: float, stall_s: float) -> dict[str, Any]:
+    """What is told of an engine, and when it is taken for stuck."""
+    return {"log_requests": log_requests, "start_timeout_s": start_s, "stall_timeout_s": stall_s}
 
 
 def host_and_serve(models: list[str], engine: EngineConfig, options: CheckpointOptions, config: ServerConfig) -> int:
