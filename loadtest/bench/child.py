@@ -36,6 +36,12 @@ class Child:
     def running(self) -> bool:
         return self._process.poll() is None
 
+    def dies_within(self, seconds: float) -> bool:
+        """Whether it is gone by then; a process that drops its connections may need a moment to end."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        return not self.running
+
     @property
     def input(self) -> IO[bytes]:
         assert self._process.stdin is not None

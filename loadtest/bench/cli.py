@@ -52,7 +52,7 @@ def bench(
     threads: Threads = None,
     cache_gib: CacheGib = 3,
     patience: Patience = 5.0,
-    start_timeout_s: StartTimeout = 300.0,
+    start_timeout_s: StartTimeout = 600.0,
     quick: Quick = False,
     output: Output = None,
     weights: Weights = None,

@@ -20,6 +20,7 @@ from loadtest.latency import StreamTimes
 from loadtest.wire import read_stream
 
 POLL_S = 0.2
+DEATH_S = 1.0
 HEALTH_TIMEOUT_S = 10.0
 
 
@@ -122,7 +123,8 @@ class Server:
         stream = read_stream(exchange.lines)
         if exchange.failure is not None or stream.error is not None:
             wrong = stream.error if exchange.failure is None else exchange.failure.message
-            died = "" if self.child is None or self.child.running else f"; it died: {self.child.last_words()}"
+            assert self.child is not None
+            died = f"; it died: {self.child.last_words()}" if self.child.dies_within(DEATH_S) else ""
             raise ContenderError(f"fails a request: {wrong}{died}")
         ids = tuple(self._words.cut(stream.text))
         usage = stream.usage

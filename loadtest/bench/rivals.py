@@ -76,7 +76,9 @@ class Race:
         return self.contexts[1]
 
     def env(self) -> dict[str, str]:
-        return {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
+        """Threads, for whoever goes by the environment; and nobody looks for the weights anywhere else."""
+        threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
+        return {**threads, "HF_HUB_OFFLINE": "1"}
 
     def log(self, name: str) -> Path:
         return self.directory / f"{self.checkpoint.name}-{self.dtype}-{name.replace(' ', '-')}.log"
@@ -167,9 +169,13 @@ def _vllm(places: Places) -> Rival:
         # With its prefix cache the CPU engine of 0.32 dies of the first prompt that is longer than one block.
         options += [] if race.family == "llama" else ["--no-enable-prefix-caching"]
         cpu = {"VLLM_CPU_KVCACHE_SPACE": str(race.cache_gib), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        # The OpenMP that it asks for, where `intel-openmp` is installed beside it.
+        openmp = Path(program).resolve().parents[1] / "lib" / "libiomp5.so"
+        cpu |= {"LD_PRELOAD": str(openmp)} if openmp.is_file() else {}
         dialect = Dialect(MODEL, fields={"ignore_eos": True, "stream_options": {"include_usage": True}})
         command = [program, "serve", str(race.checkpoint), *options]
-        quiet = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+        # What it compiles for a model is kept, or deleted, with that model's weights.
+        quiet = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CACHE_ROOT": str(race.checkpoint.parent / "vllm-cache")}
         return race.server("vllm", lambda port: [*command, "--port", str(port)], dialect, **cpu, **quiet)
 
     return Rival("vllm", _tell(found), enter)

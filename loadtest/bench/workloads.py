@@ -114,17 +114,16 @@ def _all_streams(answers: Sequence[Answer]) -> float:
 def workloads(*, quick: bool) -> dict[str, Workload]:
     """All of them by name; quick ones are a sixteenth as long."""
     part = 16 if quick else 1
-    long, output = 8192 // part, 128 // (4 * part)
+    long, few, fewer = 8192 // part, max(8, 32 // part), max(8, 24 // part)
     prefill = Figure("prefill", "tok/s", lambda answers: 2048 // part / _first_token(answers))
     decode = Figure("decode", "tok/s", _one_stream)
     rate = Figure("output", "tok/s", _all_streams)
     seconds = Figure("time", "s", span_s)
-    few = max(output, 8)
     every = [
         Workload("single", "one stream, prompt of {prompt:,}", 2048 // part, few, (prefill, decode)),
         Workload("short", "one stream, prompt of {prompt:,}", 32, few, (decode,)),
-        Workload("batch8", "8 at once, prompts of {prompt:,}", 32, few, (rate,), 8, 8),
-        Workload("batch16", "16 at once, prompts of {prompt:,}", 32, few, (rate,), 16, 16),
+        Workload("batch8", "8 at once, prompts of {prompt:,}", 16, fewer, (rate,), 8, 8),
+        Workload("batch16", "16 at once, prompts of {prompt:,}", 16, fewer, (rate,), 16, 16),
         Workload("mixed", "16 at once, prompts up to {prompt:,}", 2048 // part, 128 // part, (rate,), 16, 16, "mixed"),
         Workload(
             "shared", "{requests} questions on one {prompt:,}", long, max(1, 16 // part), (seconds,), 32, 1, "shared"

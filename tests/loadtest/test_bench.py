@@ -17,9 +17,9 @@ from loadtest.bench.checkpoint import copy_embedded, draw, round_to_bfloat16, wr
 from loadtest.bench.child import Child
 from loadtest.bench.exchange import Answer, ContenderError, CutError, Question
 from loadtest.bench.http import Dialect, Server, same_beginning
-from loadtest.bench.race import family, quick_models
+from loadtest.bench.race import Meeting, Rules, family, quick_models
 from loadtest.bench.results import Agreement, Cut, Key, Results, Sample, summary_rows
-from loadtest.bench.rivals import OURS, Places, find
+from loadtest.bench.rivals import OURS, Places, Race, Rival, find
 from loadtest.bench.vocabulary import Words
 from loadtest.bench.workloads import workloads
 from loadtest.latency import StreamTimes
@@ -171,6 +171,63 @@ def test_a_server_that_takes_too_long_is_stopped(tmp_path, tiny):
         server.ask([Question((1,), None, 2)], concurrency=1, limit_s=0.5)
     server.child.end()
     assert not server.child.running
+
+
+# Answers at once; sleeps or dies, as it is told, where 24 tokens are asked for.
+MISBEHAVES = """
+import http.server, json, os, sys, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_): pass
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if body["max_tokens"] == 24:
+            if sys.argv[1] == "sleep": time.sleep(60)
+            if sys.argv[1] == "die": print("RuntimeError: no room", flush=True); os._exit(1)
+        self.send_response(200); self.end_headers()
+        usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": body["max_tokens"]}
+        for number in range(body["max_tokens"]):
+            last = {"finish_reason": "length"} if number == body["max_tokens"] - 1 else {}
+            chunk = {"choices": [{"text": " ba", **last}], "usage": usage}
+            self.wfile.write(b"data: " + json.dumps(chunk).encode() + b"\\n\\n")
+            time.sleep(0.001)
+        self.wfile.write(b"data: [DONE]\\n\\n")
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Handler).serve_forever()
+"""
+
+
+def test_who_is_stopped_or_dies_is_back_for_the_next_workload(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr("loadtest.bench.race.LEAST_LIMIT_S", 1.0)
+    words, results, lines = Words.read(tiny), Results(), list[str]()
+
+    def rival(name: str, deed: str) -> Rival:
+        return Rival(
+            name,
+            "",
+            lambda race: race.server(
+                name, lambda port: [sys.executable, "-c", MISBEHAVES, deed, str(port)], Dialect("m")
+            ),
+        )
+
+    rivals = [rival(OURS, ""), rival("slow", "sleep"), rival("mortal", "die")]
+    race = Race(
+        checkpoint=tiny, family="llama", dtype="float32", words=words, contexts=(300, 300), streams=8, threads=1,
+        cache_gib=1, start_s=20.0, directory=tmp_path,
+    )  # fmt: skip
+    every = workloads(quick=False)
+    with Meeting("llama", race, rivals, results, lines.append) as meeting:
+        meeting.check(long=False)
+        for name in ("batch8", "short"):
+            meeting.run(every[name], Rules(runs=2, patience=1.0))
+    assert [(entry.contender, entry.same) for entry in results.agreements] == [("slow", 48), ("mortal", 48)]
+    assert [(cut.contender, cut.key.workload, cut.run) for cut in results.cuts] == [("slow", "batch8", 0)]
+    [trouble] = results.troubles
+    assert (trouble.contender, trouble.workload) == ("mortal", "batch8")
+    assert "RuntimeError: no room" in trouble.message
+    ran = [(sample.key.workload, sample.run, sample.contender) for sample in results.samples]
+    assert ran[:2] == [("batch8", 0, OURS), ("batch8", 1, OURS)]
+    assert ran[2:] == [("short", run, name) for run in (0, 1) for name in (OURS, "slow", "mortal")]
 
 
 def test_a_paused_child_stands_still(tmp_path):
