@@ -120,6 +120,10 @@ class Meeting:
         for entrant in [*self._entrants[False], *self._entrants[True]]:
             entrant.end()
 
+    def out(self) -> set[str]:
+        """Who could not start."""
+        return {entrant.name for entrant in [*self._entrants[False], *self._entrants[True]] if entrant.out is not None}
+
     def check(self, *, long: bool) -> None:
         """Everyone's greedy tokens beside ours."""
         questions = [
@@ -244,6 +248,7 @@ def run_plan(plan: Plan, rivals: Sequence[Rival], results: Results, tell: Tell) 
     for model, write in plan.models.items():
         checkpoint = write(plan.weights / model)
         words = Words.read(checkpoint)
+        able = list(rivals)
         for dtype in plan.dtypes:
             race = Race(
                 checkpoint=checkpoint,
@@ -259,7 +264,9 @@ def run_plan(plan: Plan, rivals: Sequence[Rival], results: Results, tell: Tell) 
                 serve_options=plan.serve_options,
             )
             tell(f"{model} in {dtype}")
-            with Meeting(model, race, rivals, results, tell) as meeting:
+            with Meeting(model, race, able, results, tell) as meeting:
                 meeting.check(long=plan.workloads[0].long)
                 for workload in plan.workloads:
                     meeting.run(workload, plan.rules)
+                # Who cannot start a model, cannot in any number format.
+                able = [rival for rival in able if rival.name not in meeting.out()]

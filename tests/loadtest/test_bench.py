@@ -193,12 +193,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(b"data: " + json.dumps(chunk).encode() + b"\\n\\n")
             time.sleep(0.001)
         self.wfile.write(b"data: [DONE]\\n\\n")
+http.server.ThreadingHTTPServer.request_queue_size = 64
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Handler).serve_forever()
 """
 
 
 def test_who_is_stopped_or_dies_is_back_for_the_next_workload(tmp_path, tiny, monkeypatch):
-    monkeypatch.setattr("loadtest.bench.race.LEAST_LIMIT_S", 1.0)
+    monkeypatch.setattr("loadtest.bench.race.LEAST_LIMIT_S", 3.0)
     words, results, lines = Words.read(tiny), Results(), list[str]()
 
     def rival(name: str, deed: str) -> Rival:
@@ -259,9 +260,10 @@ def test_names():
     assert same_beginning((1, 2, 3), (1, 2, 4)) == 2
 
 
+@pytest.mark.slow
 def test_a_small_race_against_generate(tmp_path):
     """The whole way: weights, both contenders, the greedy check, alternate runs, the table, one line of JSON."""
-    options = ["--quick", "--models", "mamba2", "--dtypes", "float32", "--only", "batch8", "--runs", "2"]
+    options = ["--quick", "--models", "llama", "--dtypes", "float32", "--only", "short", "--runs", "2"]
     options += ["--rivals", "generate,vllm", "--vllm", str(tmp_path / "nothing"), "--output", str(tmp_path / "out")]
     command = [sys.executable, "-m", "fathom", "bench", *options, "--threads", "1", "--cache-gib", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=250)
