@@ -17,7 +17,7 @@ from models.errors import ModelError
 from server.generation_config import GenerationConfig, SamplingDefaults, read_generation_config
 
 NUM_RANKS = 700
-API_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
+API_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 PROMPTS = ("Question: Who", "She is a", "Ana Torres was born in")  # what one of them gives may be empty
 
 
