@@ -106,11 +106,11 @@ def random_decoder(spec: RecurrentSpec, hidden_size: int, num_layers: int, vocab
     return decoder.eval().requires_grad_(False)
 
 
-def exams(decoder: Decoder, tokenizer: Tokenizer, num_questions: int) -> list[tuple[str, ...]]:
+def exams(decoder: Decoder, tokenizer: Tokenizer, lengths: Sequence[int], num_questions: int) -> list[tuple[str, ...]]:
     """Rows: tokens of documents, how they are read, and the share of exact answers about facts by dtype."""
     maker = EpisodeMaker(random.Random(EXAM_SEED), tokenizer)
     rows: list[tuple[str, ...]] = []
-    for length in LENGTHS:
+    for length in lengths:
         asked = [maker.exam("must_answer", length, "fact") for _ in range(num_questions)]
         for way in ("token by token", "at once"):
             by_token = way == "token by token"
@@ -217,6 +217,7 @@ def main() -> None:
     parser.add_argument("--only", default="exams,text,drift", help=f"some of {','.join(PARTS)}")
     parser.add_argument("--text", type=Path, nargs="*", default=[], help="files of plain text")
     parser.add_argument("--questions", type=int, default=100, help="per length")
+    parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS), help="tokens of the exams' documents")
     parser.add_argument("--tokens", type=int, default=2048, help="of each of eight texts")
     parser.add_argument("--drift-tokens", type=int, default=10_000)
     parser.add_argument("--models", default="Mamba-2,Gated DeltaNet", help=f"of drift and speed: {','.join(SPECS)}")
@@ -234,7 +235,7 @@ def main() -> None:
     apart = ("", "states", "KL", "KL, last quarter", "same likeliest", "last quarter", "states off by")
     with torch.inference_mode():
         if "exams" in parts:
-            rows = exams(decoder, tokenizer, arguments.questions)
+            rows = exams(decoder, tokenizer, arguments.lengths, arguments.questions)
             show(f"facts, {arguments.questions} questions each", ("tokens", "read", *DTYPES), rows)
         if "text" in parts:
             ids = text_ids(tokenizer, arguments.text, 8, arguments.tokens)
