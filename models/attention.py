@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from models.activations import Activating
 from models.batch import ForwardBatch
 from models.cache import KVCache
 from models.config import AttentionSpec, GrowthSpec, ModelConfig, RopeSpec
@@ -21,7 +22,7 @@ def query_growth(spec: GrowthSpec, positions: Tensor) -> Tensor:
     return 1 + spec.rate * torch.log(1 + torch.floor(positions / spec.positions))
 
 
-class Attention(nn.Module):
+class Attention(Activating):
     """Causal attention with grouped key/value heads; norms, positions, window and cap as the spec has them."""
 
     def __init__(self, config: ModelConfig, spec: AttentionSpec, input_size: int | None = None) -> None:
@@ -77,7 +78,7 @@ class Attention(nn.Module):
         """What was read (..., heads, head_dim) through the gate and the output projection."""
         read = read.flatten(-2)
         if self.gate_proj is not None:
-            read = read * self.gate_proj(x).sigmoid()
+            read = read * self.functions.sigmoid(self.gate_proj(x))
         projected: Tensor = self.o_proj(read)
         return projected
 

@@ -1,7 +1,6 @@
 """The Gated DeltaNet mixer: linear attention whose memory is corrected rather than added to."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.config import DeltaNetSpec
@@ -40,8 +39,9 @@ class DeltaNet(RecurrentMixer):
         """q, k and v to be convolved (..., conv_size), gate (..., value_size), log decay <= 0 and beta in (0, 1), each
         (..., value_heads), float32.
         """
-        step = F.softplus(self.in_proj_a(x).float() + self.dt_bias.float())
-        return self.in_proj_qkv(x), self.in_proj_z(x), self._decay_rates() * step, self.in_proj_b(x).sigmoid().float()
+        step = self.functions.softplus(self.in_proj_a(x).float() + self.dt_bias.float())
+        beta = self.functions.sigmoid(self.in_proj_b(x)).float()
+        return self.in_proj_qkv(x), self.in_proj_z(x), self._decay_rates() * step, beta
 
     def _inputs(self, convolved: Tensor, opened: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """q, k (..., key_heads, key_dim) of length one, v (..., value_heads, dim), log decay, beta."""

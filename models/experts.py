@@ -1,15 +1,18 @@
 """The mixture of experts: a router, and the MLPs that it chooses for each token."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
+from models.activations import Activating
 from models.config import ExpertsSpec, RouterSpec
 from models.kernels.experts_torch import run_experts
 from models.layers import MLP, combine_of
 from models.linear import Linear, Projecting
 
 
-class Router(Projecting):
+class Router(Projecting, Activating):
     """Scores of all experts, and the choice among them. x (t, hidden) -> chosen (t, top_k), weights (t, top_k)."""
 
     def __init__(self, hidden_size: int, spec: RouterSpec) -> None:
@@ -25,7 +28,7 @@ class Router(Projecting):
             scores = self.linear(x, self.weight, self.bias).float().softmax(-1)
         else:
             bias = None if self.bias is None else self.bias.float()
-            scores = self.linear(x.float(), self.weight.float(), bias).sigmoid()
+            scores = self.functions.sigmoid(self.linear(x.float(), self.weight.float(), bias))
         merit = scores if self.selection_bias is None else scores + self.selection_bias.float()
         if spec.groups is not None:
             merit = merit.masked_fill(~self._in_best_groups(merit, *spec.groups), -torch.inf)
@@ -44,7 +47,7 @@ class Router(Projecting):
         return inside.unsqueeze(-1).expand_as(groups).flatten(-2)
 
 
-class Experts(Projecting):
+class Experts(Projecting, Activating):
     """The matrices of a mixture's MLPs, one behind the other, and their biases where they have any."""
 
     def __init__(self, size: int, spec: ExpertsSpec) -> None:
@@ -64,10 +67,11 @@ class Experts(Projecting):
     def forward(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         matrices = (self.gate_proj, self.up_proj, self.down_proj)
         biases = (self.gate_bias, self.up_bias, self.down_bias)
-        return run_experts(x, chosen, weights, matrices, combine=self.combine, linear=self.linear, biases=biases)
+        combine = partial(self.combine, self.functions)
+        return run_experts(x, chosen, weights, matrices, combine=combine, linear=self.linear, biases=biases)
 
 
-class MixtureOfExperts(nn.Module):
+class MixtureOfExperts(Activating):
     """For each token the weighted MLPs that its router chooses. Shapes: (..., hidden) -> (..., hidden)."""
 
     def __init__(self, hidden_size: int, spec: ExpertsSpec) -> None:
@@ -88,5 +92,7 @@ class MixtureOfExperts(nn.Module):
             mixed = self.leave(mixed)
         if self.shared is not None:
             shared = self.shared(rows)
-            mixed = mixed + (shared if self.shared_gate is None else self.shared_gate(rows).sigmoid() * shared)
+            if self.shared_gate is not None:
+                shared = self.functions.sigmoid(self.shared_gate(rows)) * shared
+            mixed = mixed + shared
         return mixed.view(x.shape)

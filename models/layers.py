@@ -7,46 +7,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.config import Activation, MLPSpec
+from models.activations import Activating, Activations
+from models.config import MLPSpec
 from models.linear import Joined, Linear
-
-
-def _gelu_tanh(x: Tensor) -> Tensor:
-    return F.gelu(x, approximate="tanh")
 
 
 def _relu2(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
-ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": _gelu_tanh,
-    "relu2": _relu2,
-}
-
-
-Combine = Callable[[Tensor | None, Tensor], Tensor]
+Combine = Callable[[Activations, Tensor | None, Tensor], Tensor]
 
 
 def combine_of(spec: MLPSpec) -> Combine:
     """How what an MLP's gate projection gives, None without one, meets what its up projection gives."""
-    activation, clamp = ACTIVATIONS[spec.activation], spec.clamp
+    clamp = spec.clamp
 
-    def plain(gate: Tensor | None, up: Tensor) -> Tensor:
-        if gate is None:
-            return activation(up)
-        if torch.is_grad_enabled() or activation is not F.silu:
-            return activation(gate) * up
-        # In place: new memory of this size costs a processor more than the arithmetic.
-        return F.silu(gate, inplace=True).mul_(up)
+    def plain(functions: Activations, gate: Tensor | None, up: Tensor) -> Tensor:
+        if gate is not None and spec.activation == "silu":
+            return functions.gate_silu(gate, up)
+        activation = _relu2 if spec.activation == "relu2" else getattr(functions, spec.activation)
+        activated: Tensor = activation(up if gate is None else gate)
+        return activated if gate is None else activated * up
 
-    def clamped(gate: Tensor | None, up: Tensor) -> Tensor:
+    def clamped(functions: Activations, gate: Tensor | None, up: Tensor) -> Tensor:
         assert clamp is not None
         assert gate is not None
         gate, up = gate.clamp(max=clamp.limit), up.clamp(-clamp.limit, clamp.limit)
-        return (up + 1) * (gate * torch.sigmoid(gate * clamp.slope))
+        return (up + 1) * (gate * functions.sigmoid(gate * clamp.slope))
 
     return plain if clamp is None else clamped
 
@@ -95,7 +83,7 @@ def rms_normalised(x: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x.float(), (x.shape[-1],), eps=eps).to(x.dtype)
 
 
-class GatedRMSNorm(Normalising):
+class GatedRMSNorm(Normalising, Activating):
     """RMS norm of x * silu(gate) over each of the groups, as Mamba-2 applies it before its output projection.
 
     norm_first: the norm of x, then times silu(gate). Shapes: x, gate (..., d) -> (..., d), in x's dtype.
@@ -110,7 +98,7 @@ class GatedRMSNorm(Normalising):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
-        open_gate = F.silu(gate.float())
+        open_gate = self.functions.silu(gate.float())
         gated = x.float() if self.norm_first else x.float() * open_gate
         if x.dtype == torch.float32 and self.num_groups == 1 and not self.norm_first:
             return (rms_norm if torch.is_grad_enabled() else self.kernel)(gated, self.weight, self.eps, False)
@@ -119,7 +107,7 @@ class GatedRMSNorm(Normalising):
         return (normalised * open_gate).to(x.dtype) if self.norm_first else normalised
 
 
-class MLP(nn.Module):
+class MLP(Activating):
     """down(activation(gate(x)) * up(x)), or down(activation(up(x))). Shapes: (..., hidden) -> (..., hidden)."""
 
     def __init__(self, hidden_size: int, spec: MLPSpec) -> None:
@@ -141,7 +129,7 @@ class MLP(nn.Module):
             gate, up = gate + extra[0], up + extra[1]
         if gate is not None and gate_scale is not None:
             gate = gate * gate_scale
-        down: Tensor = self.down_proj(self.combine(gate, up))
+        down: Tensor = self.down_proj(self.combine(self.functions, gate, up))
         return down if down_scale is None else down * down_scale
 
 

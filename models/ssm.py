@@ -3,9 +3,9 @@
 from abc import abstractmethod
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.activations import Activating
 from models.batch import ForwardBatch
 from models.cache import StateCache
 from models.config import Mamba1Spec, Mamba2Spec, RecurrentSpec
@@ -16,7 +16,7 @@ from models.layers import GatedRMSNorm, RMSNorm, rms_normalised
 from models.linear import Linear
 
 
-class RecurrentMixer(nn.Module):
+class RecurrentMixer(Activating):
     """What the recurrent mixers share: which of a batch's sequences take a scan and which a step, and their rows.
 
     A mixer projects each token (`_open`), convolves the first of what that gives, makes of both the inputs of its
@@ -161,7 +161,7 @@ class Mamba1(RecurrentMixer):
             else:
                 step, B, C = (rms_normalised(part, spec.inner_norm_eps) for part in (step, B, C))
         dt = self.dt_proj.linear(step, self.dt_proj.weight).float() + self.dt_proj.bias.float()
-        return F.softplus(dt), B.float(), C.float()
+        return self.functions.softplus(dt), B.float(), C.float()
 
     def _open(self, x: Tensor) -> tuple[Tensor, ...]:
         """The convolution's input and the gate, each (..., inner)."""
@@ -174,7 +174,7 @@ class Mamba1(RecurrentMixer):
 
     def _close(self, y: Tensor, inputs: tuple[Tensor, ...], opened: tuple[Tensor, ...]) -> Tensor:
         gate = opened[1]
-        y = torch.addcmul(y, inputs[0], self.D.float()) * F.silu(gate.float())
+        y = torch.addcmul(y, inputs[0], self.D.float()) * self.functions.silu(gate.float())
         return self.out_proj(y.to(gate.dtype))
 
 
@@ -208,7 +208,8 @@ class Mamba2(RecurrentMixer):
             scaled = [part * scale for part, scale in zip(parts, spec.projection_scales, strict=True)]
             projected = torch.cat(scaled, dim=-1)
         gate, xbc, dt = projected.split([spec.inner_size, spec.conv_size, spec.num_heads], dim=-1)
-        return xbc, gate, F.softplus(dt.float() + self.dt_bias.float()).clamp(*spec.time_step_limit)
+        steps = self.functions.softplus(dt.float() + self.dt_bias.float())
+        return xbc, gate, steps.clamp(*spec.time_step_limit)
 
     def _inputs(self, convolved: Tensor, opened: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """x (..., heads, head_dim), dt, A, B and C (..., groups, state_size)."""
@@ -222,4 +223,4 @@ class Mamba2(RecurrentMixer):
         gate = opened[1]
         y = torch.addcmul(y, inputs[0].to(y.dtype), self.D.float().unsqueeze(-1))
         y = y.flatten(-2).to(gate.dtype)
-        return self.out_proj(y * F.silu(gate) if self.norm is None else self.norm(y, gate))
+        return self.out_proj(y * self.functions.silu(gate) if self.norm is None else self.norm(y, gate))

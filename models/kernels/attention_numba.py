@@ -1,13 +1,16 @@
-"""Attention of single queries for a processor, compiled by numba: keys and values are read where the cache holds them.
+"""Attention for a processor, compiled by numba: keys and values are read where the cache holds them.
 
-Plain torch has SDPA, which wants the blocks of a sequence gathered side by side, padded and in float32: all of a
-context is then read, written and read again for each token. Here a task walks over a span of one sequence's blocks for
-all heads, and the spans are put together after. The spans lie at fixed positions, so
-that no result depends on what else is in the batch.
+Plain torch has SDPA, which wants the blocks of a sequence gathered side by side, padded and in float32, and gives a
+query other bits in other company. Here each query meets the positions in tiles that lie at fixed places, one after the
+other, each tile's sums begun anew and then joined to those before. Whether it comes alone or in a run, all by itself or
+with others, it is the same arithmetic: a run of queries reads a tile once for many of them, single queries have the
+tiles read by all threads and joined after.
 
 It imports numba at its top, so only what has made sure of numba may import it.
 Source: the softmax whose sum is corrected as its maximum grows, arXiv:2112.05682.
 """
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,142 +21,296 @@ from models.batch import ForwardBatch
 from models.cache import KVCache
 from models.config import ScoreSpec
 from models.kernels import attention_torch
+from models.kernels.attention_tile_numba import NOTHING, ZERO, cap_score, find, finish, join_tile, pad, read
 from models.kernels.attention_torch import PLAIN
+from models.kernels.attention_vectors_numba import (
+    TILE,
+    WIDTH,
+    add_1_by_1,
+    add_1_by_4,
+    multiply_1_by_1,
+    multiply_1_by_4,
+    multiply_4_by_1,
+    multiply_4_by_4,
+    transpose,
+    weigh,
+)
 from models.kernels.interface import AttentionKernels
-from models.kernels.numba_scalars import exp, flat, floats, kernel, task, use_torch_threads, widen
+from models.kernels.numba_scalars import flat, floats, kernel, task, use_torch_threads
 
-ZERO, ONE, TWO, NOTHING = np.float32(0), np.float32(1), np.float32(2), np.float32(-np.inf)
-SPAN = 256  # positions of a task, of which a context then has enough for all threads
-TILE = 32  # positions whose scores are held at once
-
-
-@task
-def _find_tile(places, table, first, stop, layout):
-    """Where the positions first .. stop begin in a pool's memory: places (TILE,)."""
-    block_size, block_stride, row_size = layout
-    block, row = first // block_size, first % block_size
-    for i in range(stop - first):
-        places[i] = table[block] * block_stride + row * row_size
-        row += 1
-        if row == block_size:
-            block, row = block + 1, 0
+BLOCK = 4  # rows of queries that meet a tile at once
+QUERIES = 256  # rows of queries of a task, for which a tile is read once
 
 
 @task
-def _score_tile(scores, q, keys, places, head, count, scale):
-    """scores (r, TILE) of a tile's positions for one key head; q (r, d), keys: a pool's memory."""
-    size = q.shape[1]
-    for i in range(count):
-        start = places[i] + head * size
-        row = keys[start : start + size]
-        for r in range(q.shape[0]):
-            total = ZERO
-            for d in range(size):
-                total += q[r, d] * widen(row[d])
-            scores[r, i] = total * scale
+def _meet_four(part, scores, found, q, row, keys_turned, values_read, firsts, stops, size, cap):
+    """Rows row .. row + 4 of q (rows, padded size) with a tile's positions firsts .. stops, each row its own.
 
-
-@task
-def _cap_tile(scores, cap):
-    for r in range(scores.shape[0]):
-        for i in range(scores.shape[1]):
-            scores[r, i] = cap * (ONE - TWO / (exp(TWO / cap * scores[r, i]) + ONE))
-
-
-@task
-def _weigh_tile(sums, peaks, totals, scores, count):
-    """Turn scores into weights against the highest seen so far; what was summed before is brought down to it."""
-    for r in range(sums.shape[0]):
-        peak = peaks[r]
-        for i in range(count):
-            peak = max(peak, scores[r, i])
-        correction = exp(peaks[r] - peak) if peaks[r] > NOTHING else ZERO
-        total = ZERO
-        for i in range(count):
-            scores[r, i] = exp(scores[r, i] - peak)
-        for i in range(count):
-            total += scores[r, i]
-        totals[r] = totals[r] * correction + total
-        peaks[r] = peak
-        if correction != ONE:
-            for d in range(sums.shape[1]):
-                sums[r, d] *= correction
-
-
-@task
-def _add_values(sums, weights, values, places, head, count):
-    size = sums.shape[1]
-    for i in range(count):
-        start = places[i] + head * size
-        row = values[start : start + size]
-        for r in range(sums.shape[0]):
-            weight = weights[r, i]
-            for d in range(size):
-                sums[r, d] += weight * widen(row[d])
-
-
-@task
-def _attend_span(
-    sums, peaks, totals, q, keys, values, layout, table, first, stop, scale, cap,
-):  # fmt: skip
-    """The positions first .. stop of a sequence -> sums (g, r, d), peaks and totals (g, r); q (g, r, d).
-
-    keys, values: the memory of a pool, and its layout: block size, numbers between blocks and between positions.
-
-    All heads read a tile before the next: what lies side by side in memory is read once, in its order.
+    part (4, padded size): sums of the values, found (4, 2): the largest score and the sum of the weights.
     """
-    scores, places = np.empty((q.shape[1], TILE), np.float32), np.empty(TILE, np.int64)
-    sums[:] = ZERO
-    peaks[:] = NOTHING
-    totals[:] = ZERO
-    for start in range(first, stop, TILE):
-        count = min(start + TILE, stop) - start
-        _find_tile(places, table, start, start + count, layout)
-        for g in range(q.shape[0]):
-            _score_tile(scores, q[g], keys, places, g, count, scale)
-            if cap > ZERO:
-                _cap_tile(scores[:, :count], cap)
-            _weigh_tile(sums[g], peaks[g], totals[g], scores, count)
-            _add_values(sums[g], scores, values, places, g, count)
+    padded = values_read.shape[0] // TILE
+    first, stop = min(firsts[0], firsts[1], firsts[2], firsts[3]), max(stops[0], stops[1], stops[2], stops[3])
+    for column in range(0, stop, 4 * WIDTH):
+        multiply_4_by_4(scores, column, TILE, q, row * padded, padded, keys_turned, column, TILE, size)
+    if cap > ZERO:
+        for i in range(4 * TILE):
+            scores[i] = cap_score(scores[i], cap)
+    for r in range(4):
+        found[r, 0], found[r, 1] = weigh(scores, r * TILE, firsts[r], stops[r])
+    column = 0
+    while column + 4 * WIDTH <= padded:
+        multiply_4_by_4(
+            part, column, padded, scores, first, TILE, values_read, first * padded + column, padded, stop - first
+        )
+        column += 4 * WIDTH
+    while column < padded:
+        multiply_4_by_1(
+            part, column, padded, scores, first, TILE, values_read, first * padded + column, padded, stop - first
+        )
+        column += WIDTH
+
+
+@task
+def _meet_one(part, scores, found, q, row, keys_turned, values_read, first, stop, size, cap):
+    """The same for one row."""
+    padded = values_read.shape[0] // TILE
+    for column in range(0, stop, 4 * WIDTH):
+        multiply_1_by_4(scores, column, TILE, q, row * padded, padded, keys_turned, column, TILE, size)
+    if cap > ZERO:
+        for i in range(TILE):
+            scores[i] = cap_score(scores[i], cap)
+    found[0, 0], found[0, 1] = weigh(scores, 0, first, stop)
+    column = 0
+    while column + 4 * WIDTH <= padded:
+        multiply_1_by_4(
+            part, column, padded, scores, first, TILE, values_read, first * padded + column, padded, stop - first
+        )
+        column += 4 * WIDTH
+    while column < padded:
+        multiply_1_by_1(
+            part, column, padded, scores, first, TILE, values_read, first * padded + column, padded, stop - first
+        )
+        column += WIDTH
+
+
+@task
+def _meet_rows(sums, ends, memory, q, keys_turned, values_read, seen, heads, window, size, cap):
+    """All rows of q (rows, padded size), flat, with a tile: sums (rows, padded size), ends (rows, 2).
+
+    seen: of the tile's positions, those up to the first query's own; `heads` rows are one query. memory: for scores
+    (BLOCK, TILE) and sums (BLOCK, padded size).
+    """
+    rows, padded = sums.shape
+    scores, part, found = memory[: BLOCK * TILE], memory[BLOCK * TILE :], np.empty((BLOCK, 2), np.float32)
+    firsts, stops = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
+    row = 0
+    while row < rows:
+        step = BLOCK if row + BLOCK <= rows else 1
+        for r in range(step):
+            stop = seen + (row + r) // heads
+            firsts[r], stops[r] = max(0, stop - window), min(TILE, stop)
+        if stops[step - 1] > 0 and firsts[0] < TILE:
+            if step == BLOCK:
+                _meet_four(part, scores, found, q, row, keys_turned, values_read, firsts, stops, size, cap)
+            else:
+                _meet_one(part, scores, found, q, row, keys_turned, values_read, firsts[0], stops[0], size, cap)
+            for r in range(step):
+                join_tile(sums[row + r], ends[row + r], part[r * padded : (r + 1) * padded], found[r])
+        row += step
+
+
+@task
+def _attend_run(out, q, keys, values, layout, table, group, position, window, scale, cap, sinks):
+    """One key head and some queries: out, q (n, r, size), at the positions from `position` on; sinks (r,).
+
+    keys, values, layout: the memory of two pools and where positions lie in it, as `find` has it. table (m,).
+    """
+    count, heads, size = q.shape
+    padded = (size + WIDTH - 1) // WIDTH * WIDTH
+    turned = pad(q.copy().reshape((count * heads, size)), scale, padded)
+    sums, ends = np.zeros((count * heads, padded), np.float32), np.zeros((count * heads, 2), np.float32)
+    ends[:, 0] = NOTHING
+    keys_turned, values_read, keys_read = np.zeros((3, TILE * padded), np.float32)
+    memory, places = np.zeros(BLOCK * (TILE + padded), np.float32), np.empty(TILE, np.int64)
+    last = position + count
+    for tile in range(max(0, position + 1 - window) // TILE * TILE, last, TILE):
+        there = places[: min(TILE, last - tile)]
+        find(there, layout, table, tile)
+        read(keys_read[: len(there) * padded], keys, there, group * size, size)
+        read(values_read[: len(there) * padded], values, there, group * size, size)
+        for i in range(0, len(there), WIDTH):
+            for d in range(0, padded, WIDTH):
+                transpose(keys_turned, d * TILE + i, TILE, keys_read, i * padded + d, padded)
+        _meet_rows(
+            sums, ends, memory, turned, keys_turned, values_read, position + 1 - tile, heads, window, size, cap
+        )  # fmt: skip
+    for row in range(count * heads):
+        finish(out[row // heads, row % heads], sums[row], ends[row], sinks[row % heads])
 
 
 @kernel
-def _attend_spans(
-    sums, peaks, totals, q, keys, values, layout, tables, lengths, window,
-    scale, cap,
-):  # fmt: skip
-    """sums (b, spans, g, r, d), peaks and totals (b, spans, g, r), q (b, g, r, d), tables (b, m), lengths (b,)."""
-    spans = sums.shape[1]
-    for i in prange(sums.shape[0] * spans):
-        b, span = i // spans, i % spans
-        first = max(span * SPAN, lengths[b] - window)
-        stop = min((span + 1) * SPAN, lengths[b])
-        _attend_span(
-            sums[b, span], peaks[b, span], totals[b, span], q[b], keys, values, layout, tables[b], first, stop,
-            scale, cap,
+def _attend_runs(out, q, keys, values, layout, table, position, window, scale, cap, sinks):
+    """out, q (n, g, r, size), sinks (g, r)."""
+    count, groups, heads = q.shape[:3]
+    each = max(1, QUERIES // heads)
+    pieces = (count + each - 1) // each
+    for i in prange(groups * pieces):
+        group, piece = i // pieces, i % pieces
+        # One from the begin and one from the end by turns: later queries see more.
+        piece = piece // 2 if piece % 2 == 0 else pieces - 1 - piece // 2
+        first, stop = piece * each, min((piece + 1) * each, count)
+        _attend_run(
+            out[first:stop, group], q[first:stop, group], keys, values, layout, table, group, position + first, window,
+            scale, cap, sinks[group],
         )  # fmt: skip
 
 
+@task
+def _score_some(scores, q, keys, places, memory, at, size, padded):
+    """scores (g, r, TILE) of the positions `places`, at most WIDTH, from the place `at` of a tile on; q (g, r, padded
+    size), flat; memory: for 2 * padded size * WIDTH numbers.
+    """
+    rows, turned = memory[: padded * WIDTH], memory[padded * WIDTH :]
+    groups, heads = scores.shape[0], scores.shape[1]
+    for group in range(groups):
+        read(rows[: len(places) * padded], keys, places, group * size, size)
+        for d in range(0, padded, WIDTH):
+            transpose(turned, d * WIDTH, WIDTH, rows, d, padded)
+        for r in range(heads):
+            row = (group * heads + r) * padded
+            multiply_1_by_1(scores[group, r], at, TILE, q, row, padded, turned, 0, WIDTH, size)
+
+
+@task
+def _add_some(parts, scores, values, places, memory, at, size):
+    """Add to parts (g, r, padded size) the values at `places`, weighed by the scores (g, r, TILE) from `at` on."""
+    groups, heads, padded = parts.shape
+    for group in range(groups):
+        read(memory[: len(places) * padded], values, places, group * size, size)
+        for r in range(heads):
+            part, weights, column = parts[group, r], scores[group, r], 0
+            while column + 4 * WIDTH <= padded:
+                add_1_by_4(part, column, padded, weights, at, TILE, memory, column, padded, len(places))
+                column += 4 * WIDTH
+            while column < padded:
+                add_1_by_1(part, column, padded, weights, at, TILE, memory, column, padded, len(places))
+                column += WIDTH
+
+
+@task
+def _attend_tile(parts, found, q, keys, values, layout, table, tile, first, stop, scale, cap):
+    """One query and the places first .. stop of a tile: parts (g, r, padded size), found (g, r, 2), q (g, r, size).
+
+    All heads read some positions before the next: what lies side by side in memory is read once, in its order.
+    """
+    groups, heads, padded = parts.shape
+    size = q.shape[2]
+    turned = pad(q.copy().reshape((groups * heads, size)), scale, padded)
+    scores, memory = np.zeros((groups, heads, TILE), np.float32), np.zeros(2 * padded * WIDTH, np.float32)
+    places = np.empty(TILE, np.int64)
+    find(places[:stop], layout, table, tile)
+    for at in range(first // WIDTH * WIDTH, stop, WIDTH):
+        _score_some(scores, turned, keys, places[at : min(at + WIDTH, stop)], memory, at, size, padded)
+    for group in range(groups):
+        for r in range(heads):
+            row = scores[group, r]
+            if cap > ZERO:
+                for i in range(TILE):
+                    row[i] = cap_score(row[i], cap)
+            found[group, r, 0], found[group, r, 1] = weigh(row, 0, first, stop)
+    parts[:] = ZERO
+    for begin in range(first // WIDTH * WIDTH, stop, WIDTH):
+        at = max(first, begin)
+        _add_some(parts, scores, values, places[at : min(begin + WIDTH, stop)], memory, at, size)
+
+
 @kernel
-def _join_spans(out, sums, peaks, totals, sinks):
-    """out (b, g, r, d) from what the spans found; sinks (g, r), -inf for none."""
-    groups, rows = out.shape[1], out.shape[2]
-    for i in prange(out.shape[0] * groups * rows):
-        b, g, r = i // (groups * rows), i // rows % groups, i % rows
-        peak = sinks[g, r]
-        for span in range(sums.shape[1]):
-            peak = max(peak, peaks[b, span, g, r])
-        total = exp(sinks[g, r] - peak) if sinks[g, r] > NOTHING else ZERO
-        row = out[b, g, r]
-        row[:] = ZERO
-        for span in range(sums.shape[1]):
-            if peaks[b, span, g, r] > NOTHING:
-                factor = exp(peaks[b, span, g, r] - peak)
-                total += totals[b, span, g, r] * factor
-                for d in range(row.shape[0]):
-                    row[d] += sums[b, span, g, r, d] * factor
-        for d in range(row.shape[0]):
-            row[d] /= total
+def _attend_tiles(parts, found, q, keys, values, layout, tables, lengths, window, scale, cap):
+    """parts (b, tiles, g, r, padded size), found (b, tiles, g, r, 2), q (b, g, r, size), lengths (b,)."""
+    tiles = parts.shape[1]
+    for i in prange(parts.shape[0] * tiles):
+        b, tile = i // tiles, i % tiles
+        first, stop = max(0, lengths[b] - window - tile * TILE), min(TILE, lengths[b] - tile * TILE)
+        if first < stop:
+            _attend_tile(
+                parts[b, tile],
+                found[b, tile],
+                q[b],
+                keys,
+                values,
+                layout,
+                tables[b],
+                tile * TILE,
+                first,
+                stop,
+                scale,
+                cap,
+            )
+        else:
+            found[b, tile, :, :, 0] = NOTHING
+
+
+@kernel
+def _join_tiles(out, parts, found, sinks):
+    """out (b, g, r, size) from what the tiles gave; sinks (g, r)."""
+    groups, heads = out.shape[1], out.shape[2]
+    for i in prange(out.shape[0] * groups * heads):
+        b, group, r = i // (groups * heads), i // heads % groups, i % heads
+        sums, ends = np.zeros(parts.shape[4], np.float32), np.zeros(2, np.float32)
+        ends[0] = NOTHING
+        for tile in range(parts.shape[1]):
+            join_tile(sums, ends, parts[b, tile, group, r], found[b, tile, group, r])
+        finish(out[b, group, r], sums, ends, sinks[group, r])
+
+
+Plan = tuple[int, int, tuple[Any, ...], tuple[np.float32, np.float32], Any]
+
+
+def _plan(cache: KVCache, heads: int, head_dim: int, scores: ScoreSpec, sinks: Tensor | None) -> Plan:
+    """What kernels want: key heads, queries to each, the pools and their layout, scale and cap, sinks."""
+    keys, groups = cache.keys, cache.keys.shape[2]
+    scale, rows = head_dim**-0.5 if scores.scale is None else scores.scale, heads // groups
+    sink_rows = np.full((groups, rows), NOTHING) if sinks is None else floats(sinks).reshape(groups, rows)
+    pools = flat(keys), flat(cache.values), (keys.shape[1], keys.stride(0), keys.stride(1))
+    return groups, rows, pools, (np.float32(scale), np.float32(scores.softcap or 0)), sink_rows
+
+
+def attend_prefill(
+    q: Tensor,
+    cache: KVCache,
+    block_table: Tensor,
+    context_len: int,
+    *,
+    scores: ScoreSpec = PLAIN,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """Attention of one sequence's new tokens, as in plain torch, which does it in bfloat16.
+
+    Args:
+        q: (n, heads, head_dim), rotated; the tokens at positions context_len .. context_len + n - 1.
+        block_table: (m,) int64, covering at least context_len + n positions.
+        sinks: (heads,), a logit of each head that takes weight and gives nothing.
+    Returns:
+        (n, heads, head_dim) in q's dtype.
+    """
+    if q.dtype != torch.float32:
+        return attention_torch.attend_prefill(q, cache, block_table, context_len, scores=scores, sinks=sinks)
+    count, heads, head_dim = q.shape
+    groups, rows, pools, numbers, sink_rows = _plan(cache, heads, head_dim, scores, sinks)
+    out = torch.empty(q.shape)
+    shape = (count, groups, rows, head_dim)
+    use_torch_threads()
+    _attend_runs(
+        out.numpy().reshape(shape),
+        floats(q).reshape(shape),
+        *pools,
+        block_table.contiguous().numpy(),
+        context_len,
+        context_len + count if scores.window is None else scores.window,
+        *numbers,
+        sink_rows,
+    )
+    return out
 
 
 def attend_decode(
@@ -175,35 +332,31 @@ def attend_decode(
         (b, heads, head_dim) in q's dtype.
     """
     batch, heads, head_dim = q.shape
-    groups, longest = cache.keys.shape[2], int(lengths.max())
-    rows, spans = heads // groups, -(-longest // SPAN)
-    sums = np.empty((batch, spans, groups, rows, head_dim), np.float32)
-    peaks, totals = np.empty((2, batch, spans, groups, rows), np.float32)
+    longest = int(lengths.max())
+    groups, rows, pools, numbers, sink_rows = _plan(cache, heads, head_dim, scores, sinks)
+    shape = (batch, -(-longest // TILE), groups, rows)
+    parts, found = np.empty((*shape, -(-head_dim // WIDTH) * WIDTH), np.float32), np.empty((*shape, 2), np.float32)
     out = torch.empty(batch, groups, rows, head_dim)
-    scale = head_dim**-0.5 if scores.scale is None else scores.scale
-    sink_rows = np.full((groups, rows), NOTHING) if sinks is None else floats(sinks).reshape(groups, rows)
     use_torch_threads()
-    _attend_spans(
-        sums,
-        peaks,
-        totals,
+    _attend_tiles(
+        parts,
+        found,
         floats(q).reshape(batch, groups, rows, head_dim),
-        flat(cache.keys),
-        flat(cache.values),
-        (cache.keys.shape[1], cache.keys.stride(0), cache.keys.stride(1)),
+        *pools,
         block_tables.contiguous().numpy(),
         lengths.numpy(),
         longest if scores.window is None else scores.window,
-        np.float32(scale),
-        np.float32(scores.softcap or 0),
+        *numbers,
     )
-    _join_spans(out.numpy(), sums, peaks, totals, sink_rows)
+    _join_tiles(out.numpy(), parts, found, sink_rows)
     return out.view(batch, heads, head_dim).to(q.dtype)
 
 
 def attend(q: Tensor, cache: KVCache, batch: ForwardBatch, *, scores: ScoreSpec, sinks: Tensor | None) -> Tensor:
-    """Decodes by these kernels, runs of queries by plain torch."""
-    return attention_torch.attend(q, cache, batch, scores=scores, sinks=sinks, decode=attend_decode)
+    """By these kernels, but for runs of queries in bfloat16, which plain torch attends."""
+    return attention_torch.attend(
+        q, cache, batch, scores=scores, sinks=sinks, decode=attend_decode, prefill=attend_prefill
+    )
 
 
 ATTENTION = AttentionKernels(attention_torch.write_kv, attend)

@@ -120,17 +120,19 @@ def attend(
     scores: ScoreSpec,
     sinks: Tensor | None,
     decode: Callable[..., Tensor] | None = None,
+    prefill: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """Causal attention of a mixed batch's new tokens over what their sequences have written, themselves included.
 
-    Shapes: q (t, heads, head_dim), rotated -> the same. decode: what computes in `attend_decode`'s place.
+    Shapes: q (t, heads, head_dim), rotated -> the same. decode, prefill: what computes in the place of
+    `attend_decode` and `attend_prefill`.
     """
-    singles, decode = batch.singles, decode or attend_decode
+    singles, decode, prefill = batch.singles, decode or attend_decode, prefill or attend_prefill
     if singles.rows is None:
         return decode(q, cache, batch.block_tables, batch.context_lens + 1, scores=scores, sinks=sinks)
     if len(batch.num_new) == 1:
         context_len = int(batch.context_lens[0])
-        return attend_prefill(q, cache, batch.block_tables[0], context_len, scores=scores, sinks=sinks)
+        return prefill(q, cache, batch.block_tables[0], context_len, scores=scores, sinks=sinks)
     out = torch.empty_like(q)
     if singles.count:
         tables, lengths = batch.block_tables[singles.sequences], batch.context_lens[singles.on_cpu] + 1
@@ -138,7 +140,7 @@ def attend(
     for i in batch.runs:
         start, stop = int(batch.query_start[i]), int(batch.query_start[i + 1])
         table, context_len = batch.block_tables[i], int(batch.context_lens[i])
-        out[start:stop] = attend_prefill(q[start:stop], cache, table, context_len, scores=scores, sinks=sinks)
+        out[start:stop] = prefill(q[start:stop], cache, table, context_len, scores=scores, sinks=sinks)
     return out
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from models.activations import PLAIN as PLAIN_ACTIVATIONS
+from models.activations import Activating
 from models.attention import Attention
 from models.decoder import Decoder
 from models.kernels.choose import Choice, Need, choices_for, choose, operations_of
@@ -29,6 +31,7 @@ KERNELS = {
     ("delta step", "triton"): ("triton_backend", "delta_step"),
     ("linear", "numba"): ("linear_numba", "linear"),
     ("norm", "numba"): ("norm_numba", "rms_norm"),
+    ("activations", "numba"): ("activations_numba", "ACTIVATIONS"),
     ("attention", "numba"): ("attention_numba", "ATTENTION"),
     ("convolution", "numba"): ("recurrent_numba", "convolve"),
     ("convolution step", "numba"): ("recurrent_numba", "conv_step"),
@@ -90,11 +93,15 @@ def bind(
     name, state = (str(each).removeprefix("torch.") for each in (dtype, state_dtype))
     linear = kernels_of("linear", choose("linear", environment, Need(name)).backend, F.linear)
     norm = kernels_of("norm", choose("norm", environment, Need(name)).backend, rms_norm)
+    backend = choose("activations", environment, Need(name)).backend
+    functions = kernels_of("activations", backend, PLAIN_ACTIVATIONS)
     for module in decoder.modules():
         if isinstance(module, Projecting):
             module.linear = linear
         if isinstance(module, Normalising):
             module.kernel = norm
+        if isinstance(module, Activating):
+            module.functions = functions
         if isinstance(module, Attention | MLP) and linear is not F.linear:
             module.opening.prepare()
         if not isinstance(module, Attention | RecurrentMixer):

@@ -128,6 +128,7 @@ NUMBA, TORCH = ("numba", _numba), ("torch", _never)
 CANDIDATES: dict[Operation, tuple[tuple[str, Refusal], ...]] = {
     "linear": (NUMBA, TORCH),
     "norm": (NUMBA, TORCH),
+    "activations": (NUMBA, TORCH),
     "attention": (("flash-attn", _flash_attn), ("varlen_attn", _varlen_attn), ("triton", _triton), NUMBA, TORCH),
     "convolution": (("causal-conv1d", _causal_conv1d), NUMBA, TORCH),
     "convolution step": (("triton", _triton), NUMBA, TORCH),
@@ -138,6 +139,9 @@ CANDIDATES: dict[Operation, tuple[tuple[str, Refusal], ...]] = {
     "delta scan": (NUMBA, TORCH),
     "delta step": (("triton", _triton), NUMBA, TORCH),
 }
+
+
+EVERYWHERE: tuple[Operation, ...] = ("linear", "norm", "activations")  # what every model asks for
 
 
 def choose(operation: Operation, environment: Environment, need: Need) -> Choice:
@@ -186,8 +190,7 @@ def choices_for(
     layers: Iterable[LayerSpec], environment: Environment, dtype: str, block_size: int, state_dtype: str = "float32"
 ) -> tuple[Choice, ...]:
     """What a model's layers get, each different choice once, in the order of the layers."""
-    everywhere: tuple[Operation, ...] = ("linear", "norm")
-    chosen: dict[Choice, None] = {choose(operation, environment, Need(dtype)): None for operation in everywhere}
+    chosen: dict[Choice, None] = dict.fromkeys(choose(name, environment, Need(dtype)) for name in EVERYWHERE)
     for mixer in simple_mixers(layers):
         for operation, need in operations_of(mixer, dtype, block_size, state_dtype):
             chosen[choose(operation, environment, need)] = None

@@ -48,7 +48,7 @@ def run_experts(
             continue
         mine = slice(start, start + count)
         read = x[tokens[mine]]
-        opened = None if gate is None else F.linear(read, gate[expert], _of(gate_bias, expert))
+        opened = None if gate is None else linear(read, gate[expert], _of(gate_bias, expert))
         inner = combine(opened, linear(read, up[expert], _of(up_bias, expert)))
         out.index_add_(0, tokens[mine], linear(inner, down[expert], _of(down_bias, expert)) * scale[mine])
         start += count

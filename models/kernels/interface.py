@@ -13,6 +13,7 @@ from models.config import ScoreSpec
 Operation = Literal[
     "linear",
     "norm",
+    "activations",
     "attention",
     "convolution",
     "convolution step",

@@ -14,11 +14,29 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from models.kernels.numba_scalars import array, exp, flat, floats, kernel, narrow, task, use_torch_threads, widen
+from models.kernels.numba_scalars import (
+    array,
+    exp,
+    flat,
+    floats,
+    fma,
+    kernel,
+    narrow,
+    strict,
+    task,
+    use_torch_threads,
+    widen,
+)
 
 ZERO, ONE = np.float32(0), np.float32(1)
 RUN = 64  # tokens of a convolution's task
 CHANNELS = 64  # of a selective scan's task: its states fit into the nearest cache
+
+
+@strict
+def _add_product(total, factor, x):
+    """In the order of the calls, unlike what stands in a task: a run and a step then agree."""
+    return fma(factor, x, total)
 
 
 @task
@@ -44,10 +62,10 @@ def _convolve_run(y, x, before, weight, bias, first):
             source = t + k - (width - 1)
             if source >= 0:
                 for c in range(channels):
-                    sums[c] += weight[k, c] * widen(x[source, c])
+                    sums[c] = _add_product(sums[c], weight[k, c], widen(x[source, c]))
             else:
                 for c in range(channels):
-                    sums[c] += weight[k, c] * before[source + width - 1, c]
+                    sums[c] = _add_product(sums[c], weight[k, c], before[source + width - 1, c])
         _silu_row(sums)
         for c in range(channels):
             y[t, c] = narrow(sums[c], y[t, c])
@@ -70,9 +88,10 @@ def _convolve_step(y, x, pool, stride, slots, weight, bias):
         states, row = _rows(pool, slots[b] * stride, channels, last), np.empty(channels, np.float32)
         for c in range(channels):
             new = widen(x[b, c])
-            total = bias[c] + weight[c, last] * new
+            total = bias[c]
             for k in range(last):
-                total += weight[c, k] * states[c, k]
+                total = _add_product(total, weight[c, k], states[c, k])
+            total = _add_product(total, weight[c, last], new)
             for k in range(last - 1):
                 states[c, k] = states[c, k + 1]
             states[c, last - 1] = new
@@ -119,6 +138,12 @@ def _ssd_scan(y, x, dt, A, B, C, states):
             _ssd_head(y[b, t, h], x[b, t, h], dt[b, t, h], A[h], B[b, t, g], C[b, t, g], states[b, h])
 
 
+@strict
+def _decay_and_add(held, dt, rate, added, into):
+    """The same."""
+    return fma(added, into, held * exp(dt * rate))
+
+
 @task
 def _selective_token(y, x, dt, A, B, C, state):
     """One token of some channels: y, x, dt (d,), A, state (n, d), B, C (n,)."""
@@ -128,9 +153,9 @@ def _selective_token(y, x, dt, A, B, C, state):
     for n in range(A.shape[0]):
         rates, row, into, out = A[n], state[n], B[n], C[n]
         for d in range(channels):
-            new = row[d] * exp(dt[d] * rates[d]) + dt[d] * x[d] * into
+            new = _decay_and_add(row[d], dt[d], rates[d], dt[d] * x[d], into)
             row[d] = new
-            y[d] += new * out
+            y[d] = _add_product(y[d], new, out)
 
 
 @task
@@ -156,13 +181,15 @@ def _selective_scan(y, x, dt, A, B, C, states):
 @task
 def _selective_state(y, x, dt, A, B, C, state, first):
     """One token of the channels from `first` on: y, x, dt (d,), A, state (d, n), B, C (n,)."""
+    new = np.empty(state.shape[1], np.float32)
     for d in range(first, min(first + CHANNELS, x.shape[0])):
         row, rates, step, total = state[d], A[d], dt[d], ZERO
         added = step * x[d]
         for n in range(row.shape[0]):
-            new = widen(row[n]) * exp(step * rates[n]) + added * B[n]
-            row[n] = narrow(new, row[n])
-            total += new * C[n]
+            new[n] = _decay_and_add(widen(row[n]), step, rates[n], added, B[n])
+            row[n] = narrow(new[n], row[n])
+        for n in range(row.shape[0]):  # in the order of a scan, where vectors hold channels
+            total = _add_product(total, new[n], C[n])
         y[d] = total
 
 

@@ -17,9 +17,11 @@ from models.linear import Joined, Linear
 
 pytest.importorskip("numba", reason="numba is an extra")
 
+from models.activations import PLAIN
 from models.kernels import linear_numba, norm_numba
 from models.kernels import recurrent_numba as compiled
-from models.kernels.attention_numba import SPAN, attend_decode
+from models.kernels.activations_numba import ACTIVATIONS, SHARE
+from models.kernels.attention_numba import TILE, attend_decode, attend_prefill
 from models.kernels.numba_scalars import array, exp, narrow, task, widen
 
 SLOTS = torch.tensor([4, 0, 6])  # of eight rows of a pool; the others are NaN
@@ -159,7 +161,7 @@ def test_step(kind):
     assert num_poisoned(pool) == poisoned
 
 
-@pytest.mark.parametrize("kind", ["ssd", "delta"])
+@KINDS
 def test_a_run_is_the_same_to_the_bit_in_any_pieces_and_company(kind):
     """Whole, in pieces, alone, and by steps among others."""
     draw = Draw(5)
@@ -251,10 +253,27 @@ def test_decoding(shape, scores):
     decode_both(shape, [1, 15, 16, 17, 300], scores=scores)
 
 
-@pytest.mark.parametrize("lengths", [[1, 15, 16, 17, 150], [2 * SPAN + 852, SPAN, SPAN + 1, 130]], ids=["one", "many"])
+@pytest.mark.parametrize("lengths", [[1, 15, 16, 17, 150], [7 * TILE + 81, TILE, TILE + 1, 130]], ids=["one", "many"])
 @pytest.mark.parametrize("scores", [SCORES["plain"], SCORES["window"]], ids=["plain", "window"])
-def test_decoding_with_sinks_in_one_span_and_in_many(lengths, scores):
+def test_decoding_with_sinks_in_one_tile_and_in_many(lengths, scores):
     decode_both(Shape(3, 1, 24, 16), lengths, scores=scores, with_sinks=True)
+
+
+@pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_prefill(shape, scores):
+    """Runs that begin and end inside of tiles, over more than one; what lies before their windows is not read."""
+    for first, count in ((0, 5), (120, 90)):
+        generator = torch.Generator().manual_seed(first)
+        cache = paged(shape, [first + count], generator)
+        q, sinks = torch.randn(count, shape.heads, shape.head_dim, generator=generator), torch.randn(shape.heads)
+        wanted = expected(q, cache, 0, scores, first=first, sinks=sinks)
+        forget(cache, 0, max(0, first + 1 - (scores.window or first + 1)))
+        apart = among_poison(q.flatten(1)).unflatten(1, (shape.heads, -1))
+        with poisoned_memory():
+            kv, table = KVCache(cache.keys, cache.values), cache.tables[0].long()
+            out = attend_prefill(apart, kv, table, first, scores=scores, sinks=sinks)
+        torch.testing.assert_close(out.double(), wanted, rtol=2e-5, atol=2e-5)
 
 
 def test_decoding_in_bfloat16():
@@ -279,6 +298,53 @@ def test_products_with_weights(dtype, outputs, inputs, with_bias, monkeypatch):
     torch.testing.assert_close(y.double(), wanted, rtol=TOLERANCES[dtype], atol=1e-4)
     for i, rows in enumerate(alone):
         assert torch.equal(rows, y[i, : len(rows)])
+
+
+FUNCTIONS = pytest.mark.parametrize("name", ["silu", "sigmoid", "softplus", "gelu", "gelu_tanh"])
+
+
+@DTYPES
+@FUNCTIONS
+def test_functions_of_single_numbers(name, dtype):
+    """Right, and the same bits in any company, on one thread and on more: rows of odd sizes, next to poison."""
+    x = (7 * Draw(2).plain(700, 97)).to(dtype)
+    assert x.numel() > 2 * SHARE
+    x[0, :6] = torch.tensor([0.0, -0.0, 30.0, -30.0, 85.0, -85.0])
+    with poisoned_memory(), torch.no_grad():
+        y = getattr(ACTIVATIONS, name)(x)
+        rows = [getattr(ACTIVATIONS, name)(x[i : i + 3].clone()) for i in range(0, 700, 99)]
+        apart = getattr(ACTIVATIONS, name)(among_poison(x[:300]))
+    wanted = getattr(PLAIN, name)(x.double())
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.double(), wanted, rtol=1e-6 if dtype == torch.float32 else 4e-3, atol=2e-6)
+    assert torch.equal(apart, y[:300])
+    for i, part in zip(range(0, 700, 99), rows, strict=True):
+        assert torch.equal(part, y[i : i + 3])
+
+
+@DTYPES
+def test_gates(dtype):
+    draw = Draw(3)
+    gate, up = (7 * draw.plain(700, 97)).to(dtype), draw.plain(700, 97).to(dtype)
+    wanted = F.silu(gate.double()) * up.double()
+    with torch.no_grad():
+        apart = ACTIVATIONS.gate_silu(among_poison(gate), among_poison(up))
+        alone = ACTIVATIONS.gate_silu(gate[5:6].clone(), up[5:6])
+        y = ACTIVATIONS.gate_silu(gate, up)
+    assert y.data_ptr() == gate.data_ptr()
+    torch.testing.assert_close(y.double(), wanted, rtol=1e-6 if dtype == torch.float32 else 4e-3, atol=1e-7)
+    assert torch.equal(apart, y)
+    assert torch.equal(alone, y[5:6])
+
+
+def test_functions_give_gradients_where_they_are_wanted():
+    for name in ("silu", "sigmoid", "softplus", "gelu", "gelu_tanh"):
+        x = torch.randn(5, requires_grad=True)
+        getattr(ACTIVATIONS, name)(x).sum().backward()
+        assert x.grad is not None
+    gate = torch.randn(5, requires_grad=True)
+    ACTIVATIONS.gate_silu(gate, torch.randn(5)).sum().backward()
+    assert gate.grad is not None
 
 
 def test_products_give_gradients_where_they_are_wanted():

@@ -1,0 +1,83 @@
+"""What runs of queries and single ones share of the attention compiled by numba: tiles read, and their sums joined.
+
+It imports numba at its top, so only what has made sure of numba may import it.
+"""
+
+import numpy as np
+
+from models.kernels.attention_vectors_numba import WIDTH, widen_vectors
+from models.kernels.numba_scalars import exp, fma, strict, task, widen
+
+ZERO, ONE, TWO, NOTHING = np.float32(0), np.float32(1), np.float32(2), np.float32(-np.inf)
+
+
+@strict
+def cap_score(score, cap):
+    return cap * (ONE - TWO / (exp(TWO / cap * score) + ONE))
+
+
+@strict
+def _join(sums, factor, more, factor_of_more):
+    return fma(more, factor_of_more, sums * factor)
+
+
+@strict
+def _share(sums, factor, total):
+    return sums * factor / total
+
+
+@task
+def find(places, layout, table, first):
+    """Where the positions from `first` on begin in a pool's memory; layout: block size, numbers between blocks, and
+    between positions.
+    """
+    block_size, block_stride, row_stride = layout
+    block, row = first // block_size, first % block_size
+    for i in range(places.shape[0]):
+        places[i] = table[block] * block_stride + row * row_stride
+        row += 1
+        if row == block_size:
+            block, row = block + 1, 0
+
+
+@task
+def read(rows, pool, places, start, size):
+    """rows (n, padded size): the `size` numbers at `start` in each of n positions."""
+    padded = rows.shape[0] // places.shape[0] if places.shape[0] > 0 else 0
+    for i in range(places.shape[0]):
+        widen_vectors(rows, i * padded, pool, places[i] + start, size // WIDTH)
+        for d in range(size - size % WIDTH, size):
+            rows[i * padded + d] = widen(pool[places[i] + start + d])
+
+
+@task
+def join_tile(sums, ends, part, found):
+    """Add a tile's sums (padded size,) to those before; ends, found (2,): the largest score, the sum of the weights."""
+    if found[0] == NOTHING:
+        return
+    peak = max(ends[0], found[0])
+    factor, factor_of_more = exp(ends[0] - peak), exp(found[0] - peak)
+    ends[0] = peak
+    ends[1] = _join(ends[1], factor, found[1], factor_of_more)
+    for d in range(sums.shape[0]):
+        sums[d] = _join(sums[d], factor, part[d], factor_of_more)
+
+
+@task
+def finish(out, sums, ends, sink):
+    """out (size,) from all tiles' sums; sink: a logit that takes weight and gives nothing, -inf for none."""
+    peak = max(ends[0], sink)
+    factor = exp(ends[0] - peak)
+    total = _join(ends[1], factor, exp(sink - peak) if sink > NOTHING else ZERO, ONE)
+    for d in range(out.shape[0]):
+        out[d] = _share(sums[d], factor, total)
+
+
+@task
+def pad(q, scale, padded):
+    """q (rows, size) times the scale, (rows * padded size,), with zeros behind each row."""
+    out = np.zeros(q.shape[0] * padded, np.float32)
+    for row in range(q.shape[0]):
+        for d in range(q.shape[1]):
+            out[row * padded + d] = q[row, d] * scale
+    return out
