@@ -3,7 +3,8 @@
     python -m scripts.bench_long                              # 1,000 to 1,000,000 tokens
     python -m scripts.bench_long --tokens 1000 10000 --prefix-cache
 
-Prompts are random token ids, answers are streamed. RSS is the engine process's own, as the kernel counts it: before a
+Prompts are random token ids, answers are streamed; of one token (`--max-tokens`), so that the time of a request is that
+to its first token, whether it has a text or not. RSS is the engine process's own, as the kernel counts it: before a
 request, at its highest during it (counted anew for each where the kernel lets us), and after. A table, then one line of
 JSON.
 """
@@ -35,7 +36,6 @@ class Read:
     """What one request took. Seconds on our clock, bytes of the engine process, and of the sequence in its cache."""
 
     tokens: int
-    ttft_s: float
     seconds: float
     completion_tokens: int
     rss_before: int
@@ -91,21 +91,17 @@ def ask(http: httpx2.Client, engine: psutil.Process, tokens: list[int], max_toke
     content = json.dumps(body)
     reset_peak(engine)
     before = engine.memory_info().rss
-    started_s, first_s, last = time.perf_counter(), None, {}
+    started_s, last = time.perf_counter(), {}
     with http.stream("POST", "/v1/completions", content=content, headers={"Content-Type": "application/json"}) as lines:
         if lines.status_code != 200:
             raise SystemExit(lines.read().decode())
         for line in lines.iter_lines():
             if line.startswith("data: {"):
-                chunk = json.loads(line.removeprefix("data: "))
-                if first_s is None and chunk["choices"] and chunk["choices"][0]["text"]:
-                    first_s = time.perf_counter()
-                last = chunk
-    ended_s = time.perf_counter()
+                last = json.loads(line.removeprefix("data: "))
+    seconds = time.perf_counter() - started_s
     return Read(
         tokens=len(tokens),
-        ttft_s=(first_s or ended_s) - started_s,
-        seconds=ended_s - started_s,
+        seconds=seconds,
         completion_tokens=last["usage"]["completion_tokens"],
         rss_before=before,
         rss_peak=peak_bytes(engine),
@@ -117,14 +113,14 @@ def ask(http: httpx2.Client, engine: psutil.Process, tokens: list[int], max_toke
 
 def show(reads: list[Read]) -> None:
     table = Table(title=f"{MODEL}, one request at a time", title_justify="left")
-    titles = ("prompt tokens", "TTFT, s", "tokens/s", "RSS before, MiB", "highest", "after", "bytes per prompt token")
+    titles = ("prompt tokens", "seconds", "tokens/s", "RSS before, MiB", "highest", "after", "bytes per prompt token")
     for column in (*titles, "state, bytes", "keys and values, bytes"):
         table.add_column(column, justify="right")
     for read in reads:
         sizes = [f"{size / MIB:,.0f}" for size in (read.rss_before, read.rss_peak, read.rss_after)]
         grown = (read.rss_peak - read.rss_before) / read.tokens
         table.add_row(
-            *(f"{read.tokens:,}", f"{read.ttft_s:,.2f}", f"{read.tokens / read.ttft_s:,.0f}"),
+            *(f"{read.tokens:,}", f"{read.seconds:,.2f}", f"{read.tokens / read.seconds:,.0f}"),
             *(*sizes, f"{grown:,.0f}", f"{read.state_bytes:,}", f"{read.kv_bytes:,}"),
         )
     Console(width=140).print(table)
@@ -133,7 +129,7 @@ def show(reads: list[Read]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Long prompts to the embedded Mamba, and its engine's memory.")
     parser.add_argument("--tokens", type=int, nargs="+", default=list(TOKENS))
-    parser.add_argument("--max-tokens", type=int, default=16, help="of each answer")
+    parser.add_argument("--max-tokens", type=int, default=1, help="of each answer")
     parser.add_argument("--prefix-cache", action="store_true", help="keep what was computed, which takes memory too")
     arguments = parser.parse_args()
     rng, reads = random.Random(0), []
@@ -142,7 +138,7 @@ def main() -> None:
         ask(http, engine, rng.choices(VOCAB, k=100), arguments.max_tokens)  # the first pays for what is set up once
         for count in arguments.tokens:
             reads.append(ask(http, engine, rng.choices(VOCAB, k=count), arguments.max_tokens))
-            print(f"{count:,} tokens: {reads[-1].ttft_s:.2f} s to the first", file=sys.stderr)
+            print(f"{count:,} tokens: {reads[-1].seconds:.2f} s", file=sys.stderr)
     show(reads)
     print(json.dumps([asdict(read) for read in reads]))
 
