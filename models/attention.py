@@ -69,7 +69,8 @@ class Attention(Activating):
             if self.rotary.spec not in angles:
                 angles[self.rotary.spec] = self.rotary.table(positions)
             cos, sin = angles[self.rotary.spec]
-            q, k = apply_rotary(q, cos, sin), apply_rotary(k, cos, sin)
+            rotate = apply_rotary if torch.is_grad_enabled() else self.kernels.rotate
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if self.spec.growth is not None:
             q = q * query_growth(self.spec.growth, positions).to(q.dtype)[..., None, None]
         return q, k, v

@@ -37,6 +37,7 @@ from models.kernels.attention_vectors_numba import (
 )
 from models.kernels.interface import AttentionKernels
 from models.kernels.numba_scalars import flat, floats, kernel, task, use_torch_threads
+from models.kernels.rotary_numba import rotate, write_kv
 
 BLOCK = 4  # rows of queries that meet a tile at once
 QUERIES = 256  # rows of queries of a task, for which a tile is read once
@@ -359,4 +360,4 @@ def attend(q: Tensor, cache: KVCache, batch: ForwardBatch, *, scores: ScoreSpec,
     )
 
 
-ATTENTION = AttentionKernels(attention_torch.write_kv, attend)
+ATTENTION = AttentionKernels(write_kv, attend, rotate)

@@ -9,6 +9,7 @@ from torch import Tensor
 from models.batch import ForwardBatch
 from models.cache import KVCache
 from models.config import ScoreSpec
+from models.rope import apply_rotary
 
 Operation = Literal[
     "linear",
@@ -39,10 +40,14 @@ class Attend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AttentionKernels:
-    """Paged attention. write: new keys and values (t, kv_heads, head_dim) go to their slots (t,); -1 = dropped."""
+    """Paged attention. write: new keys and values (t, kv_heads, head_dim) go to their slots (t,); -1 = dropped.
+
+    rotate: x (..., heads, head_dim) by cosines and sines (..., rotary_dim) float32, to the same shape and dtype.
+    """
 
     write: Callable[[KVCache, Tensor, Tensor, Tensor], None]
     attend: Attend
+    rotate: Callable[[Tensor, Tensor, Tensor], Tensor] = apply_rotary
 
 
 class Convolve(Protocol):
