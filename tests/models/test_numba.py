@@ -11,9 +11,10 @@ from torch import Tensor
 
 from models.cache import KVCache
 from models.config import ScoreSpec
-from models.kernels import convolution_torch, delta_rule_torch, selective_scan_torch, ssd_torch
+from models.kernels import attention_torch, convolution_torch, delta_rule_torch, selective_scan_torch, ssd_torch
 from models.layers import rms_norm
 from models.linear import Joined, Linear
+from models.rope import apply_rotary
 
 pytest.importorskip("numba", reason="numba is an extra")
 
@@ -23,6 +24,7 @@ from models.kernels import recurrent_numba as compiled
 from models.kernels.activations_numba import ACTIVATIONS, SHARE
 from models.kernels.attention_numba import TILE, attend_decode, attend_prefill
 from models.kernels.numba_scalars import array, exp, narrow, task, widen
+from models.kernels.rotary_numba import rotate, write_kv
 
 SLOTS = torch.tensor([4, 0, 6])  # of eight rows of a pool; the others are NaN
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -386,3 +388,33 @@ def test_norms(dtype, unit_offset, rows, size):
     torch.testing.assert_close(y, rms_norm(x, weight, 1e-5, unit_offset), rtol=TOLERANCES[dtype], atol=1e-5)
     for row in (0, rows - 1):
         assert torch.equal(norm_numba.rms_norm(x[row : row + 1], weight, 1e-5, unit_offset)[0], y[row])
+
+
+@DTYPES
+@pytest.mark.parametrize(("tokens", "rotary_size"), [(1, 16), (3, 8), (70, 16), (700, 32)])
+def test_rotary_positions(dtype, tokens, rotary_size):
+    """Some entries of a head may stay as they are. Each token has the same bits in any company."""
+    draw = Draw(tokens)
+    x, angles = draw.inputs(tokens, 3, 32, dtype=dtype), draw.plain(tokens, rotary_size // 2)
+    cos, sin = (torch.cat((table, table), dim=-1) for table in (angles.cos(), angles.sin()))
+    with poisoned_memory():
+        turned = rotate(x, cos, sin)
+    assert turned.dtype == dtype
+    torch.testing.assert_close(turned, apply_rotary(x, cos, sin), rtol=TOLERANCES[dtype], atol=1e-5)
+    for t in (0, tokens - 1):
+        assert torch.equal(rotate(x[t : t + 1], cos[t : t + 1], sin[t : t + 1])[0], turned[t])
+
+
+@DTYPES
+@pytest.mark.parametrize("apart", [False, True])
+def test_keys_and_values_are_written_where_they_belong(dtype, apart):
+    """Into blocks side by side, or each behind other memory that stays as it is."""
+    draw = Draw(3)
+    pools = [torch.full((7, 3 if apart else 2, 4, 2, 8), -1.0, dtype=dtype) for _ in range(2)]
+    caches = [KVCache(pool[:, 0], pool[:, 1]) for pool in pools]
+    keys, values = draw.inputs(6, 2, 8, dtype=dtype), draw.plain(6, 2, 8)
+    slots = torch.tensor([0, 5, -1, 27, 13, 2])
+    write_kv(caches[0], keys, values, slots)
+    attention_torch.write_kv(caches[1], keys, values, slots)
+    assert torch.equal(*pools)
+    assert int((pools[0] != -1).any(dim=-1).sum()) == 5 * 2 * 2
