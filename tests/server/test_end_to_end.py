@@ -237,5 +237,5 @@ def test_a_taken_port_is_told_at_once():
 def test_a_model_that_cannot_be_served_ends_the_server():
     server = ServerProcess(MODELS[0], "--max-context", "1000000")
     assert server.process.wait(60) == 1
-    assert any("--max-context 1,000,000 is more than fits" in line for line in server.log)
+    assert any("--max-context 1,000,000 is more than the model's 32,768 positions" in line for line in server.log)
     server.stop()

@@ -229,7 +229,7 @@ async def test_a_step_that_takes_long_on_our_side_is_not_held_against_the_engine
     ("changes", "words"),
     [
         ({"directory": "nothing"}, "config.json"),
-        ({"max_context": MAX_POSITIONS + 1}, "--max-context 4,097 is more than fits: the model has 4,096 positions"),
+        ({"max_context": MAX_POSITIONS + 1}, "--max-context 4,097 is more than the model's 4,096 positions"),
         ({"cache_bytes": 100}, "--cache-gib .* is too small"),
     ],
 )
