@@ -37,13 +37,14 @@ class StepRunner(Protocol):
     def launch(self, batch: ScheduledBatch) -> LaunchedStep: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Flying:
-    """A step whose tokens are not known yet. started_s: on the monotonic clock."""
+    """A step whose tokens are not taken over yet. started_s: on the monotonic clock. result: once it is waited for."""
 
     batch: ScheduledBatch
     launched: LaunchedStep
     started_s: float
+    result: StepResult | None = None
 
     @property
     def must_land(self) -> bool:
@@ -154,6 +155,8 @@ class Engine:
         self.begun = [part.sequence.request_id for part in batch.parts if not part.samples and part.begins]
         flying = Flying(batch, self._runner.launch(batch), started_s)
         self._steps += 1
+        if not self._overlaps:
+            self._wait(flying)  # what is kept below hangs on how long it took
         if self._tiers is not None:
             self._tiers.keep(batch, self.scheduler.prefill_rate)
         self.scheduler.advance(batch)
@@ -161,17 +164,23 @@ class Engine:
 
     def _land(self, flying: Flying) -> list[tuple[str, TokenOutput]]:
         """Wait for a step, and hand out what came of it."""
-        batch, result = flying.batch, flying.launched.result()
-        now_s = time.monotonic()
-        self.scheduler.note_speed(batch, now_s - max(flying.started_s, self._landed_s))
-        self._landed_s = now_s
-        outputs = self.scheduler.resolve(batch, result.tokens, self._eos_token_ids, now_s)
+        batch, result = flying.batch, self._wait(flying)
+        outputs = self.scheduler.resolve(batch, result.tokens, self._eos_token_ids, self._landed_s)
         if self._tiers is not None:
             ended = {request_id for request_id, output in outputs if output.finish_reason is not None}
             self._tiers.keep_answers(part.sequence for part in batch.parts if part.sequence.request_id in ended)
         if result.logprobs or result.prompt_logprobs:
             outputs = with_logprobs(outputs, result)
         return outputs
+
+    def _wait(self, flying: Flying) -> StepResult:
+        """What came of a step, once it is done; how long that took is learnt from it."""
+        if flying.result is None:
+            flying.result = flying.launched.result()
+            now_s = time.monotonic()
+            self.scheduler.note_speed(flying.batch, now_s - max(flying.started_s, self._landed_s))
+            self._landed_s = now_s
+        return flying.result
 
     def close(self) -> None:
         """Write what is still to be written, for some seconds at most."""

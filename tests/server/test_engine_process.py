@@ -61,7 +61,7 @@ def test_the_cache_takes_the_engines_share_of_what_a_step_leaves(tmp_path, host_
         ["1,024", f"{num_blocks // 64:,}"],
         ["4,096", f"{num_blocks // 256:,}"],
     ]
-    assert kernels == "kernels: numba for linear, norm, attention"
+    assert kernels == "kernels: numba for linear, norm, activations, attention"
     assert graphs == "decode steps: not captured: there is no GPU"
 
 

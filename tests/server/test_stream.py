@@ -4,9 +4,12 @@ import json
 
 import pytest
 
+from models.embedded import embedded_directory
 from server.api import openai as api
+from server.api.logprobs import Telling
 from server.hosting import TextOutput
 from server.request import SequenceUsage
+from server.tokenizer import ModelTokenizer
 
 USAGE = SequenceUsage(3, 0, 4, 0.0, 0.0, 0.0, 0, 0, 0)
 
@@ -21,7 +24,8 @@ async def outputs(texts):
 async def test_tokens_without_text_send_comments_in_between(monkeypatch, wait_s, comments):
     monkeypatch.setattr(api, "SILENT_EVERY_S", wait_s)
     source = outputs(["", "a", "", "b"])
-    shape = api.Shape(chat=True, answer_id="x", model="m", created_s=0, include_usage=True)
+    telling = Telling(ModelTokenizer(embedded_directory("embedded:mamba")), True, (1, 2, 3), None)
+    shape = api.Shape(chat=True, answer_id="x", model="m", created_s=0, include_usage=True, telling=telling)
     events = [e async for e in api.events(await anext(source), source, shape)]
     assert all(event.endswith("\n\n") for event in events)
     assert sum(event.startswith(": ") for event in events) == comments
