@@ -55,7 +55,7 @@ from server.runner import DTYPES, Runner, choose_device, choose_dtype
 from server.scheduler import Scheduler, SchedulerLimits
 from server.sequence import Sequence as RunningSequence
 
-UNBOUNDED_CONTEXT = 1_048_576  # where neither the model nor the user bounds the context
+HOST_BYTES_PER_TOKEN = 128  # of a prompt on its way through the processes; twice of what a million were seen to take
 DEFAULT_CPU_CACHE = 2 << 30
 GIB = 1 << 30
 MEMORY_FRACTION = 0.9  # of a GPU, for weights, cache and steps
@@ -116,7 +116,9 @@ def max_context(runner: Runner, config: EngineConfig, plan: CachePlan | None) ->
     bounds = [bound for bound in (positions, plan.max_tokens if plan else None) if bound is not None]
     most = min(bounds, default=None)
     if config.max_context is None:
-        return UNBOUNDED_CONTEXT if most is None else most
+        # A state takes the same however long the context: what bounds it is the host, which holds the token ids.
+        host = psutil.virtual_memory().available // 4 // HOST_BYTES_PER_TOKEN
+        return max(1, host) if most is None else most
     if positions is not None and config.max_context > positions:
         raise ConfigError(
             f"--max-context {config.max_context:,} is more than the model's {positions:,} positions: "
@@ -181,7 +183,7 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
     warm_up(runner, plan, limits)
     reason: str | None = "--no-cuda-graphs"
     if config.cuda_graphs:
-        reason = runner.capture(max_running=limits.max_running, max_context=limit)
+        reason = runner.capture(max_running=limits.max_running, max_context=limit if plan.bytes_per_token else 1)
     info = EngineInfo(
         model=model,
         kind=runner.decoder.config.kind,

@@ -12,7 +12,7 @@ import torch
 from tiny_models import KINDS, write_tiny_model
 
 from server.config import ConfigError, EngineConfig
-from server.engine_process import DEFAULT_CPU_CACHE, available_bytes, build
+from server.engine_process import DEFAULT_CPU_CACHE, HOST_BYTES_PER_TOKEN, available_bytes, build
 from server.profiling import largest_step, measure_step
 from server.runner import Runner
 
@@ -44,6 +44,14 @@ def test_engines_share_the_hosts_memory(host_memory):
     assert available_bytes(cpu, whole, 80 * MIB) == 180 * MIB
     host_memory(1 << 40)
     assert available_bytes(cpu, quarter, 0) == DEFAULT_CPU_CACHE
+
+
+def test_a_context_without_positions_is_bounded_by_the_hosts_memory(tmp_path, host_memory):
+    host_memory(1024 * MIB)
+    _, ready = build(
+        "tiny", write_tiny_model("mamba", tmp_path), EngineConfig(device="cpu", threads=1, cache_bytes=MIB)
+    )
+    assert ready.info.max_context_tokens == 256 * MIB // HOST_BYTES_PER_TOKEN
 
 
 @pytest.mark.parametrize("share", [1.0, 0.25])
