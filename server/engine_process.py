@@ -116,8 +116,9 @@ def max_context(runner: Runner, config: EngineConfig, plan: CachePlan | None) ->
     bounds = [bound for bound in (positions, plan.max_tokens if plan else None) if bound is not None]
     most = min(bounds, default=None)
     if config.max_context is None:
-        # A state takes the same however long the context: what bounds it is the host, which holds the token ids.
-        host = psutil.virtual_memory().available // 4 // HOST_BYTES_PER_TOKEN
+        # A state takes the same however long the context: what bounds it is the host, which holds the token ids. Of all
+        # memory, as what is free at the moment is another number at each start.
+        host = psutil.virtual_memory().total // 16 // HOST_BYTES_PER_TOKEN
         return max(1, host) if most is None else most
     if positions is not None and config.max_context > positions:
         raise ConfigError(

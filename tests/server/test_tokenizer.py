@@ -57,7 +57,8 @@ def test_pieces_joined_are_the_whole_text(token_ids, data):
 def test_tokens_have_the_bytes_of_a_text(text):
     token_ids = [token for token in of_a_text(text) if TOKENIZER.has_text(token)]
     joined = b"".join(TOKENIZER.token_bytes(token) for token in token_ids).decode(errors="replace")
-    assert joined.removeprefix(" ") == TOKENIZER.decode(token_ids).removeprefix(" ")
+    # Decoding may take a text's first space away.
+    assert TOKENIZER.decode(token_ids) in (joined, joined.removeprefix(" "))
 
 
 class CountingTokenizer(ModelTokenizer):
