@@ -10,10 +10,9 @@ from typing import Protocol
 import msgspec
 
 from server.cache.content import cache_entries
-from server.cache.host import HostStats
 from server.cache.lower import LowerTiers
 from server.cache.planner import CachePlan
-from server.cache.tiers import DiskStats
+from server.counters import TierStats
 from server.request import CacheContent, CacheFreed, EngineRequest, EngineStats, TokenOutput
 from server.scheduler import Scheduler, SchedulerLimits
 from server.sequence import ScheduledBatch, Sequence, StepResult
@@ -260,5 +259,5 @@ class Engine:
             host_read_s=host.read_s,
         )
 
-    def _tier_stats(self) -> tuple[HostStats, DiskStats]:
-        return (HostStats(), DiskStats()) if self._tiers is None else self._tiers.stats()
+    def _tier_stats(self) -> tuple[TierStats, TierStats]:
+        return (TierStats(), TierStats()) if self._tiers is None else self._tiers.stats()

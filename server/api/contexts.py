@@ -11,6 +11,7 @@ from pydantic import Discriminator, Tag, model_validator
 
 from server.api.auth import KeyedRoute, tenant_of
 from server.api.generation import (
+    CLIENT_CLOSED_REQUEST,
     ClientGoneError,
     Job,
     chat_tokens,
@@ -46,7 +47,6 @@ from server.errors import ApiError, bad_request
 from server.hosting import TextOutput
 from server.request import EngineRequest, SamplingParams
 
-CLIENT_CLOSED_REQUEST = 499
 RETRY_AFTER_S = 60.0
 LAST_WORD = 8  # tokens
 TOKEN_BYTES = 4

@@ -18,6 +18,7 @@ from server.process import RETRY_AFTER_S, EngineError, EngineUnavailableError
 from server.request import EngineRequest, FinishReason, SamplingParams, SequenceUsage
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for plain completions
+CLIENT_CLOSED_REQUEST = 499  # nginx's word for it; nobody reads the answer, only the access log
 LONG_TEXT = 20_000  # characters from which tokenizing leaves the event loop
 T = TypeVar("T")
 

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from server.api.auth import KeyedRoute, tenant_of
 from server.api.contexts import with_context
 from server.api.generation import (
+    CLIENT_CLOSED_REQUEST,
     COMPLETION_MAX_TOKENS,
     ClientGoneError,
     Job,
@@ -40,7 +41,6 @@ DONE = "data: [DONE]\n\n"
 # A comment of server-sent events, which clients skip: tokens come, though none with text.
 SILENT_TOKEN = ": a token without text\n\n"
 SILENT_EVERY_S = 1.0
-CLIENT_CLOSED_REQUEST = 499  # nginx's word for it; nobody reads the answer, only the access log
 
 router = APIRouter(prefix="/v1", route_class=KeyedRoute)
 

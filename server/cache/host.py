@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from server.cache.naming import Catalog
 from server.cache.pieces import TOKEN, Header, Piece
+from server.counters import TierStats
 
 PIECE_BYTES = 512  # what a piece takes beside its content, at least
 
@@ -32,19 +33,6 @@ class HostEntry:
     used_s: float = 0.0
 
 
-@dataclass(slots=True)
-class HostStats:
-    """hits: sequences that went on from what was read."""
-
-    pieces: int = 0
-    bytes: int = 0
-    writes: int = 0
-    skipped: int = 0
-    hits: int = 0
-    bytes_read: int = 0
-    read_s: float = 0.0
-
-
 class HostStore:
     """Owns the pieces. For one thread.
 
@@ -56,7 +44,7 @@ class HostStore:
         self._max_bytes, self._is_page_locked = max_bytes, is_page_locked
         self.entries: dict[str, HostEntry] = {}
         self.catalog = Catalog()
-        self._stats = HostStats()
+        self._stats = TierStats()
         self._clock = 0.0
         self._serial = itertools.count()
         self._order: list[tuple[float, int, int, str]] = []
@@ -68,7 +56,7 @@ class HostStore:
         entry = self.entries.get(name)
         return None if entry is None else entry.header
 
-    def stats(self) -> HostStats:
+    def stats(self) -> TierStats:
         """Figures as they are now; what is counted is since the start."""
         return self._stats
 

@@ -7,14 +7,15 @@ from collections.abc import Collection, Iterable
 from server.cache.content import lower_entries
 from server.cache.costs import Costs
 from server.cache.fetching import Fetching
-from server.cache.host import HostStats, HostStore
+from server.cache.host import HostStore
 from server.cache.memory import SequenceMemory
 from server.cache.naming import PieceNames
 from server.cache.offload import Offload
 from server.cache.persistence import Persistence
 from server.cache.planner import CachePlan
 from server.cache.rows import CacheRows
-from server.cache.tiers import DiskStats, DiskStore
+from server.cache.tiers import DiskStore
+from server.counters import TierStats
 from server.request import CacheEntry
 from server.sequence import ScheduledBatch, Sequence
 
@@ -132,9 +133,9 @@ class LowerTiers:
         if self.disk is not None:
             self.disk.close(timeout_s)
 
-    def stats(self) -> tuple[HostStats, DiskStats]:
-        host = HostStats() if self.host is None else self.host.stats()
-        return host, DiskStats() if self.disk is None else self.disk.stats()
+    def stats(self) -> tuple[TierStats, TierStats]:
+        host = TierStats() if self.host is None else self.host.stats()
+        return host, TierStats() if self.disk is None else self.disk.stats()
 
     def entries(self) -> list[CacheEntry]:
         """What is kept in the tiers below and not on the device."""

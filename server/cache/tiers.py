@@ -28,6 +28,7 @@ from server.cache.pieces import (
     read_header,
     read_piece,
 )
+from server.counters import TierStats
 
 QUEUE_BYTES = 256 << 20
 LOCK_WAIT_S = 10.0  # the engine of a server that was killed may still be at its last step
@@ -47,19 +48,6 @@ class Entry:
     size: int
     used_ns: int
     hits: int = 0
-
-
-@dataclass(slots=True)
-class DiskStats:
-    """hits: sequences that went on from what was read while they waited. read_s: seconds of a thread."""
-
-    pieces: int = 0
-    bytes: int = 0
-    writes: int = 0
-    skipped: int = 0
-    hits: int = 0
-    bytes_read: int = 0
-    read_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -101,7 +89,7 @@ class DiskStore:
         self._max_bytes = max_bytes
         self._queue = _Queue()
         self._changing = threading.Lock()
-        self._stats = DiskStats()
+        self._stats = TierStats()
         self._lock: int | None = None
         self.writes = self._open()
         self.entries: dict[str, Entry] = dict(self._scan())
@@ -124,7 +112,7 @@ class DiskStore:
         entry = self.entries.get(name)
         return None if entry is None else entry.header
 
-    def stats(self) -> DiskStats:
+    def stats(self) -> TierStats:
         """Figures as they are now; what is counted is since the start."""
         self._stats.pieces = len(self.entries)
         return self._stats
