@@ -25,7 +25,7 @@ from models.config import (
 from models.delta_net import DeltaNet
 from models.experts import MixtureOfExperts
 from models.layers import MLP, RMSNorm, soft_cap
-from models.linear import Linear, Projecting
+from models.linear import LayOut, Linear, Panels, Projecting, laid_out
 from models.parallel import Parallel
 from models.shared_block import SharedBlock, SharedThenRecurrent
 from models.ssm import Mamba1, Mamba2, RecurrentMixer
@@ -131,9 +131,14 @@ class Decoder(Projecting):
         self.layers = nn.ModuleList(Layer(config, spec, shared) for spec in config.layers)
         self.norm = RMSNorm(config.hidden_size, config.norm_eps, config.norm_unit_offset)
         self.head = None if config.tie_embeddings else Linear(config.hidden_size, config.vocab_size, bias=False)
+        self._tied: Panels | None = None
+
+    def lay_out(self, lay_out: LayOut) -> None:
+        if self.head is None and self._tied is None:
+            self._tied = laid_out(self.embedding.weight, lay_out)
 
     def _embed(self, token_ids: Tensor) -> Tensor:
-        embedded: Tensor = self.embedding(token_ids)
+        embedded: Tensor = self.embedding(token_ids) if self._tied is None else self._tied.rows(token_ids)
         if self.config.embedding_scale is not None:
             # Rounded to the weights' dtype before the product, as the published models are trained.
             embedded = embedded * torch.full(
@@ -143,7 +148,8 @@ class Decoder(Projecting):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., hidden) before the last norm -> float32 logits (..., vocab)."""
-        weight = self.embedding.weight if self.head is None else self.head.weight
+        tied = self.embedding.weight if self._tied is None else self._tied
+        weight = tied if self.head is None else self.head.matrix
         logits = self.linear(self.norm(hidden.to(self.norm.weight.dtype)), weight).float()
         if self.config.logit_scale is not None:
             logits = logits * self.config.logit_scale

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from models.activations import Activating
 from models.config import ExpertsSpec, RouterSpec
-from models.kernels.experts_torch import run_experts
+from models.kernels.experts_torch import Matrices, run_experts
 from models.layers import MLP, combine_of
-from models.linear import Linear, Projecting
+from models.linear import LayOut, Linear, Panels, Projecting, Weight
 
 
 class Router(Projecting, Activating):
@@ -21,14 +21,21 @@ class Router(Projecting, Activating):
         self.weight = nn.Parameter(torch.empty(spec.num_experts, hidden_size))
         self.bias = nn.Parameter(torch.zeros(spec.num_experts)) if spec.bias else None
         self.selection_bias = nn.Parameter(torch.zeros(spec.num_experts)) if spec.selection_bias else None
+        self._matrix: Weight | None = None
+
+    def lay_out(self, lay_out: LayOut) -> None:
+        weight = self.weight
+        self._matrix = lay_out(weight if self.spec.scoring == "softmax" else weight.float())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         spec = self.spec
         if spec.scoring == "softmax":
-            scores = self.linear(x, self.weight, self.bias).float().softmax(-1)
+            matrix = self.weight if self._matrix is None else self._matrix
+            scores = self.linear(x, matrix, self.bias).float().softmax(-1)
         else:
             bias = None if self.bias is None else self.bias.float()
-            scores = self.functions.sigmoid(self.linear(x.float(), self.weight.float(), bias))
+            matrix = self.weight.float() if self._matrix is None else self._matrix
+            scores = self.functions.sigmoid(self.linear(x.float(), matrix, bias))
         merit = scores if self.selection_bias is None else scores + self.selection_bias.float()
         if spec.groups is not None:
             merit = merit.masked_fill(~self._in_best_groups(merit, *spec.groups), -torch.inf)
@@ -63,9 +70,20 @@ class Experts(Projecting, Activating):
 
         self.gate_bias = bias(inner) if spec.expert.gated else None
         self.up_bias, self.down_bias = bias(inner), bias(size)
+        self._laid_out: Matrices | None = None
+
+    def lay_out(self, lay_out: LayOut) -> None:
+        def of(parameter: nn.Parameter) -> list[Panels]:
+            panels = [lay_out(matrix) for matrix in parameter.data]
+            parameter.data = parameter.data.new_empty(0, *parameter.shape[1:])
+            return panels
+
+        if self._laid_out is None:
+            gate = None if self.gate_proj is None else of(self.gate_proj)
+            self._laid_out = gate, of(self.up_proj), of(self.down_proj)
 
     def forward(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        matrices = (self.gate_proj, self.up_proj, self.down_proj)
+        matrices = self._laid_out or (self.gate_proj, self.up_proj, self.down_proj)
         biases = (self.gate_bias, self.up_bias, self.down_bias)
         combine = partial(self.combine, self.functions)
         return run_experts(x, chosen, weights, matrices, combine=combine, linear=self.linear, biases=biases)

@@ -1,32 +1,112 @@
 """Matrices of weights: whoever multiplies by one does it through a function that a backend may replace."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEW = 16  # rows of inputs: a product of more is large by itself
+FEW = 16  # rows of inputs: to multiply more by several matrices at once saves nothing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Panels:
+    """A matrix of weights (outputs, inputs) as a processor reads it for a product: in one run, some outputs at a time.
+
+    Attributes:
+        content: (panels, steps, width, depth): [p, s, o, d] is the weight of output p * width + o and input
+            s * depth + d, or 0 where there is none.
+    """
+
+    content: Tensor
+    outputs: int
+    inputs: int
+
+    @staticmethod
+    def of(weight: Tensor, width: int, depth: int) -> "Panels":
+        outputs, inputs = weight.shape
+        panels, steps = -(-outputs // width), -(-inputs // depth)
+        padded = F.pad(weight, (0, steps * depth - inputs, 0, panels * width - outputs))
+        return Panels(padded.view(panels, width, steps, depth).transpose(1, 2).contiguous(), outputs, inputs)
+
+    def cut(self, sizes: Sequence[int]) -> "list[Panels] | None":
+        """Matrices of so many outputs each, over the same memory; None where a panel would belong to two."""
+        width = self.content.shape[2]
+        if any(size % width for size in sizes):
+            return None
+        parts = self.content.split([size // width for size in sizes])
+        return [Panels(part, size, self.inputs) for part, size in zip(parts, sizes, strict=True)]
+
+    def rows(self, outputs: Tensor) -> Tensor:
+        """The weights of some outputs (...,) int64 -> (..., inputs)."""
+        width = self.content.shape[2]
+        return self.content[outputs // width, :, outputs % width].flatten(-2)[..., : self.inputs]
+
+    def unpack(self) -> Tensor:
+        """(outputs, inputs), a copy."""
+        return self.content.transpose(1, 2).flatten(2).flatten(0, 1)[: self.outputs, : self.inputs]
+
+
+Weight = Tensor | Panels
+LayOut = Callable[[Tensor], Panels]
 
 
 class LinearKernel(Protocol):
     """x (..., in) -> x @ weight.T + bias, (..., out), in x's dtype. weight: (out, in); bias: (out,) or None."""
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, /) -> Tensor: ...
+    def __call__(self, x: Tensor, weight: Weight, bias: Tensor | None = None, /) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LinearKernels:
+    """multiply: the product. lay_out: what makes of a matrix what the product reads fastest; None: as it is."""
+
+    multiply: LinearKernel
+    lay_out: LayOut | None = None
+
+
+def multiply(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    """torch's own product."""
+    return F.linear(x, weight if isinstance(weight, Tensor) else weight.unpack(), bias)
+
+
+PLAIN = LinearKernels(multiply)
 
 
 class Projecting(nn.Module):
     """A module that multiplies by matrices of weights. `linear` does it: torch's own, until kernels are chosen."""
 
-    linear: LinearKernel = staticmethod(F.linear)
+    linear: LinearKernel = staticmethod(multiply)
+
+    def lay_out(self, lay_out: LayOut) -> None:
+        """Lay the weights out as the kernel reads them, once; they must not change afterwards."""
+
+
+def laid_out(parameter: Tensor, lay_out: LayOut) -> Panels:
+    """A parameter's weights in panels. Its own memory is given back: there is to be no second copy."""
+    panels = lay_out(parameter.data)
+    parameter.data = parameter.data.new_empty(0, *parameter.shape[1:])
+    return panels
 
 
 class Linear(nn.Linear, Projecting):
     """torch's own, but for the kernel."""
 
+    panels: Panels | None = None
+
+    @property
+    def matrix(self) -> Weight:
+        """As the kernel wants it."""
+        return self.weight if self.panels is None else self.panels
+
+    def lay_out(self, lay_out: LayOut) -> None:
+        if self.panels is None:
+            self.panels = laid_out(self.weight, lay_out)
+
     def forward(self, input: Tensor) -> Tensor:
-        return self.linear(input, self.weight, self.bias)
+        return self.linear(input, self.matrix, self.bias)
 
 
 class Joined:
@@ -38,23 +118,24 @@ class Joined:
     def __init__(self, parts: Sequence[Linear]) -> None:
         self._parts = tuple(parts)
         self._sizes = [part.out_features for part in parts]
-        self._weight: Tensor | None = None
+        self._panels: Panels | None = None
         self._bias: Tensor | None = None
 
-    def prepare(self) -> None:
-        """Lay the weights out, of which no second copy is kept. They must not change afterwards."""
-        self._weight = self._lay_out([part.weight for part in self._parts])
+    def lay_out(self, lay_out: LayOut) -> None:
+        """Lay the weights out together, of which no second copy is kept. They must not change afterwards."""
+        if self._panels is not None:
+            return
+        together = lay_out(torch.cat([part.weight.data for part in self._parts]))
+        self._panels, cut = together, together.cut(self._sizes)
         biases: list[Tensor] = [part.bias for part in self._parts if part.bias is not None]
-        self._bias = self._lay_out(biases) if biases else None
-
-    def _lay_out(self, parameters: Sequence[Tensor]) -> Tensor:
-        together = torch.cat([parameter.data for parameter in parameters])
-        for parameter, rows in zip(parameters, together.split(self._sizes), strict=True):
-            parameter.data = rows
-        return together
+        self._bias = torch.cat(biases) if biases else None
+        for part, panels in zip(self._parts, cut or [together] * len(self._parts), strict=True):
+            part.weight.data = part.weight.data.new_empty(0, part.in_features)
+            part.panels = panels
+        self._are_apart = cut is not None
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """x (..., in) -> what each part makes of it, (..., its outputs)."""
-        if self._weight is None or torch.is_grad_enabled() or x.numel() > FEW * x.shape[-1]:
+        if self._panels is None or (self._are_apart and x.numel() > FEW * x.shape[-1]):
             return tuple(part(x) for part in self._parts)
-        return self._parts[0].linear(x, self._weight, self._bias).split(self._sizes, dim=-1)
+        return self._parts[0].linear(x, self._panels, self._bias).split(self._sizes, dim=-1)

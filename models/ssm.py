@@ -160,7 +160,7 @@ class Mamba1(RecurrentMixer):
                 step, B, C = self.dt_norm(step), self.B_norm(B), self.C_norm(C)
             else:
                 step, B, C = (rms_normalised(part, spec.inner_norm_eps) for part in (step, B, C))
-        dt = self.dt_proj.linear(step, self.dt_proj.weight).float() + self.dt_proj.bias.float()
+        dt = self.dt_proj.linear(step, self.dt_proj.matrix).float() + self.dt_proj.bias.float()
         return self.functions.softplus(dt), B.float(), C.float()
 
     def _open(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from models.activations import PLAIN as PLAIN_ACTIVATIONS
 from models.activations import Activating
@@ -16,7 +15,8 @@ from models.kernels.environment import Environment
 from models.kernels.interface import AttentionKernels, RecurrentKernels
 from models.kernels.torch_backend import ATTENTION, DELTA_RULE, SELECTIVE_SCAN, SSD
 from models.layers import MLP, Normalising, rms_norm
-from models.linear import Projecting
+from models.linear import PLAIN as PLAIN_LINEAR
+from models.linear import LinearKernels, Projecting
 from models.ssm import RecurrentMixer
 
 PLAIN = {"selective scan": SELECTIVE_SCAN, "SSD scan": SSD, "delta scan": DELTA_RULE}
@@ -29,7 +29,7 @@ KERNELS = {
     ("selective step", "triton"): ("triton_backend", "selective_step"),
     ("SSD step", "triton"): ("triton_backend", "ssd_step"),
     ("delta step", "triton"): ("triton_backend", "delta_step"),
-    ("linear", "numba"): ("linear_numba", "linear"),
+    ("linear", "numba"): ("linear_numba", "LINEAR"),
     ("norm", "numba"): ("norm_numba", "rms_norm"),
     ("activations", "numba"): ("activations_numba", "ACTIVATIONS"),
     ("attention", "numba"): ("attention_numba", "ATTENTION"),
@@ -91,19 +91,22 @@ def bind(
         dtype: of the weights. state_dtype: of the states that recurrences carry from step to step.
     """
     name, state = (str(each).removeprefix("torch.") for each in (dtype, state_dtype))
-    linear = kernels_of("linear", choose("linear", environment, Need(name)).backend, F.linear)
+    backend = choose("linear", environment, Need(name)).backend
+    linear: LinearKernels = kernels_of("linear", backend, PLAIN_LINEAR)
     norm = kernels_of("norm", choose("norm", environment, Need(name)).backend, rms_norm)
     backend = choose("activations", environment, Need(name)).backend
     functions = kernels_of("activations", backend, PLAIN_ACTIVATIONS)
     for module in decoder.modules():
+        if isinstance(module, Attention | MLP) and linear.lay_out is not None:
+            module.opening.lay_out(linear.lay_out)
         if isinstance(module, Projecting):
-            module.linear = linear
+            module.linear = linear.multiply
+            if linear.lay_out is not None:
+                module.lay_out(linear.lay_out)
         if isinstance(module, Normalising):
             module.kernel = norm
         if isinstance(module, Activating):
             module.functions = functions
-        if isinstance(module, Attention | MLP) and linear is not F.linear:
-            module.opening.prepare()
         if not isinstance(module, Attention | RecurrentMixer):
             continue
         chosen: dict[str, str] = {

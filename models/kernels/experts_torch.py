@@ -1,14 +1,15 @@
 """A mixture of experts in plain torch: each expert reads all the tokens that chose it at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from models.linear import LinearKernel
+from models.linear import LinearKernel, Panels, multiply
 
 OptionalTriple = tuple[Tensor | None, Tensor | None, Tensor | None]
+Stack = Tensor | Sequence[Panels]  # a matrix for each expert
+Matrices = tuple[Stack | None, Stack, Stack]
 NO_BIASES: OptionalTriple = (None, None, None)
 
 
@@ -16,10 +17,10 @@ def run_experts(
     x: Tensor,
     chosen: Tensor,
     weights: Tensor,
-    gate_up_down: tuple[Tensor | None, Tensor, Tensor],
+    gate_up_down: Matrices,
     *,
     combine: Callable[[Tensor | None, Tensor], Tensor],
-    linear: LinearKernel = F.linear,
+    linear: LinearKernel = multiply,
     biases: OptionalTriple = NO_BIASES,
 ) -> Tensor:
     """For each token, the weighted sum of the MLPs that it chose.

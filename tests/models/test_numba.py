@@ -13,7 +13,7 @@ from models.cache import KVCache
 from models.config import ScoreSpec
 from models.kernels import attention_torch, convolution_torch, delta_rule_torch, selective_scan_torch, ssd_torch
 from models.layers import rms_norm
-from models.linear import Joined, Linear
+from models.linear import FEW, Joined, Linear
 from models.rope import apply_rotary
 
 pytest.importorskip("numba", reason="numba is an extra")
@@ -25,6 +25,7 @@ from models.kernels.activations_numba import ACTIVATIONS, SHARE
 from models.kernels.attention_numba import TILE, attend_decode, attend_prefill
 from models.kernels.numba_scalars import array, exp, narrow, task, widen
 from models.kernels.rotary_numba import rotate, write_kv
+from models.kernels.tiles_numba import PANEL
 
 SLOTS = torch.tensor([4, 0, 6])  # of eight rows of a pool; the others are NaN
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -285,21 +286,34 @@ def test_decoding_in_bfloat16():
 
 @DTYPES
 @pytest.mark.parametrize("with_bias", [True, False])
-@pytest.mark.parametrize(("outputs", "inputs"), [(131, 37), (64, 8), (5, 100), (200, 64)])
-def test_products_with_weights(dtype, outputs, inputs, with_bias, monkeypatch):
-    """Each row has the same bits in any company."""
-    monkeypatch.setitem(linear_numba.MOST_ROWS, torch.bfloat16, linear_numba.ALL)
+@pytest.mark.parametrize(("outputs", "inputs"), [(131, 37), (64, 8), (5, 100), (200, 64), (70, 2500)])
+def test_products_with_weights(dtype, outputs, inputs, with_bias):
+    """Each row has the same bits in any company: in tall tiles and in low ones, by one thread and by more."""
     draw = Draw(outputs)
-    x, weight = draw.inputs(3, 25, inputs, dtype=dtype), draw.plain(outputs, inputs).to(dtype)
+    x, weight = draw.inputs(2, 123, inputs, dtype=dtype), draw.plain(outputs, inputs).to(dtype)
     bias = draw.plain(outputs).to(dtype) if with_bias else None
+    panels = linear_numba.lay_out(weight)
     with poisoned_memory(), torch.no_grad():
-        y = linear_numba.linear(x, weight, bias)
-        alone = [linear_numba.linear(x[i, :count], weight, bias) for i, count in enumerate((1, 6, 25))]
+        y = linear_numba.linear(x, panels, bias)
+        alone = [linear_numba.linear(x[i, :count], panels, bias) for i in (0, 1) for count in (1, 2, 7, 15, 25, 99)]
+        apart = linear_numba.linear(among_poison(x[0]), panels, bias)
     wanted = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
     assert y.dtype == dtype
-    torch.testing.assert_close(y.double(), wanted, rtol=TOLERANCES[dtype], atol=1e-4)
+    torch.testing.assert_close(y.double(), wanted, rtol=TOLERANCES[dtype], atol=2e-4)
+    assert torch.equal(apart, y[0])
     for i, rows in enumerate(alone):
-        assert torch.equal(rows, y[i, : len(rows)])
+        assert torch.equal(rows, y[i // 6, : len(rows)])
+
+
+@DTYPES
+@pytest.mark.parametrize(("outputs", "inputs"), [(131, 37), (64, 8), (1, 1)])
+def test_panels_hold_every_weight_and_nothing_else(dtype, outputs, inputs):
+    weight = torch.randn(outputs, inputs).to(dtype)
+    panels = linear_numba.lay_out(weight)
+    assert torch.equal(panels.unpack(), weight)
+    chosen = torch.tensor([[0, outputs - 1], [outputs // 2, 0]])
+    assert torch.equal(panels.rows(chosen), weight[chosen])
+    assert panels.content.count_nonzero() == weight.count_nonzero()
 
 
 FUNCTIONS = pytest.mark.parametrize("name", ["silu", "sigmoid", "softplus", "gelu", "gelu_tanh"])
@@ -350,29 +364,38 @@ def test_functions_give_gradients_where_they_are_wanted():
 
 
 def test_products_give_gradients_where_they_are_wanted():
-    weight = torch.randn(6, 5, requires_grad=True)
-    linear_numba.linear(torch.randn(2, 5), weight).sum().backward()
+    weight, x = torch.randn(6, 5, requires_grad=True), torch.randn(2, 5, requires_grad=True)
+    linear_numba.linear(x, weight).sum().backward()
     assert weight.grad is not None
+    wanted, x.grad = x.grad, None
+    linear_numba.linear(x, linear_numba.lay_out(weight.detach())).sum().backward()
+    torch.testing.assert_close(x.grad, wanted)
     with torch.no_grad():
-        assert linear_numba.linear(torch.randn(0, 5), weight).shape == (0, 6)
+        assert linear_numba.linear(torch.randn(0, 5), linear_numba.lay_out(weight)).shape == (0, 6)
 
 
-@pytest.mark.parametrize("rows", [1, 8, linear_numba.FEW, linear_numba.FEW + 1])
+@pytest.mark.parametrize("rows", [1, 8, FEW, FEW + 1])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_joined_products_are_the_same_to_the_bit(rows, with_bias):
-    parts = [Linear(96, outputs, bias=with_bias) for outputs in (40, 5, 24)]
-    weights = [part.weight.detach().clone() for part in parts]
+@pytest.mark.parametrize("sizes", [(40, 5, 24), (2 * PANEL, PANEL)])
+def test_joined_products_are_the_same_to_the_bit(rows, with_bias, sizes):
+    def make():
+        torch.manual_seed(0)
+        parts = [Linear(96, outputs, bias=with_bias) for outputs in sizes]
+        for part in parts:
+            part.linear = linear_numba.linear
+        return parts
+
+    apart, parts = make(), make()
     joined = Joined(parts)
-    for part in parts:
-        part.linear = linear_numba.linear
+    for part in apart:
+        part.lay_out(linear_numba.lay_out)
+    joined.lay_out(linear_numba.lay_out)
     x = torch.randn(rows, 96)
     with torch.no_grad():
-        wanted = joined(x)
-        joined.prepare()
-        assert all(torch.equal(part, other) for part, other in zip(joined(x), wanted, strict=True))
-    memory = {part.weight.untyped_storage().data_ptr() for part in parts}
-    assert len(memory) == 1
-    assert all(torch.equal(part.weight, weight) for part, weight in zip(parts, weights, strict=True))
+        assert all(torch.equal(found, part(x)) for found, part in zip(joined(x), apart, strict=True))
+    assert not any(part.weight.numel() for part in parts)
+    if all(size % PANEL == 0 for size in sizes):
+        assert len({part.panels.content.untyped_storage().data_ptr() for part in parts}) == 1
 
 
 @DTYPES

@@ -1,0 +1,175 @@
+"""Tiles of products for kernels in numba: some rows of inputs by one panel of weights, summed in vectors.
+
+A loop over numbers becomes vector code as the compiler likes it, in another order in another place. A tile's code is
+written down vector by vector instead: each product of a row and an output is added to its sum in the order of the
+inputs, whatever tile it belongs to, so that a row gets the same bits in any company.
+
+It imports numba at its top, so only what has made sure of numba may import it.
+"""
+
+from typing import Any
+
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+FEATURES = binding.get_host_cpu_features()
+LANES = 16 if FEATURES.get("avx512f") else 8 if FEATURES.get("avx2") else 4
+VECTORS = 2  # of a panel
+PANEL = VECTORS * LANES  # outputs
+# As many rows as leave registers for the weights: there are 32, or 16 before AVX-512.
+TALL = 12 if LANES == 16 else 4
+# Multiplies pairs of bfloat16 and adds both products in one instruction.
+HAS_BF16 = LANES == 16 and bool(FEATURES.get("avx512bf16"))
+AHEAD = 1 << 14  # bytes of weights that are asked for before they are read
+
+FLOAT, BYTE, INT32 = ir.FloatType(), ir.IntType(8), ir.IntType(32)
+FLOATS, WORDS = ir.VectorType(FLOAT, LANES), ir.VectorType(INT32, LANES)
+_Type: Any = ir.Type
+
+
+class _BFloat(_Type):  # type: ignore[misc]
+    """LLVM's own bfloat16, for which llvmlite has no class."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+PAIRS = ir.VectorType(_BFloat(), 2 * LANES)
+
+
+def _call(builder, name, result, arguments):
+    function = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
+
+
+def _fused(builder, x, y, total):
+    return _call(builder, f"llvm.fmuladd.v{LANES}f32", FLOATS, [x, y, total])
+
+
+def _halves(builder, words):
+    """Pairs of bfloat16 -> their second numbers and their first, in float32."""
+    second = builder.and_(words, ir.Constant(WORDS, [0xFFFF0000] * LANES))
+    first = builder.shl(words, ir.Constant(WORDS, [16] * LANES))
+    return builder.bitcast(second, FLOATS), builder.bitcast(first, FLOATS)
+
+
+def _multiply_add(builder, total, x, w):
+    """total + x * w; of pairs, each lane adds the product of its second numbers, then that of its first."""
+    if w.type == FLOATS:
+        return _fused(builder, x, w, total)
+    if HAS_BF16:
+        pairs = [builder.bitcast(words, PAIRS) for words in (x, w)]
+        return _call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, [total, *pairs])
+    for one, other in zip(_halves(builder, x), _halves(builder, w), strict=True):
+        total = _fused(builder, one, other, total)
+    return total
+
+
+def _load(builder, address, kind, align):
+    loaded = builder.load(builder.bitcast(address, kind.as_pointer()))
+    loaded.align = align
+    return loaded
+
+
+def _spread(builder, number, kind):
+    """A number in every lane."""
+    nothing = ir.Constant(kind, ir.Undefined)
+    first = builder.insert_element(nothing, number, INT32(0))
+    return builder.shuffle_vector(first, nothing, ir.Constant(WORDS, [0] * LANES))
+
+
+def _prefetch(builder, address):
+    address = builder.bitcast(address, BYTE.as_pointer())
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), [address, INT32(0), INT32(3), INT32(1)])
+
+
+class _Code:
+    """Writes the code of a tile.
+
+    Args:
+        sums, x, w: addresses of the first number of each.
+        stride: from one row of x to the next, numbers. step: from the inputs of one step to those of the next.
+    """
+
+    def __init__(self, builder, count, sums, x, w, stride, step, depth):
+        self.builder, self.depth, self.size, self.step = builder, depth, 4 // depth, step
+        self.vector, self.number = (FLOATS, FLOAT) if depth == 1 else (WORDS, INT32)
+        self.x, self.w, self.index = x, w, stride.type
+        self.rows = [builder.gep(x, [builder.mul(stride, self._constant(row))]) for row in range(count)]
+        self.places = [
+            [
+                builder.bitcast(builder.gep(sums, [self._constant(row * PANEL + part * LANES)]), FLOATS.as_pointer())
+                for part in range(VECTORS)
+            ]
+            for row in range(count)
+        ]
+        # The compiler makes registers of these.
+        self.totals = [[cgutils.alloca_once(builder, FLOATS) for _ in range(VECTORS)] for _ in range(count)]
+
+    def _constant(self, number):
+        return ir.Constant(self.index, number)
+
+    def open(self):
+        for places, totals in zip(self.places, self.totals, strict=True):
+            for place, total in zip(places, totals, strict=True):
+                self.builder.store(_load(self.builder, place, FLOATS, 4), total)
+
+    def add(self, at, prefetches):
+        """The products of one step, the number `at`."""
+        builder = self.builder
+        begin = builder.gep(self.w, [builder.mul(at, self._constant(PANEL * self.depth))])
+        starts = [builder.gep(begin, [self._constant(part * LANES * self.depth)]) for part in range(VECTORS)]
+        weights = [_load(builder, start, self.vector, self.size) for start in starts]
+        if prefetches:
+            for start in starts:
+                _prefetch(builder, builder.gep(start, [self._constant(AHEAD // self.size)]))
+        for row, totals in zip(self.rows, self.totals, strict=True):
+            address = builder.gep(row, [builder.mul(at, self._constant(self.step))])
+            x = _spread(builder, _load(builder, address, self.number, self.size), self.vector)
+            for total, weight in zip(totals, weights, strict=True):
+                builder.store(_multiply_add(builder, builder.load(total), x, weight), total)
+
+    def close(self):
+        for places, totals in zip(self.places, self.totals, strict=True):
+            for place, total in zip(places, totals, strict=True):
+                self.builder.store(self.builder.load(total), place).align = 4
+
+
+def tile(count: int, *, laid: bool = False) -> Any:
+    """A function that adds to sums the products of `count` rows of inputs and of one panel of weights.
+
+    Its arguments are contiguous arrays, each with the place in it where to begin, counted over all its dimensions:
+        sums: float32, rows of PANEL. x: rows of inputs, and how far one is from the next; where `laid`, the numbers of
+        all rows for one step lie side by side and that is not read. w: panels. How many steps.
+    """
+
+    def build_tile(typing, sums, sums_at, x, x_at, stride, w, w_at, steps):
+        depth = 1 if isinstance(w.dtype, types.Float) else 2
+
+        def build(context, builder, signature, arguments):
+            def address(number):
+                content = cgutils.create_struct_proxy(signature.args[number])(context, builder, arguments[number])
+                return builder.gep(content.data, [arguments[number + 1]])
+
+            between = ir.Constant(arguments[4].type, depth) if laid else arguments[4]
+            step = count * depth if laid else depth
+            code = _Code(builder, count, address(0), address(2), address(5), between, step, depth)
+            code.open()
+            with cgutils.for_range(builder, arguments[7]) as loop:
+                code.add(loop.index, prefetches=not laid)
+            code.close()
+            return context.get_dummy_value()
+
+        n = types.intp
+        return types.void(sums, n, x, n, n, w, n, n), build
+
+    # numba's types know nothing of a builder's first argument, which no caller gives.
+    return intrinsic(build_tile)
