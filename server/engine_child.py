@@ -14,12 +14,13 @@ from pathlib import Path
 import msgspec
 import zmq
 import zmq.asyncio
+from zmq.utils.monitor import parse_monitor_message
 
 from server.config import EngineConfig
 from server.messages import FromEngine, Stop, ToEngine, encode, from_engine
 
 STOP_TIMEOUT_S = 5.0
-LAST_WORDS_S = 0.2
+LAST_WORDS_S = 5.0
 WATCH_EVERY_S = 1.0
 CATCH_UP_S = 1.0
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,6 +108,7 @@ class EngineChild:
         sender.setsockopt(zmq.SNDHWM, 0)
         sender.bind(inbox)
         receiver = context.socket(zmq.PULL)
+        connections = receiver.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         receiver.bind(outbox)
         process = self._process = await asyncio.create_subprocess_exec(
             *self._command(inbox, outbox),
@@ -124,8 +126,10 @@ class EngineChild:
                 if task.done():
                     return task.result()
             # What the engine said last (its failure, its last tokens) may still be on the way.
-            await asyncio.wait((reading,), timeout=LAST_WORDS_S)
-            return describe_exit(ended.result())
+            last = asyncio.create_task(read_out(receiver, connections))
+            await asyncio.wait((reading, last), timeout=LAST_WORDS_S, return_when=asyncio.FIRST_COMPLETED)
+            last.cancel()
+            return reading.result() if reading.done() else describe_exit(ended.result())
         finally:
             self._kill()
             for task in (reading, watching):
@@ -181,6 +185,26 @@ class EngineChild:
         if self._process and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
+
+
+async def read_out(receiver: zmq.asyncio.Socket, connections: zmq.asyncio.Socket) -> None:
+    """Returns when who reads `receiver` has all that an ended process sent: at once if it never connected.
+
+    A connection is made before anything comes over it, and its end is told after all that came is there to be read:
+    what has ended needs no guess at how long its words may take.
+
+    Args:
+        connections: the monitor of `receiver`, from before it was bound, with nothing read of it yet.
+    """
+    num_connected = 0
+    while num_connected or await connections.poll(0):
+        event = parse_monitor_message(await connections.recv_multipart())["event"]
+        num_connected += 1 if event == zmq.EVENT_ACCEPTED else -1
+    # The reader takes what is there in one go, when it is its turn.
+    await asyncio.sleep(0)
+    while int(receiver.get(zmq.EVENTS)) & zmq.POLLIN:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
 
 
 def describe_exit(code: int) -> str:

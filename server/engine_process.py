@@ -59,6 +59,7 @@ HOST_BYTES_PER_TOKEN = 128  # of a prompt on its way through the processes; twic
 DEFAULT_CPU_CACHE = 2 << 30
 GIB = 1 << 30
 MEMORY_FRACTION = 0.9  # of a GPU, for weights, cache and steps
+LINGER_MS = 4000
 IDLE_POLL_MS = 500
 STATS_EVERY_S = 1.0
 WARM_UP_TOKENS = 4
@@ -283,8 +284,9 @@ class Mailbox:
         self._outbox.send(encode(message))
 
     def close(self) -> None:
-        """Close, giving what was sent a moment to leave."""
-        self._context.destroy(linger=1000)
+        """Close, giving what was sent the time to leave, which on a busy machine is not a moment."""
+        is_orphan = os.getppid() != self._parent
+        self._context.destroy(linger=0 if is_orphan else LINGER_MS)
 
     def _check_parent(self) -> None:
         if os.getppid() != self._parent:

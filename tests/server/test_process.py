@@ -20,6 +20,7 @@ import server.process
 from server.config import EngineConfig
 from server.engine_child import EngineChild
 from server.engine_process import build
+from server.messages import Failure
 from server.process import (
     EngineBusyError,
     EngineClient,
@@ -255,6 +256,8 @@ socket = zmq.Context.instance().socket(zmq.PUSH)
 socket.connect(next(a.partition("=")[2] for a in sys.argv if a.startswith("--outbox=")))
 socket.send({what})
 {then}
+zmq.Context.instance().destroy(linger=60_000)
+raise SystemExit(1)
 """
 
 
@@ -273,7 +276,7 @@ def replace_engine(monkeypatch: pytest.MonkeyPatch, *command: str) -> None:
         ([sys.executable, "-c", "import os; os.abort()"], r"killed by signal 6 \(SIGABRT\)"),
         (["/no/such/python"], "it cannot be started: .*No such file"),
         (
-            [sys.executable, "-c", SAY.format(what='encode(Failure("no memory", False))', then="raise SystemExit(1)")],
+            [sys.executable, "-c", SAY.format(what='encode(Failure("no memory", False))', then="")],
             "no memory",
         ),
         (
@@ -298,6 +301,32 @@ async def test_an_engine_that_keeps_dying_at_its_start_is_tried_again_and_says_w
     restarts = client.num_restarts
     await asyncio.sleep(1)
     assert client.num_restarts == restarts
+
+
+LINGER = """
+import os, sys, time, zmq
+from server.messages import Failure, encode
+ready, connected = os.pipe()
+if os.fork():
+    os.read(ready, 1)
+    os._exit(1)
+socket = zmq.Context.instance().socket(zmq.PUSH)
+socket.setsockopt(zmq.IMMEDIATE, 1)
+socket.connect(next(a.partition("=")[2] for a in sys.argv if a.startswith("--outbox=")))
+socket.poll(60_000, zmq.POLLOUT)
+os.write(connected, b"!")
+time.sleep(0.5)
+socket.send(encode(Failure("no memory", False)))
+zmq.Context.instance().destroy(linger=60_000)
+"""
+
+
+async def test_what_is_on_the_way_when_an_engine_has_ended_is_heard_however_long_it_takes(monkeypatch):
+    """It has ended, and its connection has not: what is left of it takes its time to speak."""
+    replace_engine(monkeypatch, sys.executable, "-c", LINGER)
+    heard = []
+    assert await EngineChild("tiny", Path(), CONFIG, on_message=heard.append).live() == "exit code 1"
+    assert heard == [Failure("no memory", False)]
 
 
 async def test_an_engine_that_hangs_while_it_loads_is_replaced_in_every_life(monkeypatch):
