@@ -23,6 +23,7 @@ class Pair:
     directory: Path
     ours: Decoder
     reference: PreTrainedModel
+    weights: dict[str, torch.Tensor]  # of ours as they were loaded: kernels lay them out otherwise
 
     def reference_logits(self, token_ids: list[int]) -> torch.Tensor:
         with torch.inference_mode():
@@ -67,4 +68,5 @@ def make_pair(name: str, directory: Path, device: torch.device) -> Pair:
             # and k are orthogonal, and the norm behind it makes that, rounding and all, as large as anything else.
             parameter.data -= 4
     reference.save_pretrained(directory, max_shard_size="100KB")
-    return Pair(name, directory, load_decoder(directory, dtype=torch.float32, device=device), reference)
+    ours = load_decoder(directory, dtype=torch.float32, device=device)
+    return Pair(name, directory, ours, reference, ours.state_dict())

@@ -151,7 +151,7 @@ def test_each_option_tells_in_the_logits(pairs, name, changes):
     """Without it (or with another value) the logits are others, so that the comparisons with the reference see it."""
     ours = pairs(name).ours
     other = Decoder(without(ours.config, **changes))
-    other.load_state_dict({key: value.cpu() for key, value in ours.state_dict().items()})
+    other.load_state_dict({key: value.cpu() for key, value in pairs(name).weights.items()})
     with torch.inference_mode():
         expected = ours.logits(ours.forward_dense(IDS.to(ours.embedding.weight.device))).cpu()
         assert (other.logits(other.forward_dense(IDS)) - expected).abs().max() > 1e-3

@@ -48,11 +48,10 @@ def load(directory):
     return load_decoder(directory, dtype=torch.float32, device=torch.device("cpu"))
 
 
-def assert_same(ours, expected):
-    assert ours.config == expected.config
-    weights = expected.state_dict()
-    assert ours.state_dict().keys() == weights.keys()
-    assert all(torch.equal(tensor, weights[name].cpu()) for name, tensor in ours.state_dict().items())
+def assert_same(ours, pair):
+    assert ours.config == pair.ours.config
+    assert ours.state_dict().keys() == pair.weights.keys()
+    assert all(torch.equal(tensor, pair.weights[name].cpu()) for name, tensor in ours.state_dict().items())
 
 
 def renamed(pattern, name):
@@ -85,7 +84,7 @@ def test_either_way_of_naming(pairs, rewritten, name, edit):
     directory = rewritten(name, edit)
     names = load_file(directory / "model.safetensors").keys()
     assert any("vision" in key or "visual" in key for key in names)
-    assert_same(load(directory), pairs(name).ours)
+    assert_same(load(directory), pairs(name))
 
 
 @pytest.mark.parametrize("turned", [False, True], ids=["as matrices", "turned round"])
@@ -98,7 +97,7 @@ def test_experts_in_one_tensor(pairs, rewritten, name, turned):
         rest = {key: tensor for key, tensor in tensors.items() if ".mlp.experts." not in key}
         return rest | {key: tensor.transpose(1, 2) if turned else tensor for key, tensor in experts.items()}
 
-    assert_same(load(rewritten(name, stack)), pairs(name).ours)
+    assert_same(load(rewritten(name, stack)), pairs(name))
 
 
 def test_the_flat_config_of_the_first_qwen_vl(pairs, rewritten):
@@ -107,7 +106,7 @@ def test_the_flat_config_of_the_first_qwen_vl(pairs, rewritten):
     text |= {"rope_parameters": ..., "rope_theta": 1234.5, "model_type": "qwen2_5_vl"}
     rope = {"rope_scaling": {"type": "mrope", "mrope_section": [1, 2, 3]}}
     directory = rewritten(name, **text, **rope, text_config=...)
-    assert_same(load(directory), pairs(name).ours)
+    assert_same(load(directory), pairs(name))
 
 
 @pytest.mark.parametrize("kind", sorted(DEFAULTS))
@@ -160,7 +159,7 @@ def test_end_tokens_on_either_level(rewritten, outer, inner, expected):
 def test_the_head_in_the_files_counts_more_than_flags(pairs, rewritten, outer, inner):
     """As Mistral Small 3.1: it has a head of its own, and its class ties by default."""
     directory = rewritten("wrapped-mistral3", tie_word_embeddings=outer, text={"tie_word_embeddings": inner})
-    assert_same(load(directory), pairs("wrapped-mistral3").ours)
+    assert_same(load(directory), pairs("wrapped-mistral3"))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +174,7 @@ def test_a_second_copy_of_tied_embeddings_is_not_kept(pairs, rewritten):
     def copy(tensors):
         return tensors | {"lm_head.weight": tensors["model.language_model.embed_tokens.weight"].clone()}
 
-    assert_same(load(rewritten("wrapped-qwen3-vl", copy)), pairs("wrapped-qwen3-vl").ours)
+    assert_same(load(rewritten("wrapped-qwen3-vl", copy)), pairs("wrapped-qwen3-vl"))
 
 
 def test_a_misshapen_head_of_tied_embeddings_is_refused(rewritten):
