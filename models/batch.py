@@ -46,6 +46,11 @@ class ForwardBatch:
         return self.query_start.diff()
 
     @cached_property
+    def written(self) -> Tensor:
+        """(b,) int64 on the CPU, positions written once this pass is done."""
+        return self.context_lens + self.num_new
+
+    @cached_property
     def singles(self) -> "Rows":
         """The sequences with one new token, fresh ones among them."""
         return self._rows(self.num_new == 1)
@@ -76,13 +81,12 @@ class ForwardBatch:
     def on_device(self) -> "DeviceLengths":
         """What kernels read that know their work only on the device."""
         device = self.token_ids.device
-        lengths = self.context_lens + self.num_new
         return DeviceLengths(
             self.query_start.to(device, torch.int32),
-            lengths.to(device, torch.int32),
+            self.written.to(device, torch.int32),
             self.block_tables.to(torch.int32),
             max_query=int(self.num_new.max()),
-            max_length=int(lengths.max()),
+            max_length=int(self.written.max()),
         )
 
     def _rows(self, chosen: Tensor) -> "Rows":

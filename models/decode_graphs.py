@@ -33,6 +33,11 @@ def why_no_graphs(decoder: Decoder, choices: Sequence[Choice]) -> str | None:
     return None
 
 
+def is_decode_step(batch: ForwardBatch) -> bool:
+    """Whether it is one new token for each sequence, all of which go on from a state and want their logits."""
+    return batch.steps.rows is None and len(batch.logit_rows) == batch.steps.count
+
+
 def batch_sizes(largest: int) -> list[int]:
     """The sizes that are captured, ascending: a step takes the first that holds it."""
     sizes = {size for size in SMALL_SIZES if size < largest} | set(range(EVERY, largest, EVERY)) | {largest}
@@ -52,6 +57,11 @@ class DecodeBatch(ForwardBatch):
     @cached_property
     def steps(self) -> Rows:
         return self.singles
+
+    @cached_property
+    def written(self) -> Tensor:
+        assert self.lengths is not None
+        return self.lengths
 
     @cached_property
     def on_device(self) -> DeviceLengths:
@@ -107,8 +117,7 @@ class DecodeGraphs:
             self._replays[size] = _replay(graph, logits)
 
     def takes(self, batch: ForwardBatch) -> bool:
-        """Whether it is a step of one token for each sequence, all of which go on from a state."""
-        return batch.steps.rows is None and batch.steps.count <= self._sizes[-1]
+        return is_decode_step(batch) and batch.steps.count <= self._sizes[-1]
 
     def run(self, batch: ForwardBatch) -> Tensor:
         """Logits (b, vocab) float32 of such a batch. They are overwritten by the next step."""

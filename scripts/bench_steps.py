@@ -142,7 +142,7 @@ def kernels_timed(clock: Clock) -> Iterator[None]:
     kept = []
     for module in MODULES:
         for name, value in list(vars(module).items()):
-            if hasattr(value, "py_func") and value.__module__ == module.__name__:
+            if hasattr(value, "compiled") and value.__module__ == module.__name__:
                 kept.append((module, name, value))
                 setattr(module, name, clock.timed(name.strip("_"), value))
     yield

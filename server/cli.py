@@ -114,7 +114,12 @@ StallTimeout = Annotated[
     float, typer.Option(min=2, help="An engine silent for so many seconds is restarted; its longest step takes less.")
 ]
 Drain = Annotated[int, typer.Option(min=0, help="Seconds that open requests get at shutdown.")]
-CudaGraphs = Annotated[bool, typer.Option(help="On a GPU: capture decode steps once, and replay them.")]
+CudaGraphs = Annotated[
+    bool,
+    typer.Option(
+        help="Capture decode steps once and replay them: on a GPU as CUDA graphs, on a processor as lists of calls."
+    ),
+]
 Overlap = Annotated[
     bool | None,
     typer.Option("--overlap/--no-overlap", help="Decide the next step while one is computed. Default: on a GPU."),

@@ -32,7 +32,7 @@ class EngineConfig:
     """Options of one engine.
 
     state_dtype: in which recurrent states are kept between steps; all is computed in float32. overlap: the next step is
-    decided while one is computed; None: on a GPU. cuda_graphs: on a GPU, decode steps are captured once and replayed.
+    decided while one is computed; None: on a GPU. cuda_graphs: decode steps are captured once and replayed.
     block_size None: what the attention kernels like best. cache_bytes None: chosen from the free memory, of which
     memory_share is this engine's where several share a device. memory_fraction: of a GPU's memory, what weights, caches
     and steps take in all; None: most of it. max_context None: as much as the model and the cache allow. step_tokens:

@@ -156,6 +156,17 @@ def warm_up(runner: Runner, plan: CachePlan, limits: SchedulerLimits) -> None:
         scheduler.postprocess(batch, runner.run(batch).tokens, frozenset(), 0.0)
 
 
+def capture(runner: Runner, config: EngineConfig, limits: SchedulerLimits, plan: CachePlan) -> str:
+    """Have decode steps captured, where they can be; returns what came of it."""
+    on_gpu = runner.device.type == "cuda"
+    if not config.cuda_graphs:
+        return f"not {'captured' if on_gpu else 'recorded'}: --no-cuda-graphs"
+    max_context = limits.max_context if plan.bytes_per_token else 1
+    if reason := runner.capture(max_running=limits.max_running, max_context=max_context):
+        return f"not {'captured' if on_gpu else 'recorded'}: {reason}"
+    return "captured as CUDA graphs" if on_gpu else "recorded and replayed"
+
+
 def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Ready]:
     """Load the model, plan the cache, and describe what is served."""
     device = choose_device(config)
@@ -183,9 +194,7 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
         max_gap_s=config.max_gap_s,
     )
     warm_up(runner, plan, limits)
-    reason: str | None = "--no-cuda-graphs"
-    if config.cuda_graphs:
-        reason = runner.capture(max_running=limits.max_running, max_context=limit if plan.bytes_per_token else 1)
+    steps = capture(runner, config, limits, plan)
     info = EngineInfo(
         model=model,
         kind=runner.decoder.config.kind,
@@ -201,9 +210,8 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
         dtype=str(runner.dtype).removeprefix("torch."),
         state_dtype=config.state_dtype,
     )
-    graphs = f"not captured: {reason}" if reason else "captured as CUDA graphs"
     planned = describe(plan, limit, limits.max_running, config.state_dtype)
-    about = f"{measured}{planned}\nkernels: {describe_choices(choices)}\ndecode steps: {graphs}"
+    about = f"{measured}{planned}\nkernels: {describe_choices(choices)}\ndecode steps: {steps}"
     overlaps = device.type == "cuda" if config.overlap is None else config.overlap
     tiers = open_tiers(runner, plan, directory, config)
     engine = Engine(runner, plan, limits, eos_token_ids, tiers, overlaps=overlaps)

@@ -14,6 +14,7 @@ from models.cache import (
 )
 from models.config import CacheNeeds
 from models.decode_graphs import DecodeGraphs, why_no_graphs
+from models.decode_tapes import DecodeTapes
 from models.kernels.bind import bind
 from models.kernels.choose import Choice, preferred_block_size
 from models.kernels.environment import probe
@@ -62,7 +63,7 @@ class Runner:
         self.device = device
         self.dtype, self.state_dtype = dtype, state_dtype
         self.environment = probe(device)
-        self._graphs: DecodeGraphs | None = None
+        self._graphs: DecodeGraphs | DecodeTapes | None = None
         self._last: Launched | None = None
         self.decoder = load_decoder(directory, dtype=dtype, device=device)
         self._sampling = Sampling(self.decoder.config.vocab_size, device)
@@ -103,17 +104,24 @@ class Runner:
         return row_layout(self._caches)
 
     def capture(self, *, max_running: int, max_context: int) -> str | None:
-        """Capture decode steps as CUDA graphs, for so many sequences of so many tokens; returns why not, if not."""
-        if self.device.type != "cuda":
-            return "there is no GPU"
+        """Capture decode steps, of so many sequences of so many tokens, as CUDA graphs, on a processor as tapes.
+
+        Returns:
+            Why not, if not.
+        """
         if reason := why_no_graphs(self.decoder, self._choices):
             return reason
         blocks = -(-max_context // self._block_size)
         with torch.inference_mode():
-            graphs = DecodeGraphs(self.decoder, self._caches, largest=max_running, max_blocks=blocks)
-            graphs.prepare()
-        self._graphs = graphs
-        return None
+            if self.device.type == "cuda":
+                graphs = DecodeGraphs(self.decoder, self._caches, largest=max_running, max_blocks=blocks)
+                graphs.prepare()
+                self._graphs = graphs
+                return None
+            self._graphs = tapes = DecodeTapes(
+                self.decoder, self._caches, largest=max_running, max_blocks=blocks, block_size=self._block_size
+            )
+            return tapes.prepare()
 
     def run(self, batch: ScheduledBatch) -> StepResult:
         """Compute the step, and wait for it."""

@@ -40,6 +40,8 @@ from models.kernels.numba_scalars import flat, floats, kernel, task, use_torch_t
 from models.kernels.rotary_numba import rotate, write_kv
 
 BLOCK = 4  # rows of queries that meet a tile at once
+ALL = 1 << 62  # positions: a window as wide as any context
+SMALL = 1 << 18  # products of queries and keys: fewer are done before a second thread is awake
 QUERIES = 256  # rows of queries of a task, for which a tile is read once
 
 
@@ -225,43 +227,52 @@ def _attend_tile(parts, found, q, keys, values, layout, table, tile, first, stop
         _add_some(parts, scores, values, places[at : min(begin + WIDTH, stop)], memory, at, size)
 
 
-@kernel
-def _attend_tiles(parts, found, q, keys, values, layout, tables, lengths, window, scale, cap):
-    """parts (b, tiles, g, r, padded size), found (b, tiles, g, r, 2), q (b, g, r, size), lengths (b,)."""
-    tiles = parts.shape[1]
-    for i in prange(parts.shape[0] * tiles):
-        b, tile = i // tiles, i % tiles
-        first, stop = max(0, lengths[b] - window - tile * TILE), min(TILE, lengths[b] - tile * TILE)
-        if first < stop:
-            _attend_tile(
-                parts[b, tile],
-                found[b, tile],
-                q[b],
-                keys,
-                values,
-                layout,
-                tables[b],
-                tile * TILE,
-                first,
-                stop,
-                scale,
-                cap,
-            )
-        else:
-            found[b, tile, :, :, 0] = NOTHING
+@task
+def _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap):
+    """Tile i of all sequences' tiles: parts (b, tiles, g, r, padded size), found (b, tiles, g, r, 2)."""
+    b, tile = i // parts.shape[1], i % parts.shape[1]
+    begin = tile * TILE
+    first, stop = max(0, lengths[b] - window - begin), min(TILE, lengths[b] - begin)
+    if first < stop:
+        _attend_tile(
+            parts[b, tile], found[b, tile], q[b], keys, values, layout, tables[b], begin, first, stop, scale, cap
+        )  # fmt: skip
+    else:
+        found[b, tile, :, :, 0] = NOTHING
 
 
-@kernel
-def _join_tiles(out, parts, found, sinks):
-    """out (b, g, r, size) from what the tiles gave; sinks (g, r)."""
+@task
+def _join_tiles(out, parts, found, sinks, i):
+    """Head i of all sequences' heads: out (b, g, r, size) from what the tiles gave; sinks (g, r)."""
     groups, heads = out.shape[1], out.shape[2]
-    for i in prange(out.shape[0] * groups * heads):
-        b, group, r = i // (groups * heads), i // heads % groups, i % heads
-        sums, ends = np.zeros(parts.shape[4], np.float32), np.zeros(2, np.float32)
-        ends[0] = NOTHING
-        for tile in range(parts.shape[1]):
-            join_tile(sums, ends, parts[b, tile, group, r], found[b, tile, group, r])
-        finish(out[b, group, r], sums, ends, sinks[group, r])
+    b, group, r = i // (groups * heads), i // heads % groups, i % heads
+    sums, ends = np.zeros(parts.shape[4], np.float32), np.zeros(2, np.float32)
+    ends[0] = NOTHING
+    for tile in range(parts.shape[1]):
+        join_tile(sums, ends, parts[b, tile, group, r], found[b, tile, group, r])
+    finish(out[b, group, r], sums, ends, sinks[group, r])
+
+
+@kernel
+def _attend_steps(out, q, keys, values, layout, tables, lengths, window, scale, cap, sinks):
+    """out, q (b, g, r, size), tables (b, m), lengths (b,), sinks (g, r): all threads read tiles, which are then joined.
+
+    How many tiles there are is known here alone, so that the call is the same however long the sequences have become.
+    """
+    batch, groups, heads, size = q.shape
+    tiles, padded = (lengths.max() + TILE - 1) // TILE, (size + WIDTH - 1) // WIDTH * WIDTH
+    parts = np.empty((batch, tiles, groups, heads, padded), np.float32)
+    found = np.empty((batch, tiles, groups, heads, 2), np.float32)
+    if lengths.sum() * groups * heads * size <= SMALL:
+        for i in range(batch * tiles):
+            _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap)
+        for i in range(batch * groups * heads):
+            _join_tiles(out, parts, found, sinks, i)
+    else:
+        for i in prange(batch * tiles):
+            _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap)
+        for i in prange(batch * groups * heads):
+            _join_tiles(out, parts, found, sinks, i)
 
 
 Plan = tuple[int, int, tuple[Any, ...], tuple[np.float32, np.float32], Any]
@@ -333,23 +344,20 @@ def attend_decode(
         (b, heads, head_dim) in q's dtype.
     """
     batch, heads, head_dim = q.shape
-    longest = int(lengths.max())
     groups, rows, pools, numbers, sink_rows = _plan(cache, heads, head_dim, scores, sinks)
-    shape = (batch, -(-longest // TILE), groups, rows)
-    parts, found = np.empty((*shape, -(-head_dim // WIDTH) * WIDTH), np.float32), np.empty((*shape, 2), np.float32)
-    out = torch.empty(batch, groups, rows, head_dim)
+    shape = (batch, groups, rows, head_dim)
+    out = torch.empty(shape)
     use_torch_threads()
-    _attend_tiles(
-        parts,
-        found,
-        floats(q).reshape(batch, groups, rows, head_dim),
+    _attend_steps(
+        out.numpy(),
+        floats(q).reshape(shape),
         *pools,
         block_tables.contiguous().numpy(),
         lengths.numpy(),
-        longest if scores.window is None else scores.window,
+        ALL if scores.window is None else scores.window,
         *numbers,
+        sink_rows,
     )
-    _join_tiles(out.numpy(), parts, found, sink_rows)
     return out.view(batch, heads, head_dim).to(q.dtype)
 
 

@@ -129,13 +129,13 @@ def attend(
     """
     singles, decode, prefill = batch.singles, decode or attend_decode, prefill or attend_prefill
     if singles.rows is None:
-        return decode(q, cache, batch.block_tables, batch.context_lens + 1, scores=scores, sinks=sinks)
+        return decode(q, cache, batch.block_tables, batch.written, scores=scores, sinks=sinks)
     if len(batch.num_new) == 1:
         context_len = int(batch.context_lens[0])
         return prefill(q, cache, batch.block_tables[0], context_len, scores=scores, sinks=sinks)
     out = torch.empty_like(q)
     if singles.count:
-        tables, lengths = batch.block_tables[singles.sequences], batch.context_lens[singles.on_cpu] + 1
+        tables, lengths = batch.block_tables[singles.sequences], batch.written[singles.on_cpu]
         out[singles.rows] = decode(q[singles.rows], cache, tables, lengths, scores=scores, sinks=sinks)
     for i in batch.runs:
         start, stop = int(batch.query_start[i]), int(batch.query_start[i + 1])

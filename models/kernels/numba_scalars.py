@@ -6,6 +6,7 @@ It imports numba at its top, so only what has made sure of numba may import it.
 import platform
 import threading
 from collections.abc import Callable
+from functools import update_wrapper
 from typing import Any
 
 import numba
@@ -13,8 +14,10 @@ import numpy as np
 import torch
 from llvmlite import binding, ir
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic, overload, typeof_impl
 from torch import Tensor
+
+from models.kernels.noting import noting
 
 numba_config: Any = numba.config
 # Before the first parallel kernel: torch's own threads then run them too. A second pool beside them would wait for
@@ -31,12 +34,32 @@ HAS_FMA = platform.machine() not in ("x86_64", "AMD64") or binding.get_host_cpu_
 LEAST, MOST = np.float32(-87.0), np.float32(88.0)
 
 
-def _compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+class Compiled:
+    """A compiled function, for Python and for others that are compiled. Python's calls are noted where one listens."""
+
+    def __init__(self, function: Callable[..., Any], compiled: Callable[..., Any]) -> None:
+        update_wrapper(self, function)
+        self.compiled = compiled
+
+    def __call__(self, *arguments: Any) -> Any:
+        if noting.notes is not None:
+            noting.notes.note(self.compiled, arguments)
+        return self.compiled(*arguments)
+
+
+@typeof_impl.register(Compiled)
+def _type_of_compiled(value, context):
+    """To those that are compiled it is what numba made."""
+    return types.Dispatcher(value.compiled)
+
+
+def _compile(function: Callable[..., Any], **options: Any) -> Compiled:
     """What was compiled is kept beside the source where it can be."""
     try:
-        return numba.njit(cache=True, fastmath=FAST, error_model="numpy", nogil=True, **options)(function)
+        compiled = numba.njit(cache=True, fastmath=FAST, error_model="numpy", nogil=True, **options)(function)
     except RuntimeError:  # numba found no place to write to
-        return numba.njit(fastmath=FAST, error_model="numpy", nogil=True, **options)(function)
+        compiled = numba.njit(fastmath=FAST, error_model="numpy", nogil=True, **options)(function)
+    return Compiled(function, compiled)
 
 
 def task(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,7 +74,7 @@ def piece(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def exact_task(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile what is to be computed in the order in which it is written."""
-    return numba.njit(error_model="numpy", nogil=True)(function)
+    return Compiled(function, numba.njit(error_model="numpy", nogil=True)(function))
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -212,6 +235,8 @@ _threads = _Threads()
 
 def use_torch_threads() -> None:
     """Kernels of this thread take as many threads as torch's operations do."""
+    if noting.notes is not None:
+        noting.notes.note(use_torch_threads, ())
     count = torch.get_num_threads()
     if count != _threads.count:  # telling numba costs as much as a small kernel
         numba.set_num_threads(max(1, min(count, int(numba_config.NUMBA_NUM_THREADS))))

@@ -41,8 +41,9 @@ def start(
     step: int = 512,
     chunk: int = 512,
     overlaps: bool = False,
+    captures: bool = True,
 ) -> Engine:
-    """An engine over fresh caches."""
+    """An engine over fresh caches. captures: decode steps are replayed once they can be."""
     needs = runner.decoder.config.cache_needs(4)
     plan = CachePlan(
         bytes_per_token=needs.bytes_per_token,
@@ -52,6 +53,8 @@ def start(
         num_state_slots=slots,
     )
     runner.allocate(plan)
+    if captures and runner.device.type == "cpu":
+        assert runner.capture(max_running=slots, max_context=MAX_CONTEXT) is None
     return Engine(runner, plan, SchedulerLimits(slots, step, chunk, MAX_CONTEXT), (), overlaps=overlaps)
 
 
@@ -62,7 +65,9 @@ def answer(engine: Engine, requests: list[EngineRequest]) -> dict[str, list[int]
 
 
 def answer_each_alone(runner: Runner, requests: list[EngineRequest]) -> dict[str, list[int]]:
-    return {request.request_id: answer(start(runner), [request])[request.request_id] for request in requests}
+    return {
+        request.request_id: answer(start(runner, captures=False), [request])[request.request_id] for request in requests
+    }
 
 
 def sampled(request_id: str, prompt: list[int], seed: int | None) -> EngineRequest:
@@ -190,7 +195,7 @@ def forced_logits(runner: Runner, token_ids: list[int], chunks: list[int]) -> to
     """(chunks, vocab): logits after each chunk of a given text, as the runner computes them."""
     seen: list[torch.Tensor] = []
     hook = runner.decoder.register_forward_hook(lambda *call: seen.append(call[-1].cpu()))
-    start(runner)
+    start(runner, captures=False)  # replayed steps call no hooks
     sequence = Sequence(make_request("r", token_ids, 1), 0, 0.0, token_ids, block_table=list(range(40)), state_slot=1)
     for size in chunks:
         [token] = runner.run(ScheduledBatch((ScheduledSequence(sequence, size, True),))).tokens.values()

@@ -105,6 +105,7 @@ class Storm:
         rng = self._rng
         plan = self.plan(44, 9)
         self._runner.allocate(plan)
+        assert self._runner.capture(max_running=6, max_context=80) is None
         disk = DiskStore(self._root, "tiny", max_bytes=rng.choice((60_000, 600_000)))
         host = HostStore(rng.choice((20_000, 100_000)))
         tiers = LowerTiers(
