@@ -20,14 +20,22 @@ class EngineError(Exception):
     """
 
 
+def _asking_field(num_prompts: int) -> str:
+    """The request's field that asks for several sequences."""
+    return "prompt" if num_prompts > 1 else "n"
+
+
 class QueueFullError(EngineError):
-    def __init__(self, limit: int, retry_after_s: float, *, num_open: int, num_asked: int = 1) -> None:
-        if num_asked == 1:
+    def __init__(
+        self, limit: int, retry_after_s: float, *, num_open: int, num_asked: int = 1, num_prompts: int = 1
+    ) -> None:
+        self.param = None if num_asked == 1 else _asking_field(num_prompts)
+        if self.param is None:
             super().__init__(f"{limit} requests are open already, the most that are accepted")
         else:
-            super().__init__(f"n: {num_asked} more are too many now: {num_open} of at most {limit} are open already")
+            asked = f"{self.param}: {num_asked} more are too many now"
+            super().__init__(f"{asked}: {num_open} of at most {limit} are open already")
         self.limit = limit
-        self.num_asked = num_asked
         self.retry_after_s = retry_after_s
 
 
@@ -41,9 +49,10 @@ class QueueTokensFullError(EngineError):
 
 
 class TooManyAtOnceError(EngineError):
-    def __init__(self, num_asked: int, limit: int) -> None:
-        super().__init__(f"n: {num_asked} are more than may ever be open at once, which is {limit} on this server")
-        self.num_asked = num_asked
+    def __init__(self, num_asked: int, limit: int, *, num_prompts: int = 1) -> None:
+        self.param = _asking_field(num_prompts)
+        asked = f"{self.param}: {num_asked} are more"
+        super().__init__(f"{asked} than may ever be open at once, which is {limit} on this server")
         self.limit = limit
 
 

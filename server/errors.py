@@ -84,10 +84,9 @@ def from_engine_error(error: EngineError) -> ApiError:
         case RequestTooLongError():
             return bad_request(f"{error}", code="context_length_exceeded")
         case TooManyAtOnceError():
-            return bad_request(f"{error}", param="n")
+            return bad_request(f"{error}", param=error.param)
         case QueueFullError():
-            param = "n" if error.num_asked > 1 else None
-            return ApiError(429, f"{error}", param=param, code="queue_full", retry_after_s=error.retry_after_s)
+            return ApiError(429, f"{error}", param=error.param, code="queue_full", retry_after_s=error.retry_after_s)
         case QueueTokensFullError():
             return ApiError(429, f"{error}", code="queue_full", retry_after_s=error.retry_after_s)
         case EngineUnavailableError():

@@ -33,7 +33,8 @@ class TextOutput:
     `index`: which of the request's completions it is of.
 
     logprobs: of its tokens, where they are wanted, with the characters of the completion that came before each; the
-    token that ended it is among them. prompt_logprobs: of all of the prompt's, in the first output of all.
+    token that ended it is among them. prompt_logprobs: of all of its prompt's, in the first output of any of the
+    prompt's completions, which has the index of their first.
     """
 
     text: str
@@ -92,10 +93,12 @@ class _PromptFirst:
     """Holds back what is generated until the prompt's log-probabilities are complete, which come with one of several.
 
     Args:
+        first: the one with which they come.
         num_wanted: tokens of the prompt that they are wanted of.
     """
 
-    def __init__(self, num_wanted: int) -> None:
+    def __init__(self, first: int, num_wanted: int) -> None:
+        self._first = first
         self._num_left = num_wanted
         self._parts: list[Logprobs] = []
         self._held: list[tuple[int, TokenOutput]] = []
@@ -110,7 +113,7 @@ class _PromptFirst:
             self._parts.append(output.prompt_logprobs)
             self._num_left -= len(output.prompt_logprobs)
         # An end that came too soon is handed on without them.
-        if self._num_left and not (index == 0 and output.finish_reason is not None):
+        if self._num_left and not (index == self._first and output.finish_reason is not None):
             return None, []
         whole = None if self._num_left else join_logprobs(self._parts)
         held, self._held, self._parts, self._num_left = self._held, [], [], 0
@@ -130,11 +133,12 @@ class HostedModel:
     created_s: int
 
     async def generate(
-        self, requests: Sequence[EngineRequest], stops: Sequence[str], goes_on: bool
+        self, requests: Sequence[EngineRequest], stops: Sequence[str], goes_on: bool, *, num_prompts: int = 1
     ) -> AsyncGenerator[TextOutput, None]:
         """Text of some completions as it comes, each one's last output with a finish reason. Closing it aborts them.
 
         Args:
+            requests: as many of each prompt, one prompt's after the other's; a prompt's first scores it for all.
             goes_on: whether it is the rest of the prompt's text, not a text of its own.
         Raises:
             EngineError: the engine refuses the requests, all of them, or ends on the way.
@@ -148,16 +152,21 @@ class HostedModel:
             )
             for index, request in enumerate(requests)
         ]
+        num_choices = len(requests) // num_prompts
         scores = requests[0].params.prompt_logprobs is not None
-        prompt_first = _PromptFirst(len(requests[0].token_ids) - 1 if scores else 0)
-        outputs = self.engine.generate(*requests)
+        prompts_first = [
+            _PromptFirst(first, len(requests[first].token_ids) - 1 if scores else 0)
+            for first in range(0, len(requests), num_choices)
+        ]
+        outputs = self.engine.generate(*requests, num_prompts=num_prompts)
         try:
             async for number, received in outputs:
                 if received.finish_reason == "timeout":
                     raise DeadlineExceededError(requests[number].timeout_s or 0.0)
-                prompt, ready = prompt_first.take(number, received)
+                place = number // num_choices
+                prompt, ready = prompts_first[place].take(number, received)
                 if prompt is not None:
-                    yield TextOutput("", 0, None, None, prompt_logprobs=prompt)
+                    yield TextOutput("", 0, None, None, place * num_choices, prompt_logprobs=prompt)
                 for index, output in ready:
                     text = completions[index].take(output)
                     if text is None:

@@ -126,23 +126,29 @@ class EngineClient:
             raise EngineUnavailableError(self.state, RETRY_AFTER_S, self.last_error)
         return self.info
 
-    async def generate(self, *requests: EngineRequest) -> AsyncGenerator[tuple[int, TokenOutput], None]:
+    async def generate(
+        self, *requests: EngineRequest, num_prompts: int = 1
+    ) -> AsyncGenerator[tuple[int, TokenOutput], None]:
         """Outputs of some requests as they come, each with its request's place; each's last has a finish reason.
 
         They are accepted together or not at all, and closing the iterator aborts those that have not ended.
 
+        Args:
+            requests: as many of each prompt, one prompt's after the other's.
         Raises:
             RequestTooLongError, TooManyAtOnceError, QueueFullError, QueueTokensFullError, EngineUnavailableError:
                 before the first output; none is accepted.
             EngineDiedError: on the way.
             ValueError: a request of one of the ids is open.
         """
-        self._refuse_or_pass(requests)
+        # The others find what each prompt's first computes.
+        firsts = requests[:: len(requests) // num_prompts]
+        self._refuse_or_pass(requests, firsts)
         places = {request.request_id: place for place, request in enumerate(requests)}
         outputs: asyncio.Queue[tuple[str, TokenOutput] | EngineError] = asyncio.Queue()
         self._open |= dict.fromkeys(places, outputs)
-        # The others find what the first computes.
-        self._backlog.add(requests[0].request_id, len(requests[0].token_ids))
+        for first in firsts:
+            self._backlog.add(first.request_id, len(first.token_ids))
         try:
             if not all(self._child.send(Add(request)) for request in requests):
                 # It has just ended, and this is the first to notice.
@@ -223,7 +229,7 @@ class EngineClient:
             return EngineBusyError(CACHE_TIMEOUT_S)
         return EngineUnavailableError(self.state, RETRY_AFTER_S, self.last_error)
 
-    def _refuse_or_pass(self, requests: Sequence[EngineRequest]) -> None:
+    def _refuse_or_pass(self, requests: Sequence[EngineRequest], firsts: Sequence[EngineRequest]) -> None:
         if self.state != "ready" or self.info is None:
             raise EngineUnavailableError(self.state, RETRY_AFTER_S, self.last_error)
         for request in requests:
@@ -234,10 +240,12 @@ class EngineClient:
                 raise RequestTooLongError(num_tokens, self.info.max_context_tokens)
         limit = self._config.max_running + self._config.max_queue
         if len(requests) > limit:
-            raise TooManyAtOnceError(len(requests), limit)
-        if len(self._open) + len(requests) > limit:
-            raise QueueFullError(limit, RETRY_AFTER_S, num_open=len(self._open), num_asked=len(requests))
-        self._backlog.refuse_or_pass(len(requests[0].token_ids), RETRY_AFTER_S)
+            raise TooManyAtOnceError(len(requests), limit, num_prompts=len(firsts))
+        num_open = len(self._open)
+        if num_open + len(requests) > limit:
+            asked = {"num_asked": len(requests), "num_prompts": len(firsts)}
+            raise QueueFullError(limit, RETRY_AFTER_S, num_open=num_open, **asked)
+        self._backlog.refuse_or_pass(sum(len(first.token_ids) for first in firsts), RETRY_AFTER_S)
 
     async def _supervise(self) -> None:
         """Keep an engine running until stopped or failed for good."""

@@ -50,6 +50,7 @@ from server.request import EngineRequest, SamplingParams
 RETRY_AFTER_S = 60.0
 LAST_WORD = 8  # tokens
 TOKEN_BYTES = 4
+MAX_TEXT_BYTES = 64 << 20  # of several prompts behind a context, as of a request's own
 
 router = APIRouter(prefix="/v1/fathom", route_class=KeyedRoute)
 
@@ -124,14 +125,25 @@ def with_context(request: Request, body: ChatRequest | CompletionRequest) -> Mar
         body.messages = [*content.messages, *body.messages]
         return NO_MARKS
     if isinstance(body, CompletionRequest) and not isinstance(content, ChatContent):
-        prompt = body.single_prompt
-        if isinstance(prompt, str) and isinstance(content, str):
-            body.prompt = content + prompt
+        texts = [prompt for prompt in body.prompts if isinstance(prompt, str)]
+        lists = [prompt for prompt in body.prompts if isinstance(prompt, list)]
+        if isinstance(content, str) and texts:
+            refuse_too_many(context, texts)
+            body.prompt = [content + text for text in texts]
             return prompt_marks(content, context.num_tokens, context.ttl_s)
-        if isinstance(prompt, list) and isinstance(content, list):
-            body.prompt = [*content, *prompt]
+        if isinstance(content, list) and lists:
+            refuse_too_many(context, lists)
+            body.prompt = [[*content, *token_ids] for token_ids in lists]
             return prompt_marks(content, context.num_tokens, context.ttl_s)
     raise bad_request(f"context: {context.name!r} is of {_kind(content)}; go on with the same", param="context")
+
+
+def refuse_too_many(context: Context[Beginning], prompts: Sequence[str | list[int]]) -> None:
+    """A short request must not make what no request could hold."""
+    num_bytes = len(prompts) * context.num_bytes
+    if len(prompts) > 1 and num_bytes > MAX_TEXT_BYTES:
+        asked = f"{len(prompts)} behind a context of {context.num_bytes:,} bytes are {num_bytes:,} bytes"
+        raise bad_request(f"prompt: {asked}; at most {MAX_TEXT_BYTES:,} may be", param="prompt")
 
 
 def prompt_marks(content: Beginning, num_tokens: int, ttl_s: float) -> Marks:
@@ -152,8 +164,8 @@ async def make_context(body: ContextRequest, request: Request) -> Response:
         token_ids = await chat_tokens(hosted, asked)
         marks = await chat_marks(hosted.tokenizer, chat.messages, token_ids)
     else:
-        param, content = "prompt", asked.single_prompt
-        token_ids = await prompt_tokens(hosted, asked)
+        param, [content] = "prompt", asked.prompts
+        token_ids = await prompt_tokens(hosted, content, param=param)
         marks = prompt_marks(content, len(token_ids), TTL_S[body.ttl])
     fit_max_tokens(hosted, len(token_ids), 1, param=param)
     check_vocabulary(hosted, token_ids, param=param)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from server.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
+from server.api.schemas import ChatRequest, GenerationRequest
 from server.chat_template import ChatTemplateError
 from server.errors import ApiError, bad_request, from_engine_error
 from server.generation_config import SamplingDefaults
@@ -29,8 +29,8 @@ class ClientGoneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One HTTP request on its way through a model, as a request to the engine for each completion that it asks for.
-    `goes_on`: its answer is the rest of the prompt's text.
+    """One HTTP request on its way through a model, as a request to the engine for each completion that it asks for:
+    as many of each prompt, one prompt's after the other's. `goes_on`: its answer is the rest of the prompt's text.
     """
 
     hosted: HostedModel
@@ -38,6 +38,7 @@ class Job:
     stops: list[str]
     metrics: Metrics
     goes_on: bool = False
+    num_prompts: int = 1
 
     async def run(self) -> AsyncGenerator[TextOutput, None]:
         """Text outputs, each completion's last with a finish reason and usage.
@@ -49,11 +50,12 @@ class Job:
         """
         outcome = "disconnected"
         reasons: dict[int, FinishReason] = {}
-        outputs = self.hosted.generate(self.requests, self.stops, self.goes_on)
+        num_choices = len(self.requests) // self.num_prompts
+        outputs = self.hosted.generate(self.requests, self.stops, self.goes_on, num_prompts=self.num_prompts)
         try:
             async for output in outputs:
                 if output.usage is not None:
-                    self.metrics.observe(self.hosted.name, output.usage, first=output.index == 0)
+                    self.metrics.observe(self.hosted.name, output.usage, first=output.index % num_choices == 0)
                 if output.finish_reason is not None:
                     reasons[output.index] = output.finish_reason
                     # Before the last is handed out: who has it need not come back for more.
@@ -87,11 +89,10 @@ async def chat_tokens(hosted: HostedModel, body: ChatRequest) -> list[int]:
         raise bad_request(f"messages: {error}", param="messages") from error
 
 
-async def prompt_tokens(hosted: HostedModel, body: CompletionRequest) -> list[int]:
-    prompt = body.single_prompt
+async def prompt_tokens(hosted: HostedModel, prompt: str | list[int], *, param: str) -> list[int]:
     if not isinstance(prompt, str):
         return prompt
-    refuse_by_bytes(hosted, prompt, param="prompt")
+    refuse_by_bytes(hosted, prompt, param=param)
     return await asyncio.to_thread(hosted.tokenizer.encode, prompt, add_special_tokens=True)
 
 
@@ -144,15 +145,23 @@ def sampling_params(body: GenerationRequest, max_tokens: int, defaults: Sampling
     )
 
 
-def engine_requests(answer_id: str, request: EngineRequest, count: int) -> list[EngineRequest]:
-    """One for each completion, with ids and seeds of their own; without a seed the engine draws one for each. The first
-    scores the prompt for all.
+def engine_requests(answer_id: str, prompts: Sequence[EngineRequest], count: int) -> list[EngineRequest]:
+    """One for each completion, `count` of each prompt, one prompt's after the other's, with ids of their own.
+
+    A prompt's have seeds of their own, which are those that it would have alone; without a seed the engine draws one
+    for each. Its first scores the prompt for all.
     """
-    seed = request.params.seed
-    seeds = [None if seed is None else (seed + place) % 2**63 for place in range(count)]
-    params = [replace(request.params, seed=seeds[0])]
-    params += [replace(request.params, seed=each, prompt_logprobs=None) for each in seeds[1:]]
-    return [replace(request, request_id=f"{answer_id}-{place}", params=each) for place, each in enumerate(params)]
+    requests: list[EngineRequest] = []
+    for prompt in prompts:
+        seed = prompt.params.seed
+        for place in range(count):
+            params = replace(
+                prompt.params,
+                seed=None if seed is None else (seed + place) % 2**63,
+                prompt_logprobs=None if place else prompt.params.prompt_logprobs,
+            )
+            requests.append(replace(prompt, request_id=f"{answer_id}-{len(requests)}", params=params))
+    return requests
 
 
 def check_vocabulary(hosted: HostedModel, token_ids: Sequence[int], *, param: str) -> None:
@@ -221,37 +230,44 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def usage_body(ends: Sequence[TextOutput]) -> dict[str, Any]:
-    """OpenAI's usage object, from the last outputs of all completions, the first one's first.
+def usage_body(ends: Sequence[TextOutput], num_prompts: int = 1) -> dict[str, Any]:
+    """OpenAI's usage object, from the last outputs of all completions: as many of each prompt, one prompt's after the
+    other's.
 
-    The prompt counts once, as does what the first completion found of it in the cache: the others find what the first
+    A prompt counts once, as does what its first completion found of it in the cache: the others find what the first
     computed, which would be counted as saved where nothing was.
     """
-    first, num_tokens = _usages(ends)[0], sum(end.num_tokens for end in ends)
+    firsts, num_tokens = _firsts(ends, num_prompts), sum(end.num_tokens for end in ends)
+    num_prompt_tokens = sum(first.prompt_tokens for first in firsts)
     return {
-        "prompt_tokens": first.prompt_tokens,
+        "prompt_tokens": num_prompt_tokens,
         "completion_tokens": num_tokens,
-        "total_tokens": first.prompt_tokens + num_tokens,
-        "prompt_tokens_details": {"cached_tokens": first.cached_tokens},
+        "total_tokens": num_prompt_tokens + num_tokens,
+        "prompt_tokens_details": {"cached_tokens": sum(first.cached_tokens for first in firsts)},
     }
 
 
-def fathom_body(ends: Sequence[TextOutput]) -> dict[str, Any]:
+def fathom_body(ends: Sequence[TextOutput], num_prompts: int = 1) -> dict[str, Any]:
     """What the completions took: seconds per phase on the server's clock, and bytes of cache.
 
-    queue_s and prefill_s are those of the first, which computed the prompt: the others wait for it and then find it.
-    decode_s is that of the one that decoded longest. The bytes are sums, in which a block that several hold counts for
-    each: what they would take without sharing, and at most what they took.
+    queue_s and prefill_s are those of a prompt's first, which computed it: the others wait for it and then find it. Of
+    several prompts they are the longest, as decode_s is that of the one that decoded longest. The bytes are sums, in
+    which a block that several hold counts for each: what they would take without sharing, and at most what they took.
     """
-    usages = _usages(ends)
+    usages, firsts = _usages(ends), _firsts(ends, num_prompts)
     return {
-        "queue_s": round(usages[0].queue_s, 6),
-        "prefill_s": round(usages[0].prefill_s, 6),
+        "queue_s": round(max(first.queue_s for first in firsts), 6),
+        "prefill_s": round(max(first.prefill_s for first in firsts), 6),
         "decode_s": round(max(usage.decode_s for usage in usages), 6),
         "kv_bytes": sum(usage.kv_bytes for usage in usages),
         "state_bytes": sum(usage.state_bytes for usage in usages),
         "peak_bytes": sum(usage.peak_bytes for usage in usages),
     }
+
+
+def _firsts(ends: Sequence[TextOutput], num_prompts: int) -> list[SequenceUsage]:
+    """Of each prompt, what its first completion took."""
+    return _usages(ends[:: len(ends) // num_prompts])
 
 
 def _usages(ends: Sequence[TextOutput]) -> list[SequenceUsage]:

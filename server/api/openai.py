@@ -5,7 +5,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -46,25 +46,45 @@ router = APIRouter(prefix="/v1", route_class=KeyedRoute)
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """One prompt of a request: what is told of it, how many tokens may follow it, and the field that it came in."""
+
+    telling: Telling
+    max_tokens: int
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
 class Completed:
-    """All of one completion: its text, its last output, and of its tokens what is wanted."""
+    """All of one completion: its text, its last output, and of its tokens and its prompt's what is wanted."""
 
     text: str
     end: TextOutput
     logprobs: Sequence[tuple[TokenLogprob, int]] = ()
+    prompt: Logprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How one endpoint writes its answers: a chat's messages and deltas, or plain text."""
+    """How one endpoint writes its answers: a chat's messages and deltas, or plain text.
+
+    tellings: of each prompt. num_choices: of each prompt; choices are counted through, one prompt's after the other's.
+    """
 
     chat: bool
-    telling: Telling
+    tellings: Sequence[Telling]
     answer_id: str
     model: str
     created_s: int
     include_usage: bool
     num_choices: int = 1
+
+    @property
+    def num_completions(self) -> int:
+        return len(self.tellings) * self.num_choices
+
+    def telling(self, index: int) -> Telling:
+        return self.tellings[index // self.num_choices]
 
     def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -80,18 +100,20 @@ class Shape:
         # Only the last chunk has figures; the field is there in all, as in OpenAI's answers.
         return frame | {"usage": None} if self.include_usage else frame
 
-    def whole(self, completed: Sequence[Completed], prompt: Logprobs | None = None) -> dict[str, Any]:
-        telling, choices = self.telling, []
-        field = telling.prompt_body(prompt)
-        before = telling.echo.text if telling.echo else ""
-        for each in completed:
+    def whole(self, completed: Sequence[Completed]) -> dict[str, Any]:
+        firsts = completed[:: self.num_choices]
+        fields = [each.prompt_body(first.prompt) for each, first in zip(self.tellings, firsts, strict=True)]
+        choices = []
+        for index, each in enumerate(completed):
+            telling, field = self.telling(index), fields[index // self.num_choices]
             message = {"role": "assistant", "content": each.text, "refusal": None}
+            before = telling.echo.text if telling.echo else ""
             content = {"message": message} if self.chat else {"text": before + each.text, **field}
-            logprobs = telling.whole(prompt, each.logprobs)
+            logprobs = telling.whole(each.prompt, each.logprobs)
             ended = {"logprobs": logprobs, "finish_reason": each.end.finish_reason}
-            choices.append({"index": each.end.index, **content, **ended})
+            choices.append({"index": index, **content, **ended})
         frame = self._frame("chat.completion" if self.chat else "text_completion", choices)
-        return frame | field if self.chat else frame
+        return frame | fields[0] if self.chat else frame
 
     def chunk(
         self,
@@ -112,15 +134,27 @@ class Shape:
     def first_chunks(self) -> list[dict[str, Any]]:
         """What every choice begins with before anything is computed."""
         if self.chat:
-            return [self.chunk(index, "", None, first=True) for index in range(self.num_choices)]
-        known = self.telling.echo is not None and not self.telling.echoes_scores
-        return self.echo_chunks(None) if known else []
+            return [self.chunk(index, "", None, first=True) for index in range(self.num_completions)]
+        chunks = []
+        for place, telling in enumerate(self.tellings):
+            if telling.echo is not None and not telling.echoes_scores:
+                chunks += self.echo_chunks(place * self.num_choices, None)
+        return chunks
 
-    def echo_chunks(self, prompt: Logprobs | None) -> list[dict[str, Any]]:
-        """The prompt that is given back."""
-        assert self.telling.echo is not None
-        logprobs = self.telling.echoed(prompt)
-        return [self.chunk(index, self.telling.echo.text, None, logprobs=logprobs) for index in range(self.num_choices)]
+    def echo_chunks(self, first: int, prompt: Logprobs | None) -> list[dict[str, Any]]:
+        """A prompt that is given back: in each of its choices, from the first on."""
+        telling = self.telling(first)
+        assert telling.echo is not None
+        logprobs = telling.echoed(prompt)
+        indices = range(first, first + self.num_choices)
+        return [self.chunk(index, telling.echo.text, None, logprobs=logprobs) for index in indices]
+
+    def figures(self, ends: Sequence[TextOutput]) -> dict[str, Any]:
+        """What all completions took, beside the usage."""
+        return fathom_body(ends, len(self.tellings))
+
+    def usage(self, ends: Sequence[TextOutput]) -> dict[str, Any]:
+        return usage_body(ends, len(self.tellings))
 
     def usage_chunk(self, usage: dict[str, Any]) -> dict[str, Any]:
         return self._chunk_frame([]) | {"usage": usage}
@@ -136,20 +170,26 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     max_tokens = fit_max_tokens(hosted, len(token_ids), wanted, param="messages")
     marks = await chat_marks(hosted.tokenizer, body.messages, token_ids)
     telling = Telling(hosted.tokenizer, True, token_ids, body.num_top, body.prompt_logprobs)
-    return await _answer(request, body, hosted, telling, max_tokens=max_tokens, marks=marks)
+    return await _answer(request, body, hosted, [Asked(telling, max_tokens, "messages")], marks=marks)
 
 
 @router.post("/completions")
 async def completions(body: CompletionRequest, request: Request) -> Response:
-    """A plain completion, streamed or whole."""
+    """Plain completions of one prompt or of several, streamed or whole."""
     hosted = find_model(request, body.model)
     marks = with_context(request, body)
-    token_ids = await prompt_tokens(hosted, body)
-    max_tokens = fit_max_tokens(hosted, len(token_ids), body.max_tokens, param="prompt", default=COMPLETION_MAX_TOKENS)
-    prompt = body.single_prompt
+    prompts = body.prompts
+    fields = ["prompt"] if len(prompts) == 1 else [f"prompt.{place}" for place in range(len(prompts))]
+    asked = [await _asked(hosted, body, prompt, field) for prompt, field in zip(prompts, fields, strict=True)]
+    return await _answer(request, body, hosted, asked, marks=marks)
+
+
+async def _asked(hosted: HostedModel, body: CompletionRequest, prompt: str | list[int], field: str) -> Asked:
+    token_ids = await prompt_tokens(hosted, prompt, param=field)
+    max_tokens = fit_max_tokens(hosted, len(token_ids), body.max_tokens, param=field, default=COMPLETION_MAX_TOKENS)
     echo = await asyncio.to_thread(echo_of, hosted.tokenizer, prompt, token_ids) if body.echo else None
     telling = Telling(hosted.tokenizer, False, token_ids, body.num_top, body.prompt_logprobs, echo)
-    return await _answer(request, body, hosted, telling, max_tokens=max_tokens, marks=marks)
+    return Asked(telling, max_tokens, field)
 
 
 @router.get("/models")
@@ -185,24 +225,18 @@ def model_body(hosted: HostedModel) -> dict[str, Any]:
 
 
 async def _answer(
-    request: Request,
-    body: GenerationRequest,
-    hosted: HostedModel,
-    telling: Telling,
-    *,
-    max_tokens: int,
-    marks: Marks = NO_MARKS,
+    request: Request, body: GenerationRequest, hosted: HostedModel, asked: Sequence[Asked], *, marks: Marks = NO_MARKS
 ) -> Response:
-    token_ids, chat = telling.token_ids, telling.chat
-    check_vocabulary(hosted, token_ids, param="messages" if chat else "prompt")
+    for each in asked:
+        check_vocabulary(hosted, each.telling.token_ids, param=each.field)
     if body.logit_bias:
         check_vocabulary(hosted, list(body.logit_bias), param="logit_bias")
+    chat = asked[0].telling.chat
     answer_id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
-    params = sampling_params(body, max_tokens, hosted.defaults)
-    whole = EngineRequest(
+    first = EngineRequest(
         answer_id,
-        tuple(token_ids),
-        params,
+        tuple(asked[0].telling.token_ids),
+        sampling_params(body, asked[0].max_tokens, hosted.defaults),
         cache_salt=body.cache_salt or "",
         tenant=tenant_of(request),
         priority=body.priority or 0,
@@ -210,51 +244,61 @@ async def _answer(
         marks=marks.positions,
         mark_ttl_s=marks.ttl_s,
     )
+    whole = [first]
+    for each in asked[1:]:
+        params = sampling_params(body, each.max_tokens, hosted.defaults)
+        whole.append(replace(first, token_ids=tuple(each.telling.token_ids), params=params))
     requests = engine_requests(answer_id, whole, body.n or 1)
-    job = Job(hosted, requests, body.stop or [], served(request).metrics, goes_on=not chat)
-    shape = Shape(chat, telling, answer_id, hosted.name, int(time.time()), body.include_usage, len(requests))
+    job = Job(hosted, requests, body.stop or [], served(request).metrics, goes_on=not chat, num_prompts=len(asked))
+    tellings = [each.telling for each in asked]
+    shape = Shape(chat, tellings, answer_id, hosted.name, int(time.time()), body.include_usage, body.n or 1)
     if not body.stream:
         return await _whole(request, job, shape)
     outputs = job.run()
     # The first output decides the status: what is refused, or dies before it, never begins a stream.
     try:
-        first = await until_disconnect(request, anext(outputs))
+        begun = await until_disconnect(request, anext(outputs))
     except ClientGoneError:
         await outputs.aclose()
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    stream = events(first, outputs, shape)
+    stream = events(begun, outputs, shape)
     return StreamingResponse(stream, media_type=SSE, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
 
 async def _whole(request: Request, job: Job, shape: Shape) -> Response:
     try:
-        completed, prompt = await until_disconnect(request, _collect(job))
+        completed = await until_disconnect(request, _collect(job))
     except ClientGoneError:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     def respond() -> Response:
         ends = [each.end for each in completed]
-        figures = {"usage": usage_body(ends), "fathom": fathom_body(ends)}
-        return JSONResponse(shape.whole(completed, prompt) | figures)
+        return JSONResponse(shape.whole(completed) | {"usage": shape.usage(ends), "fathom": shape.figures(ends)})
 
     # What is told of a long prompt takes a while to write.
-    return respond() if prompt is None else await asyncio.to_thread(respond)
+    is_short = all(each.prompt is None for each in completed)
+    return respond() if is_short else await asyncio.to_thread(respond)
 
 
-async def _collect(job: Job) -> tuple[list[Completed], Logprobs | None]:
-    """Each completion, in the order of their indices, and what is told of the prompt."""
+async def _collect(job: Job) -> list[Completed]:
+    """Each completion, in the order of their indices."""
     texts: list[list[str]] = [[] for _ in job.requests]
     logprobs: list[list[tuple[TokenLogprob, int]]] = [[] for _ in job.requests]
     ends: dict[int, TextOutput] = {}
-    prompt: Logprobs | None = None
+    prompts: dict[int, Logprobs] = {}
+    num_choices = len(job.requests) // job.num_prompts
     async for output in job.run():
         texts[output.index].append(output.text)
         logprobs[output.index] += output.logprobs
-        prompt = output.prompt_logprobs or prompt
+        if output.prompt_logprobs is not None:
+            prompts[output.index // num_choices] = output.prompt_logprobs
         if output.finish_reason is not None:
             ends[output.index] = output
     assert len(ends) == len(texts), "an engine ends a request with an output or an error"
-    return [Completed("".join(texts[each]), ends[each], logprobs[each]) for each in range(len(texts))], prompt
+    return [
+        Completed("".join(texts[each]), ends[each], logprobs[each], prompts.get(each // num_choices))
+        for each in range(len(texts))
+    ]
 
 
 async def events(
@@ -270,11 +314,11 @@ async def events(
             if output.finish_reason is not None:
                 ends[output.index] = output
             chunks = _chunks(output, shape)
-            if len(ends) == shape.num_choices:
-                chunks = _with_figures(chunks, [ends[index] for index in range(shape.num_choices)], shape)
+            if len(ends) == shape.num_completions:
+                chunks = _with_figures(chunks, [ends[index] for index in range(len(ends))], shape)
             for chunk in chunks:
                 yield _event(chunk)
-            if len(ends) == shape.num_choices:
+            if len(ends) == shape.num_completions:
                 break
             if chunks:
                 spoken_s = time.monotonic()
@@ -293,8 +337,8 @@ async def events(
 
 def _chunks(output: TextOutput, shape: Shape) -> list[dict[str, Any]]:
     if output.prompt_logprobs is not None:
-        return shape.echo_chunks(output.prompt_logprobs)
-    logprobs = shape.telling.generated(output.logprobs)
+        return shape.echo_chunks(output.index, output.prompt_logprobs)
+    logprobs = shape.telling(output.index).generated(output.logprobs)
     chunks = [shape.chunk(output.index, output.text, None, logprobs=logprobs)] if output.text or logprobs else []
     if output.finish_reason is not None:
         chunks.append(shape.chunk(output.index, None, output.finish_reason))
@@ -304,8 +348,8 @@ def _chunks(output: TextOutput, shape: Shape) -> list[dict[str, Any]]:
 def _with_figures(chunks: list[dict[str, Any]], ends: Sequence[TextOutput], shape: Shape) -> list[dict[str, Any]]:
     """The stream's last chunks, with what all choices took in the very last."""
     if shape.include_usage:
-        chunks = [*chunks, shape.usage_chunk(usage_body(ends))]
-    return [*chunks[:-1], chunks[-1] | {"fathom": fathom_body(ends)}]
+        chunks = [*chunks, shape.usage_chunk(shape.usage(ends))]
+    return [*chunks[:-1], chunks[-1] | {"fathom": shape.figures(ends)}]
 
 
 def _event(content: dict[str, Any]) -> str:

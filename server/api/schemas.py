@@ -23,6 +23,7 @@ from server.generation_config import MAX_REPETITION
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_CHOICES = 128
+MAX_COMPLETIONS = 1024  # of all prompts of a request together
 MAX_PRIORITY = 1000
 MAX_TIMEOUT_S = 86_400
 MAX_KEY_CHARS = 256  # of cache_salt and prompt_cache_key
@@ -313,7 +314,7 @@ class ChatRequest(GenerationRequest):
 
 
 class CompletionRequest(GenerationRequest):
-    """`prompt`: one text, or the token ids of one; a list may hold one prompt."""
+    """`prompt`: one text, or the token ids of one; or a list of several of a kind."""
 
     neutral: ClassVar[Neutral] = {**NEUTRAL, "top_logprobs": (0, None)}
 
@@ -328,12 +329,13 @@ class CompletionRequest(GenerationRequest):
     ]
 
     @model_validator(mode="after")
-    def check_single_prompt(self) -> "CompletionRequest":
-        if isinstance(self.prompt, list) and not (self.prompt and isinstance(self.prompt[0], int)):
-            if len(self.prompt) != 1:
-                raise ValueError(f"prompt: must be one prompt, got {len(self.prompt)}; send one request for each")
-            if self.prompt[0] == []:
-                raise ValueError("prompt: must not be empty")
+    def check_num_prompts(self) -> "CompletionRequest":
+        if self.prompt == []:
+            raise ValueError(f"prompt: must not be empty; a list holds 1 to {MAX_COMPLETIONS} prompts")
+        num_completions = len(self.prompts) * (self.n or 1)
+        if num_completions > MAX_COMPLETIONS:
+            asked = f"{len(self.prompts)} prompts, and n {self.n or 1}, ask for {num_completions} completions"
+            raise ValueError(f"prompt: {asked}; at most {MAX_COMPLETIONS} may be")
         return self
 
     @property
@@ -345,10 +347,12 @@ class CompletionRequest(GenerationRequest):
         return self.logprobs
 
     @property
-    def single_prompt(self) -> str | list[int]:
-        if isinstance(self.prompt, list) and not isinstance(self.prompt[0], int):
-            return self.prompt[0]
-        return self.prompt
+    def prompts(self) -> list[str | list[int]]:
+        """All prompts, which are of a kind: one where a text or its token ids were sent alone."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        token_ids = [each for each in self.prompt if isinstance(each, int)]
+        return [token_ids] if token_ids else [each for each in self.prompt if not isinstance(each, int)]
 
 
 class TokenizeRequest(Strict):

@@ -277,7 +277,7 @@ def test_neutral_values_of_unsupported_options_are_accepted(client):
 
 @pytest.mark.parametrize(
     ("prompt", "words"),
-    [(["a", "b"], "one prompt, got 2"), ([], "one prompt, got 0"), ([[]], "not be empty"), ([10**6], "vocabulary")],
+    [([], "1 to 1024 prompts"), ([[]], "not be empty"), ([10**6], "vocabulary"), (["x"] * 1025, "at most 1024 may be")],
 )
 def test_bad_prompts(http, prompt, words):
     error = refusal(http.post("/v1/completions", json={"model": MODELS[0], "prompt": prompt}))

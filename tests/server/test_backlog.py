@@ -67,9 +67,10 @@ async def test_what_waits_is_counted_until_it_begins(tmp_path):
     config = EngineConfig(device="cpu", threads=1, max_running=1, max_queue=20, max_queue_tokens=100)
     client = EngineClient("tiny", directory, config)
 
-    async def read(name: str, num_prompt: int, num_tokens: int, count: int = 1) -> int:
+    async def read(name: str, num_prompt: int, num_tokens: int, count: int = 1, prompts: int = 1) -> int:
         requests = [make_request(f"{name}{n}", [1] * num_prompt, num_tokens, ignore_eos=True) for n in range(count)]
-        return sum([len(output.token_ids) async for _, output in client.generate(*requests)])
+        outputs = client.generate(*requests, num_prompts=prompts)
+        return sum([len(output.token_ids) async for _, output in outputs])
 
     async def until(queued: int) -> None:
         async with asyncio.timeout(20):
@@ -87,6 +88,8 @@ async def test_what_waits_is_counted_until_it_begins(tmp_path):
         await until(100)
         with pytest.raises(QueueTokensFullError, match="100 prompt tokens wait already, and with 1 more"):
             await read("fourth", 1, 5)
+        with pytest.raises(QueueTokensFullError, match="100 prompt tokens wait already, and with 6 more"):
+            await read("of three prompts", 2, 5, count=6, prompts=3)
         first.cancel()
         assert await asyncio.gather(*waiting) == [10, 5]
         assert client.num_queued_tokens == 0

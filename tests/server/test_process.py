@@ -132,6 +132,9 @@ async def test_refusals_closing_and_aborting(directories):
         assert full.value.retry_after_s > 0
         with pytest.raises(TooManyAtOnceError, match="31 are more than may ever be open at once, which is 30"):
             await read_all(client.generate(*[endless(f"never{n}") for n in range(31)]))
+        with pytest.raises(TooManyAtOnceError, match="prompt: 31 are more than may ever be open") as several:
+            await read_all(client.generate(*[endless(f"never{n}") for n in range(31)], num_prompts=31))
+        assert several.value.param == "prompt"
         with pytest.raises(ValueError, match="'r0' is in use"):
             await read(client, endless("r0"))
 

@@ -239,7 +239,7 @@ def test_nobody_guesses_the_context_of_an_engine_that_never_was_ready():
 
 
 async def test_what_goes_wrong_here_is_not_counted_as_the_clients_leaving():
-    async def generate(*_):
+    async def generate(*_, **__):
         raise OverflowError("too large")
         yield
 

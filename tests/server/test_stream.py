@@ -25,7 +25,7 @@ async def test_tokens_without_text_send_comments_in_between(monkeypatch, wait_s,
     monkeypatch.setattr(api, "SILENT_EVERY_S", wait_s)
     source = outputs(["", "a", "", "b"])
     telling = Telling(ModelTokenizer(embedded_directory("embedded:mamba")), True, (1, 2, 3), None)
-    shape = api.Shape(chat=True, answer_id="x", model="m", created_s=0, include_usage=True, telling=telling)
+    shape = api.Shape(chat=True, answer_id="x", model="m", created_s=0, include_usage=True, tellings=[telling])
     events = [e async for e in api.events(await anext(source), source, shape)]
     assert all(event.endswith("\n\n") for event in events)
     assert sum(event.startswith(": ") for event in events) == comments
