@@ -1,30 +1,42 @@
 """What the prefix cache saves, on a real server over HTTP, with random prompts of token ids.
 
-    python -m scripts.bench_cache                                  # all parts, both embedded models
+    python -m scripts.bench_cache                                  # all parts, all models
     python -m scripts.bench_cache --only sweep --questions 30 --longest 32000
+    python -m scripts.bench_cache --only composition --models random-hybrid
 
 sweep: questions after ever longer beginnings of their contexts, against the longest beginning alone; and the same on a
 server without the cache. hit: a second question about a long context, time to first token against the first's.
-composition: five prompts that share a beginning, each with a tail of its own. state: bytes that a sequence holds. A
-table, then one line of JSON.
+composition: five prompts that share a beginning, each with a tail of its own. state: bytes that the embedded Mamba's
+sequences hold. A table, then one line of JSON.
+
+The models are the embedded ones and a small hybrid of random weights, attention and Mamba-2 side by side in each layer,
+which is made for the run: what is found in the cache does not hang on what a model says.
 """
 
 import argparse
 import json
 import random
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import httpx2
+import torch
 from rich.console import Console
 from rich.table import Table
+from transformers import FalconH1Config, FalconH1ForCausalLM
 
-MODELS = ("embedded:transformer", "embedded:mamba")
+from models.embedded import embedded_directory
+
+HYBRID = "random-hybrid"
+MODELS = ("embedded:transformer", "embedded:mamba", HYBRID)
 PARTS = ("sweep", "hit", "composition", "state")
 QUESTION_TOKENS = 24
 NUM_BUDGETS = 8
@@ -58,10 +70,43 @@ class Client:
         return Asked(seconds, cached, content["fathom"]["kv_bytes"], content["fathom"]["state_bytes"])
 
 
+def write_hybrid(directory: Path) -> None:
+    """A random checkpoint of about the embedded models' size, with their tokenizer."""
+    embedded = embedded_directory(MODELS[0])
+    vocab_size = json.loads((embedded / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": vocab_size,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1 << 20,
+        "mamba_d_ssm": 512,
+        "mamba_n_heads": 8,
+        "mamba_d_state": 64,
+    }
+    FalconH1ForCausalLM(FalconH1Config(**sizes)).save_pretrained(directory)
+    for path in embedded.glob("tokenizer*.json"):
+        shutil.copy(path, directory)
+
+
 @contextmanager
-def serving(*options: str) -> Iterator[str]:
-    """A server of both models; its address."""
-    command = [sys.executable, "-m", "fathom", "serve", *MODELS, "--port", "0", "--no-access-log", *options]
+def serving(arguments: argparse.Namespace, *options: str) -> Iterator[str]:
+    """A server of the models that are measured; its address."""
+    with tempfile.TemporaryDirectory() as directory:
+        models = arguments.models.split(",")
+        if HYBRID in models:
+            write_hybrid(Path(directory))
+            models[models.index(HYBRID)] = f"{HYBRID}={directory}"
+        with started(*models, *options, *arguments.options) as url:
+            yield url
+
+
+@contextmanager
+def started(*options: str) -> Iterator[str]:
+    command = [sys.executable, "-m", "fathom", "serve", "--port", "0", "--no-access-log", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
@@ -127,8 +172,9 @@ def state(client: Client, arguments: argparse.Namespace) -> dict[str, object]:
 
 def measure(arguments: argparse.Namespace) -> dict[str, dict[str, object]]:
     parts, found = arguments.only.split(","), dict[str, dict[str, object]]()
-    with serving(*arguments.options) as url:
-        for model in MODELS:
+    models = arguments.models.split(",")
+    with serving(arguments) as url:
+        for model in models:
             client, results = Client(url, model), dict[str, object]()
             client.ask(list(VOCAB)[:200])
             if "sweep" in parts:
@@ -141,8 +187,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, dict[str, object]]:
                 results["state"] = state(client, arguments)
             found[model] = results
     if "sweep" in parts and arguments.questions_uncached:
-        with serving("--no-prefix-cache", *arguments.options) as url:
-            for model in MODELS:
+        with serving(arguments, "--no-prefix-cache") as url:
+            for model in models:
                 found[model]["sweep, no cache"] = sweep(Client(url, model), arguments, caches=False)
     return found
 
@@ -150,14 +196,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, dict[str, object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what the prefix cache saves.")
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
+    parser.add_argument("--models", default=",".join(MODELS), help=f"some of {','.join(MODELS)}")
     parser.add_argument("--questions", type=int, default=30, help="of the sweep")
     parser.add_argument("--questions-uncached", type=int, default=2, help="of the sweep without the cache")
     parser.add_argument("--longest", type=int, default=32_000, help="tokens of the longest context")
     parser.add_argument("--state-tokens", type=int, default=1_000_000, help="tokens of the part `state`")
     parser.add_argument("options", nargs="*", help="further options of `fathom serve`, after --")
     arguments = parser.parse_args()
-    if wrong := set(arguments.only.split(",")) - set(PARTS):
-        parser.error(f"--only: {', '.join(sorted(wrong))} is none of {', '.join(PARTS)}")
+    for option, given, choices in (("only", arguments.only, PARTS), ("models", arguments.models, MODELS)):
+        if wrong := set(given.split(",")) - set(choices):
+            parser.error(f"--{option}: {', '.join(sorted(wrong))} is none of {', '.join(choices)}")
     found = measure(arguments)
     table = Table(title=f"prefix cache, contexts of up to {arguments.longest:,} tokens")
     for column in ("model", "part", "result"):
