@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEW = 16  # rows of inputs: to multiply more by several matrices at once saves nothing
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Panels:
@@ -30,14 +28,6 @@ class Panels:
         panels, steps = -(-outputs // width), -(-inputs // depth)
         padded = F.pad(weight, (0, steps * depth - inputs, 0, panels * width - outputs))
         return Panels(padded.view(panels, width, steps, depth).transpose(1, 2).contiguous(), outputs, inputs)
-
-    def cut(self, sizes: Sequence[int]) -> "list[Panels] | None":
-        """Matrices of so many outputs each, over the same memory; None where a panel would belong to two."""
-        width = self.content.shape[2]
-        if any(size % width for size in sizes):
-            return None
-        parts = self.content.split([size // width for size in sizes])
-        return [Panels(part, size, self.inputs) for part, size in zip(parts, sizes, strict=True)]
 
     def rows(self, outputs: Tensor) -> Tensor:
         """The weights of some outputs (...,) int64 -> (..., inputs)."""
@@ -95,6 +85,7 @@ class Linear(nn.Linear, Projecting):
     """torch's own, but for the kernel."""
 
     panels: Panels | None = None
+    is_joined = False  # its weights lie with others', and it is asked for nothing alone
 
     @property
     def matrix(self) -> Weight:
@@ -102,7 +93,7 @@ class Linear(nn.Linear, Projecting):
         return self.weight if self.panels is None else self.panels
 
     def lay_out(self, lay_out: LayOut) -> None:
-        if self.panels is None:
+        if self.panels is None and not self.is_joined:
             self.panels = laid_out(self.weight, lay_out)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -110,7 +101,7 @@ class Linear(nn.Linear, Projecting):
 
 
 class Joined:
-    """Several `Linear` that read the same input: for few rows one product, once their weights lie one behind the other.
+    """Several `Linear` that read the same input: one product, once their weights lie together.
 
     The kernel must give a product the same bits whichever matrix its weights are in.
     """
@@ -125,17 +116,15 @@ class Joined:
         """Lay the weights out together, of which no second copy is kept. They must not change afterwards."""
         if self._panels is not None:
             return
-        together = lay_out(torch.cat([part.weight.data for part in self._parts]))
-        self._panels, cut = together, together.cut(self._sizes)
+        self._panels = lay_out(torch.cat([part.weight.data for part in self._parts]))
         biases: list[Tensor] = [part.bias for part in self._parts if part.bias is not None]
         self._bias = torch.cat(biases) if biases else None
-        for part, panels in zip(self._parts, cut or [together] * len(self._parts), strict=True):
+        for part in self._parts:
             part.weight.data = part.weight.data.new_empty(0, part.in_features)
-            part.panels = panels
-        self._are_apart = cut is not None
+            part.is_joined = True
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """x (..., in) -> what each part makes of it, (..., its outputs)."""
-        if self._panels is None or (self._are_apart and x.numel() > FEW * x.shape[-1]):
+        if self._panels is None:
             return tuple(part(x) for part in self._parts)
         return self._parts[0].linear(x, self._panels, self._bias).split(self._sizes, dim=-1)

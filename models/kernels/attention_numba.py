@@ -296,7 +296,7 @@ def attend_prefill(
     scores: ScoreSpec = PLAIN,
     sinks: Tensor | None = None,
 ) -> Tensor:
-    """Attention of one sequence's new tokens, as in plain torch, which does it in bfloat16.
+    """Attention of one sequence's new tokens, as in plain torch.
 
     Args:
         q: (n, heads, head_dim), rotated; the tokens at positions context_len .. context_len + n - 1.
@@ -305,11 +305,9 @@ def attend_prefill(
     Returns:
         (n, heads, head_dim) in q's dtype.
     """
-    if q.dtype != torch.float32:
-        return attention_torch.attend_prefill(q, cache, block_table, context_len, scores=scores, sinks=sinks)
     count, heads, head_dim = q.shape
     groups, rows, pools, numbers, sink_rows = _plan(cache, heads, head_dim, scores, sinks)
-    out = torch.empty(q.shape)
+    out = torch.empty(q.shape, dtype=torch.float32)
     shape = (count, groups, rows, head_dim)
     use_torch_threads()
     _attend_runs(
@@ -322,7 +320,7 @@ def attend_prefill(
         *numbers,
         sink_rows,
     )
-    return out
+    return out.to(q.dtype)
 
 
 def attend_decode(
@@ -362,7 +360,6 @@ def attend_decode(
 
 
 def attend(q: Tensor, cache: KVCache, batch: ForwardBatch, *, scores: ScoreSpec, sinks: Tensor | None) -> Tensor:
-    """By these kernels, but for runs of queries in bfloat16, which plain torch attends."""
     return attention_torch.attend(
         q, cache, batch, scores=scores, sinks=sinks, decode=attend_decode, prefill=attend_prefill
     )

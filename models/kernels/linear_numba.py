@@ -21,6 +21,7 @@ from models.linear import LinearKernels, Panels, Weight, multiply
 
 ROWS = 8 * TALL  # of inputs of a task
 RUN = 1 << 10  # steps after which a task takes the next tile: their inputs and weights stay in the second cache
+NEAR = 64  # steps of which all rows are laid out before the next: as many as the first cache holds
 SEVERAL = 2 * TALL  # rows of inputs: from so many on it pays to lay them out
 SMALL = 1 << 18  # products: fewer are done before a second thread is awake
 DTYPES = (torch.float32, torch.bfloat16)
@@ -89,11 +90,13 @@ def _multiply(y, x, laid, w, bias):
 @kernel
 def _lay(laid, x):
     """laid (tiles, steps, TALL, depth) from x (m, steps * depth): the numbers that meet the same weights together."""
+    steps = laid.shape[1]
     for i in prange(laid.shape[0]):
-        for row in range(laid.shape[2]):
-            for step in range(laid.shape[1]):
-                for d in range(laid.shape[3]):
-                    laid[i, step, row, d] = x[i * TALL + row, step * laid.shape[3] + d]
+        for begin in range(0, steps, NEAR):
+            for row in range(laid.shape[2]):
+                for step in range(begin, min(begin + NEAR, steps)):
+                    for d in range(laid.shape[3]):
+                        laid[i, step, row, d] = x[i * TALL + row, step * laid.shape[3] + d]
 
 
 def lay_out(weight: Tensor) -> Panels:

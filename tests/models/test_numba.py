@@ -13,7 +13,7 @@ from models.cache import KVCache
 from models.config import ScoreSpec
 from models.kernels import attention_torch, convolution_torch, delta_rule_torch, selective_scan_torch, ssd_torch
 from models.layers import rms_norm
-from models.linear import FEW, Joined, Linear
+from models.linear import Joined, Linear
 from models.rope import apply_rotary
 
 pytest.importorskip("numba", reason="numba is an extra")
@@ -25,7 +25,6 @@ from models.kernels.activations_numba import ACTIVATIONS, SHARE
 from models.kernels.attention_numba import TILE, attend_decode, attend_prefill
 from models.kernels.numba_scalars import array, exp, narrow, task, widen
 from models.kernels.rotary_numba import rotate, write_kv
-from models.kernels.tiles_numba import PANEL
 
 SLOTS = torch.tensor([4, 0, 6])  # of eight rows of a pool; the others are NaN
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -264,19 +263,23 @@ def test_decoding_with_sinks_in_one_tile_and_in_many(lengths, scores):
 
 @pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_prefill(shape, scores):
+@DTYPES
+def test_prefill(shape, scores, dtype):
     """Runs that begin and end inside of tiles, over more than one; what lies before their windows is not read."""
     for first, count in ((0, 5), (120, 90)):
         generator = torch.Generator().manual_seed(first)
-        cache = paged(shape, [first + count], generator)
-        q, sinks = torch.randn(count, shape.heads, shape.head_dim, generator=generator), torch.randn(shape.heads)
+        cache = paged(shape, [first + count], generator, dtype)
+        q = torch.randn(count, shape.heads, shape.head_dim, generator=generator).to(dtype)
+        sinks = torch.randn(shape.heads)
         wanted = expected(q, cache, 0, scores, first=first, sinks=sinks)
         forget(cache, 0, max(0, first + 1 - (scores.window or first + 1)))
         apart = among_poison(q.flatten(1)).unflatten(1, (shape.heads, -1))
         with poisoned_memory():
             kv, table = KVCache(cache.keys, cache.values), cache.tables[0].long()
             out = attend_prefill(apart, kv, table, first, scores=scores, sinks=sinks)
-        torch.testing.assert_close(out.double(), wanted, rtol=2e-5, atol=2e-5)
+        assert out.dtype == dtype
+        tolerance = 2e-5 if dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(out.double(), wanted.double(), rtol=tolerance, atol=tolerance)
 
 
 def test_decoding_in_bfloat16():
@@ -374,13 +377,12 @@ def test_products_give_gradients_where_they_are_wanted():
         assert linear_numba.linear(torch.randn(0, 5), linear_numba.lay_out(weight)).shape == (0, 6)
 
 
-@pytest.mark.parametrize("rows", [1, 8, FEW, FEW + 1])
+@pytest.mark.parametrize("rows", [1, 8, 30])
 @pytest.mark.parametrize("with_bias", [True, False])
-@pytest.mark.parametrize("sizes", [(40, 5, 24), (2 * PANEL, PANEL)])
-def test_joined_products_are_the_same_to_the_bit(rows, with_bias, sizes):
+def test_joined_products_are_the_same_to_the_bit(rows, with_bias):
     def make():
         torch.manual_seed(0)
-        parts = [Linear(96, outputs, bias=with_bias) for outputs in sizes]
+        parts = [Linear(96, outputs, bias=with_bias) for outputs in (40, 5, 24)]
         for part in parts:
             part.linear = linear_numba.linear
         return parts
@@ -394,8 +396,6 @@ def test_joined_products_are_the_same_to_the_bit(rows, with_bias, sizes):
     with torch.no_grad():
         assert all(torch.equal(found, part(x)) for found, part in zip(joined(x), apart, strict=True))
     assert not any(part.weight.numel() for part in parts)
-    if all(size % PANEL == 0 for size in sizes):
-        assert len({part.panels.content.untyped_storage().data_ptr() for part in parts}) == 1
 
 
 @DTYPES
