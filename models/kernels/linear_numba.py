@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from numba import prange
 from torch import Tensor
 
+from models.kernels.attention_vectors_numba import WIDTH, transpose
 from models.kernels.numba_scalars import array, in_place, kernel, narrow, piece, task, use_torch_threads, widen
 from models.kernels.tiles_numba import PANEL, TALL, tile
 from models.linear import LinearKernels, Panels, Weight, multiply
 
 ROWS = 8 * TALL  # of inputs of a task
 RUN = 1 << 10  # steps after which a task takes the next tile: their inputs and weights stay in the second cache
-NEAR = 64  # steps of which all rows are laid out before the next: as many as the first cache holds
 SEVERAL = 2 * TALL  # rows of inputs: from so many on it pays to lay them out
 SMALL = 1 << 18  # products: fewer are done before a second thread is awake
 DTYPES = (torch.float32, torch.bfloat16)
@@ -87,16 +87,26 @@ def _multiply(y, x, laid, w, bias):
         _meet(y, x, laid, w, bias, first, min(first + ROWS, x.shape[0]), i % panels)
 
 
+@task
+def _lay_tile(laid, x, first):
+    """laid (steps, TALL) from the rows of x (m, steps) from `first` on, each number as long as a step's inputs."""
+    steps, begin = laid.shape[0], 0
+    if first + WIDTH <= x.shape[0]:
+        # WIDTH rows at once, of which too many are written: the next step's numbers take the place of those.
+        flat, rows = laid.reshape(-1), x.reshape(-1)
+        while begin + WIDTH < steps:
+            transpose(flat, begin * TALL, TALL, rows, first * steps + begin, steps)
+            begin += WIDTH
+    for row in range(laid.shape[1]):
+        for step in range(begin, steps):
+            laid[step, row] = x[first + row, step]
+
+
 @kernel
 def _lay(laid, x):
-    """laid (tiles, steps, TALL, depth) from x (m, steps * depth): the numbers that meet the same weights together."""
-    steps = laid.shape[1]
+    """laid (tiles, steps, TALL) from x (m, steps): the numbers that meet the same weights together."""
     for i in prange(laid.shape[0]):
-        for begin in range(0, steps, NEAR):
-            for row in range(laid.shape[2]):
-                for step in range(begin, min(begin + NEAR, steps)):
-                    for d in range(laid.shape[3]):
-                        laid[i, step, row, d] = x[i * TALL + row, step * laid.shape[3] + d]
+        _lay_tile(laid[i], x, i * TALL)
 
 
 def lay_out(weight: Tensor) -> Panels:
@@ -121,7 +131,7 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     else:
         use_torch_threads()
         if len(laid):
-            _lay(laid, inputs)
+            _lay(laid.view(np.float32).reshape(laid.shape[:-1]), inputs.view(np.float32))
         _multiply(in_place(y), inputs, laid, in_place(weight.content), biases)
     return y.view(*x.shape[:-1], weight.outputs)
 
