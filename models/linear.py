@@ -16,27 +16,34 @@ class Panels:
     Attributes:
         content: (panels, steps, width, depth): [p, s, o, d] is the weight of output p * width + o and input
             s * depth + d, or 0 where there is none.
+        scales: (outputs,) float32, times which the content is meant, if it is of integers. dtype: of the weights.
     """
 
     content: Tensor
     outputs: int
     inputs: int
+    dtype: torch.dtype
+    scales: Tensor | None = None
 
     @staticmethod
     def of(weight: Tensor, width: int, depth: int) -> "Panels":
         outputs, inputs = weight.shape
         panels, steps = -(-outputs // width), -(-inputs // depth)
         padded = F.pad(weight, (0, steps * depth - inputs, 0, panels * width - outputs))
-        return Panels(padded.view(panels, width, steps, depth).transpose(1, 2).contiguous(), outputs, inputs)
+        return Panels(
+            padded.view(panels, width, steps, depth).transpose(1, 2).contiguous(), outputs, inputs, weight.dtype
+        )
 
     def rows(self, outputs: Tensor) -> Tensor:
         """The weights of some outputs (...,) int64 -> (..., inputs)."""
         width = self.content.shape[2]
-        return self.content[outputs // width, :, outputs % width].flatten(-2)[..., : self.inputs]
+        found = self.content[outputs // width, :, outputs % width].flatten(-2)[..., : self.inputs]
+        return found if self.scales is None else (found * self.scales[outputs].unsqueeze(-1)).to(self.dtype)
 
     def unpack(self) -> Tensor:
         """(outputs, inputs), a copy."""
-        return self.content.transpose(1, 2).flatten(2).flatten(0, 1)[: self.outputs, : self.inputs]
+        weights = self.content.transpose(1, 2).flatten(2).flatten(0, 1)[: self.outputs, : self.inputs]
+        return weights if self.scales is None else (weights * self.scales.unsqueeze(-1)).to(self.dtype)
 
 
 Weight = Tensor | Panels
@@ -51,10 +58,14 @@ class LinearKernel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LinearKernels:
-    """multiply: the product. lay_out: what makes of a matrix what the product reads fastest; None: as it is."""
+    """multiply: the product. lay_out: what makes of a matrix what the product reads fastest; None: as it is.
+
+    lay_out_int8: the same, in integers of 8 bits with a scale for each output; None: that is not there.
+    """
 
     multiply: LinearKernel
     lay_out: LayOut | None = None
+    lay_out_int8: LayOut | None = None
 
 
 def multiply(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:

@@ -25,7 +25,7 @@ HAS_BF16 = LANES == 16 and bool(FEATURES.get("avx512bf16"))
 AHEAD = 1 << 14  # bytes of weights that are asked for before they are read
 
 FLOAT, BYTE, INT32 = ir.FloatType(), ir.IntType(8), ir.IntType(32)
-FLOATS, WORDS = ir.VectorType(FLOAT, LANES), ir.VectorType(INT32, LANES)
+FLOATS, WORDS, BYTES = (ir.VectorType(kind, LANES) for kind in (FLOAT, INT32, BYTE))
 _Type: Any = ir.Type
 
 
@@ -79,6 +79,13 @@ def _load(builder, address, kind, align):
     return loaded
 
 
+def _load_weights(builder, address, depth, size):
+    """A vector of float32, of pairs of bfloat16, or of integers of 8 bits as float32."""
+    if size == 1:
+        return builder.sitofp(builder.sext(_load(builder, address, BYTES, size), WORDS), FLOATS)
+    return _load(builder, address, FLOATS if depth == 1 else WORDS, size)
+
+
 def _spread(builder, number, kind):
     """A number in every lane."""
     nothing = ir.Constant(kind, ir.Undefined)
@@ -97,10 +104,11 @@ class _Code:
     Args:
         sums, x, w: addresses of the first number of each.
         stride: from one row of x to the next, numbers. step: from the inputs of one step to those of the next.
+        depth: inputs of a step. size: bytes of a weight.
     """
 
-    def __init__(self, builder, count, sums, x, w, stride, step, depth):
-        self.builder, self.depth, self.size, self.step = builder, depth, 4 // depth, step
+    def __init__(self, builder, count, sums, x, w, stride, step, depth, size):
+        self.builder, self.depth, self.size, self.step = builder, depth, size, step
         self.vector, self.number = (FLOATS, FLOAT) if depth == 1 else (WORDS, INT32)
         self.x, self.w, self.index = x, w, stride.type
         self.rows = [builder.gep(x, [builder.mul(stride, self._constant(row))]) for row in range(count)]
@@ -127,13 +135,13 @@ class _Code:
         builder = self.builder
         begin = builder.gep(self.w, [builder.mul(at, self._constant(PANEL * self.depth))])
         starts = [builder.gep(begin, [self._constant(part * LANES * self.depth)]) for part in range(VECTORS)]
-        weights = [_load(builder, start, self.vector, self.size) for start in starts]
+        weights = [_load_weights(builder, start, self.depth, self.size) for start in starts]
         if prefetches:
             for start in starts:
                 _prefetch(builder, builder.gep(start, [self._constant(AHEAD // self.size)]))
         for row, totals in zip(self.rows, self.totals, strict=True):
             address = builder.gep(row, [builder.mul(at, self._constant(self.step))])
-            x = _spread(builder, _load(builder, address, self.number, self.size), self.vector)
+            x = _spread(builder, _load(builder, address, self.number, 4 // self.depth), self.vector)
             for total, weight in zip(totals, weights, strict=True):
                 builder.store(_multiply_add(builder, builder.load(total), x, weight), total)
 
@@ -148,11 +156,13 @@ def tile(count: int, *, laid: bool = False) -> Any:
 
     Its arguments are contiguous arrays, each with the place in it where to begin, counted over all its dimensions:
         sums: float32, rows of PANEL. x: rows of inputs, and how far one is from the next; where `laid`, the numbers of
-        all rows for one step lie side by side and that is not read. w: panels. How many steps.
+        all rows for one step lie side by side and that is not read. w: panels, in the numbers of x or, if those are
+        float32, in integers of 8 bits. How many steps.
     """
 
     def build_tile(typing, sums, sums_at, x, x_at, stride, w, w_at, steps):
-        depth = 1 if isinstance(w.dtype, types.Float) else 2
+        size = w.dtype.bitwidth // 8
+        depth = 2 if size == 2 else 1
 
         def build(context, builder, signature, arguments):
             def address(number):
@@ -161,7 +171,7 @@ def tile(count: int, *, laid: bool = False) -> Any:
 
             between = ir.Constant(arguments[4].type, depth) if laid else arguments[4]
             step = count * depth if laid else depth
-            code = _Code(builder, count, address(0), address(2), address(5), between, step, depth)
+            code = _Code(builder, count, address(0), address(2), address(5), between, step, depth, size)
             code.open()
             with cgutils.for_range(builder, arguments[7]) as loop:
                 code.add(loop.index, prefetches=not laid)
