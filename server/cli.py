@@ -19,7 +19,7 @@ import uvicorn
 
 from server.api.app import create_app
 from server.checkpoints import CheckpointOptions
-from server.config import ConfigError, Device, Dtype, EngineConfig, Policy, StateDtype
+from server.config import ConfigError, Device, Dtype, EngineConfig, Policy, Quantization, StateDtype
 from server.engine_child import child_environment
 from server.hosting import HostedModel, host_models
 from server.process import EngineError
@@ -76,6 +76,9 @@ ApiKeys = Annotated[
 DtypeOption = Annotated[Dtype, typer.Option(help="auto: bfloat16 on a GPU, float32 on a CPU.")]
 StateDtypeOption = Annotated[
     StateDtype, typer.Option(help="Recurrent states between steps. Half the bytes cost quality: docs/cache.md.")
+]
+QuantizationOption = Annotated[
+    Quantization, typer.Option(help="int8, on a CPU: weights in 8 bits, a scale for each output. docs/kernels.md.")
 ]
 DeviceOption = Annotated[Device, typer.Option(help="auto: a GPU where there is one.")]
 CacheGib = Annotated[float | None, typer.Option(help="Each model's cache, in GiB. Default: a share of what is free.")]
@@ -153,6 +156,7 @@ def serve(
     api_keys: ApiKeys = None,
     dtype: DtypeOption = "auto",
     state_dtype: StateDtypeOption = "float32",
+    quantization: QuantizationOption = "none",
     device: DeviceOption = "auto",
     cache_gib: CacheGib = None,
     memory_fraction: MemoryFraction = None,
@@ -182,8 +186,7 @@ def serve(
 ) -> None:
     """Serve models behind an OpenAI-compatible API; each has an engine process of its own."""
     engine = EngineConfig(
-        dtype=dtype,
-        state_dtype=state_dtype,
+        **number_options(dtype, state_dtype, quantization),
         device=device,
         block_size=block_size,
         max_context=max_context,
@@ -202,6 +205,11 @@ def serve(
     )
     http = ServerConfig(host, port, tuple(api_keys or ()), max_body_mib * MIB, start_timeout_s, drain_s, access_log)
     raise typer.Exit(host_and_serve(models, engine, CheckpointOptions(revision, generation_config == "auto"), http))
+
+
+def number_options(dtype: Dtype, state_dtype: StateDtype, quantization: Quantization) -> dict[str, Any]:
+    """In how many bits numbers are kept."""
+    return {"dtype": dtype, "state_dtype": state_dtype, "quantization": quantization}
 
 
 def memory_options(

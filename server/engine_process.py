@@ -173,7 +173,11 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
     if config.threads:
         torch.set_num_threads(config.threads)
     runner = Runner(
-        directory, dtype=choose_dtype(config, device), device=device, state_dtype=DTYPES[config.state_dtype]
+        directory,
+        dtype=choose_dtype(config, device),
+        device=device,
+        state_dtype=DTYPES[config.state_dtype],
+        quantization=config.quantization,
     )
     if device.type != "cuda" and config.memory_fraction is not None:
         raise ConfigError(
@@ -223,8 +227,8 @@ def open_tiers(runner: Runner, plan: CachePlan, directory: Path, config: EngineC
     disk = host = None
     if config.cache_dir is not None:
         # What another device computes may differ in its last bits, and with it the answer.
-        facts = (checkpoint_digest(directory), str(runner.dtype), runner.device.type, plan.block_size)
-        name = fingerprint(*facts, runner.cache_layout)
+        weights = checkpoint_digest(directory), str(runner.dtype), config.quantization
+        name = fingerprint(*weights, runner.device.type, plan.block_size, runner.cache_layout)
         disk = DiskStore(Path(config.cache_dir), name, max_bytes=config.cache_dir_bytes)
     num_bytes = config.host_cache_bytes
     if num_bytes is None:

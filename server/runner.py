@@ -16,11 +16,11 @@ from models.config import CacheNeeds
 from models.decode_graphs import DecodeGraphs, why_no_graphs
 from models.decode_tapes import DecodeTapes
 from models.kernels.bind import bind
-from models.kernels.choose import Choice, preferred_block_size
+from models.kernels.choose import Choice, Need, choose, preferred_block_size
 from models.kernels.environment import probe
 from models.load import load_decoder
 from server.cache.planner import CachePlan
-from server.config import ConfigError, EngineConfig
+from server.config import ConfigError, EngineConfig, Quantization
 from server.device_rows import DeviceRows
 from server.sampling import Launched, Sampling, score, scores
 from server.sequence import ScheduledBatch, StepResult
@@ -50,6 +50,11 @@ class Runner:
 
     Args:
         dtype: of weights, keys and values. state_dtype: of recurrent states between steps.
+        quantization: of the matrices of weights.
+
+    Raises:
+        ModelError: the checkpoint cannot be read.
+        ConfigError: no kernel here reads such weights.
     """
 
     def __init__(
@@ -59,14 +64,22 @@ class Runner:
         dtype: torch.dtype,
         device: torch.device,
         state_dtype: torch.dtype = torch.float32,
+        quantization: Quantization = "none",
     ) -> None:
         self.device = device
-        self.dtype, self.state_dtype = dtype, state_dtype
+        self.dtype, self.state_dtype, self.quantization = dtype, state_dtype, quantization
         self.environment = probe(device)
+        self._check_quantization()
         self._graphs: DecodeGraphs | DecodeTapes | None = None
         self._last: Launched | None = None
         self.decoder = load_decoder(directory, dtype=dtype, device=device)
         self._sampling = Sampling(self.decoder.config.vocab_size, device)
+
+    def _check_quantization(self) -> None:
+        choice = choose("linear", self.environment, Need(str(self.dtype).removeprefix("torch.")))
+        if self.quantization == "int8" and choice.backend != "numba":
+            reasons = "; ".join(f"{name} {reason}" for name, reason in choice.passed_over)
+            raise ConfigError(f"--quantization int8: only by the kernels in numba, which are not taken: {reasons}")
 
     @property
     def cache_needs(self) -> CacheNeeds:
@@ -87,7 +100,14 @@ class Runner:
         """Allocate the cache and choose the kernels, some of which want a certain block size; returns the choices."""
         self._block_size, self._graphs = plan.block_size, None
         self._steps = StepTensors(self.device, plan.block_size)
-        self._choices = choices = bind(self.decoder, self.environment, self.dtype, plan.block_size, self.state_dtype)
+        self._choices = choices = bind(
+            self.decoder,
+            self.environment,
+            self.dtype,
+            plan.block_size,
+            self.state_dtype,
+            int8=self.quantization == "int8",
+        )
         self._caches = allocate_caches(
             self.decoder.config,
             CacheShape(plan.num_blocks, plan.block_size, plan.num_state_slots, plan.arena_bytes),

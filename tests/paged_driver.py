@@ -32,17 +32,16 @@ class PagedDriver:
         self.device = decoder.embedding.weight.device
         per_sequence = -(-max_tokens // BLOCK_SIZE)
         num_blocks, num_slots = num_sequences * per_sequence, num_sequences + 2
-        rows = row_bytes(decoder.config, BLOCK_SIZE, torch.float32, state_dtype)
+        dtype = decoder.norm.weight.dtype
+        rows = row_bytes(decoder.config, BLOCK_SIZE, dtype, state_dtype)
         arena_bytes = num_blocks * rows.block + num_slots * rows.slot if rows.block and rows.slot else None
         shape = CacheShape(num_blocks, BLOCK_SIZE, num_slots, arena_bytes)
-        self.caches = allocate_caches(
-            decoder.config, shape, dtype=torch.float32, device=self.device, state_dtype=state_dtype
-        )
+        self.caches = allocate_caches(decoder.config, shape, dtype=dtype, device=self.device, state_dtype=state_dtype)
         for cache in simple_caches(self.caches):
             for field in cache.__slots__:
                 # What was a state may be anything as keys and values.
                 getattr(cache, field).fill_(float("nan") if arena_bytes else 1e4)
-        bind(decoder, environment or probe(self.device), torch.float32, BLOCK_SIZE, state_dtype)
+        bind(decoder, environment or probe(self.device), dtype, BLOCK_SIZE, state_dtype)
         deal = torch.randperm(num_sequences * per_sequence, generator=torch.Generator().manual_seed(0))
         self.tables = deal.view(num_sequences, per_sequence)
         self.slots = torch.arange(num_sequences).flip(0) + 2

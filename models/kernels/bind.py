@@ -10,6 +10,7 @@ from models.activations import PLAIN as PLAIN_ACTIVATIONS
 from models.activations import Activating
 from models.attention import Attention
 from models.decoder import Decoder
+from models.experts import Router
 from models.kernels.choose import Choice, Need, choices_for, choose, operations_of
 from models.kernels.environment import Environment
 from models.kernels.interface import AttentionKernels, RecurrentKernels
@@ -84,11 +85,14 @@ def bind(
     dtype: torch.dtype,
     block_size: int,
     state_dtype: torch.dtype = torch.float32,
+    *,
+    int8: bool = False,
 ) -> tuple[Choice, ...]:
     """Give every mixer its kernels; returns the choices, each different one once.
 
     Args:
         dtype: of the weights. state_dtype: of the states that recurrences carry from step to step.
+        int8: matrices of weights in 8 bits, but for routers', whose choices are all or nothing.
     """
     name, state = (str(each).removeprefix("torch.") for each in (dtype, state_dtype))
     backend = choose("linear", environment, Need(name)).backend
@@ -96,13 +100,15 @@ def bind(
     norm = kernels_of("norm", choose("norm", environment, Need(name)).backend, rms_norm)
     backend = choose("activations", environment, Need(name)).backend
     functions = kernels_of("activations", backend, PLAIN_ACTIVATIONS)
+    lay_out = linear.lay_out_int8 if int8 else linear.lay_out
     for module in decoder.modules():
-        if isinstance(module, Attention | MLP) and linear.lay_out is not None:
-            module.opening.lay_out(linear.lay_out)
+        if isinstance(module, Attention | MLP) and lay_out is not None:
+            module.opening.lay_out(lay_out)
         if isinstance(module, Projecting):
             module.linear = linear.multiply
-            if linear.lay_out is not None:
-                module.lay_out(linear.lay_out)
+            its_own = linear.lay_out if isinstance(module, Router) else lay_out
+            if its_own is not None:
+                module.lay_out(its_own)
         if isinstance(module, Normalising):
             module.kernel = norm
         if isinstance(module, Activating):

@@ -1,4 +1,4 @@
-"""In float32 on a processor with numba the logits are the same to the bit, in any chunks and any company."""
+"""In float32 and bfloat16, with numba, the logits are the same to the bit, in any chunks and any company."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from attention_cases import SCORES, SHAPES, paged
 from paged_driver import PagedDriver
 
 from models.cache import KVCache
+from models.load import load_decoder
 
 pytest.importorskip("numba", reason="numba is an extra")
 
@@ -34,11 +35,12 @@ def read(decoder, sizes: list[int], others: dict[int, int]) -> torch.Tensor:
     return torch.cat(pieces)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_chunks_and_company(pairs, device, name):
+def test_chunks_and_company(pairs, device, name, dtype):
     if device.type != "cpu":
         pytest.skip("no promise on a GPU")
-    decoder = pairs(name).ours
+    decoder = load_decoder(pairs(name).directory, dtype=dtype, device=device)
     whole = read(decoder, [LENGTH], {})
     assert torch.equal(read(decoder, [64, 64, 22], {1: 90, 2: 1}), whole)
     assert torch.equal(read(decoder, [7] * 12 + [1] * 3 + [63], {1: 13, 2: 1}), whole)

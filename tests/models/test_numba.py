@@ -1,6 +1,7 @@
 """The kernels in numba against plain torch in float64, on inputs that lie apart and memory that is poisoned."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -306,6 +307,29 @@ def test_products_with_weights(dtype, outputs, inputs, with_bias):
     assert torch.equal(apart, y[0])
     for i, rows in enumerate(alone):
         assert torch.equal(rows, y[i // 6, : len(rows)])
+
+
+@DTYPES
+@pytest.mark.parametrize(("outputs", "inputs"), [(131, 37), (70, 2500)])
+def test_products_with_weights_in_8_bits(dtype, outputs, inputs):
+    draw = Draw(outputs)
+    x, weight = draw.inputs(1, 100, inputs, dtype=dtype)[0], draw.plain(outputs, inputs).to(dtype)
+    weight[3] = 0
+    weight[4] *= 1e4
+    bias, panels = draw.plain(outputs).to(dtype), linear_numba.lay_out_int8(weight)
+    assert panels.content.dtype == torch.int8
+    kept, steps = panels.unpack(), weight.float().abs().amax(-1, keepdim=True) / 127
+    # Half a step, and in bfloat16 what rounding the product with the scale takes.
+    assert ((kept.float() - weight.float()).abs() <= steps * (0.51 if dtype == torch.float32 else 1.01)).all()
+    assert torch.equal(panels.rows(torch.tensor([[5, 0]]))[0], kept[[5, 0]])
+    with poisoned_memory(), torch.no_grad():
+        y = linear_numba.linear(x, panels, bias)
+        alone = [linear_numba.linear(x[:count], panels, bias) for count in (1, 2, 7, 15, 25)]
+    exact = replace(panels, dtype=torch.float64, scales=panels.scales.double()).unpack()
+    torch.testing.assert_close(
+        y.double(), F.linear(x.double(), exact, bias.double()), rtol=TOLERANCES[dtype], atol=5e-2
+    )
+    assert all(torch.equal(rows, y[: len(rows)]) for rows in alone)
 
 
 @DTYPES

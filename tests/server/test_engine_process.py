@@ -14,6 +14,7 @@ from tiny_models import KINDS, write_tiny_model
 from server.config import ConfigError, EngineConfig
 from server.engine_process import DEFAULT_CPU_CACHE, HOST_BYTES_PER_TOKEN, available_bytes, build
 from server.profiling import largest_step, measure_step
+from server.request import EngineRequest, SamplingParams
 from server.runner import Runner
 
 MIB = 1 << 20
@@ -92,6 +93,35 @@ def test_states_in_half_the_bytes(tmp_path):
     assert narrow.num_state_slots > wide.num_state_slots
     # What one has left on the disk is nothing to the other.
     assert len(list((tmp_path / "c").iterdir())) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_in_8_bits(tmp_path, kind):
+    directory, tokens = write_tiny_model(kind, tmp_path), {}
+    for quantization in ("none", "int8"):
+        config = EngineConfig(device="cpu", threads=1, cache_dir=str(tmp_path / "c"), quantization=quantization)
+        engine, _ = build("tiny", directory, config)
+        engine.add_request(EngineRequest("a", (1, 2, 3), SamplingParams(40, temperature=0.0, ignore_eos=True)))
+        outputs = []
+        while engine.has_work:
+            outputs += [token for _, output in engine.step() for token in output.token_ids]
+        engine.close()
+        tokens[quantization] = outputs
+        held = {module.panels.content.dtype for module in engine._runner.decoder.modules() if has_panels(module)}
+        assert held == {torch.int8 if quantization == "int8" else torch.float32}
+    assert tokens["int8"][0] == tokens["none"][0]
+    # What one has computed is nothing to the other.
+    assert len(list((tmp_path / "c").iterdir())) == 2
+
+
+def has_panels(module):
+    return getattr(module, "panels", None) is not None
+
+
+def test_weights_in_8_bits_where_no_kernel_reads_them(tmp_path):
+    config = EngineConfig(device="cpu", dtype="float16", quantization="int8")
+    with pytest.raises(ConfigError, match=r"--quantization int8: only by the kernels in numba.* not in float16"):
+        build("tiny", write_tiny_model("transformer", tmp_path), config)
 
 
 @pytest.mark.parametrize("kind", KINDS)
