@@ -36,7 +36,7 @@ from models.kernels.attention_vectors_numba import (
     weigh,
 )
 from models.kernels.interface import AttentionKernels
-from models.kernels.numba_scalars import flat, floats, kernel, task, use_torch_threads
+from models.kernels.numba_scalars import array, flat, floats, in_place, kernel, task, use_torch_threads
 from models.kernels.rotary_numba import rotate, write_kv
 
 BLOCK = 4  # rows of queries that meet a tile at once
@@ -228,6 +228,15 @@ def _attend_tile(parts, found, q, keys, values, layout, table, tile, first, stop
 
 
 @task
+def _longest_and_all(lengths):
+    """In a loop of one thread: what numba makes of a library's sums in a kernel wakes all of them."""
+    longest = total = 0
+    for length in lengths:
+        longest, total = max(longest, length), total + length
+    return longest, total
+
+
+@task
 def _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap):
     """Tile i of all sequences' tiles: parts (b, tiles, g, r, padded size), found (b, tiles, g, r, 2)."""
     b, tile = i // parts.shape[1], i % parts.shape[1]
@@ -260,10 +269,11 @@ def _attend_steps(out, q, keys, values, layout, tables, lengths, window, scale, 
     How many tiles there are is known here alone, so that the call is the same however long the sequences have become.
     """
     batch, groups, heads, size = q.shape
-    tiles, padded = (lengths.max() + TILE - 1) // TILE, (size + WIDTH - 1) // WIDTH * WIDTH
+    longest, total = _longest_and_all(lengths)
+    tiles, padded = (longest + TILE - 1) // TILE, (size + WIDTH - 1) // WIDTH * WIDTH
     parts = np.empty((batch, tiles, groups, heads, padded), np.float32)
     found = np.empty((batch, tiles, groups, heads, 2), np.float32)
-    if lengths.sum() * groups * heads * size <= SMALL:
+    if total * groups * heads * size <= SMALL:
         for i in range(batch * tiles):
             _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap)
         for i in range(batch * groups * heads):
@@ -344,11 +354,11 @@ def attend_decode(
     batch, heads, head_dim = q.shape
     groups, rows, pools, numbers, sink_rows = _plan(cache, heads, head_dim, scores, sinks)
     shape = (batch, groups, rows, head_dim)
-    out = torch.empty(shape)
+    out = torch.empty(q.shape, dtype=q.dtype)
     use_torch_threads()
     _attend_steps(
-        out.numpy(),
-        floats(q).reshape(shape),
+        in_place(out).reshape(shape),
+        array(q).reshape(shape),
         *pools,
         block_tables.contiguous().numpy(),
         lengths.numpy(),
@@ -356,7 +366,7 @@ def attend_decode(
         *numbers,
         sink_rows,
     )
-    return out.view(batch, heads, head_dim).to(q.dtype)
+    return out
 
 
 def attend(q: Tensor, cache: KVCache, batch: ForwardBatch, *, scores: ScoreSpec, sinks: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ It imports numba at its top, so only what has made sure of numba may import it.
 import numpy as np
 
 from models.kernels.attention_vectors_numba import WIDTH, widen_vectors
-from models.kernels.numba_scalars import exp, fma, strict, task, widen
+from models.kernels.numba_scalars import exp, fma, narrow, strict, task, widen
 
 ZERO, ONE, TWO, NOTHING = np.float32(0), np.float32(1), np.float32(2), np.float32(-np.inf)
 
@@ -70,7 +70,7 @@ def finish(out, sums, ends, sink):
     factor = exp(ends[0] - peak)
     total = _join(ends[1], factor, exp(sink - peak) if sink > NOTHING else ZERO, ONE)
     for d in range(out.shape[0]):
-        out[d] = _share(sums[d], factor, total)
+        out[d] = narrow(_share(sums[d], factor, total), out[d])
 
 
 @task
@@ -79,5 +79,5 @@ def pad(q, scale, padded):
     out = np.zeros(q.shape[0] * padded, np.float32)
     for row in range(q.shape[0]):
         for d in range(q.shape[1]):
-            out[row * padded + d] = q[row, d] * scale
+            out[row * padded + d] = widen(q[row, d]) * scale
     return out
