@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from models.activations import Activating
 from models.attention import Attention
 from models.batch import ForwardBatch
 from models.cache import LayerCache
@@ -63,7 +64,7 @@ def build_mlp(hidden_size: int, spec: MLPSpec | ExpertsSpec) -> MLP | MixtureOfE
     return MLP(hidden_size, spec) if isinstance(spec, MLPSpec) else MixtureOfExperts(hidden_size, spec)
 
 
-class Layer(nn.Module):
+class Layer(Activating):
     """A mixer and an MLP, where the spec has them, each added to the residual stream, with norms before or after."""
 
     def __init__(self, config: ModelConfig, spec: LayerSpec, shared: Mapping[int, SharedBlock]) -> None:
@@ -91,7 +92,7 @@ class Layer(nn.Module):
     def _add(self, residual: Tensor, added: Tensor, post_norm: RMSNorm | None) -> Tensor:
         if post_norm is not None:
             added = post_norm(added)
-        return residual + (added if self.residual_scale is None else added * self.residual_scale)
+        return self.functions.add(residual, added if self.residual_scale is None else added * self.residual_scale)
 
     def _mlp(self, residual: Tensor) -> Tensor:
         if self.mlp is None:

@@ -39,7 +39,7 @@ class DeltaNet(RecurrentMixer):
         """q, k and v to be convolved (..., conv_size), gate (..., value_size), log decay <= 0 and beta in (0, 1), each
         (..., value_heads), float32.
         """
-        step = self.functions.softplus(self.in_proj_a(x).float() + self.dt_bias.float())
+        step = self.functions.time_steps(self.in_proj_a(x), self.dt_bias)
         beta = self.functions.sigmoid(self.in_proj_b(x)).float()
         return self.in_proj_qkv(x), self.in_proj_z(x), self._decay_rates() * step, beta
 

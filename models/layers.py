@@ -83,7 +83,7 @@ def rms_normalised(x: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x.float(), (x.shape[-1],), eps=eps).to(x.dtype)
 
 
-class GatedRMSNorm(Normalising, Activating):
+class GatedRMSNorm(Activating):
     """RMS norm of x * silu(gate) over each of the groups, as Mamba-2 applies it before its output projection.
 
     norm_first: the norm of x, then times silu(gate). Shapes: x, gate (..., d) -> (..., d), in x's dtype.
@@ -98,13 +98,9 @@ class GatedRMSNorm(Normalising, Activating):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
-        open_gate = self.functions.silu(gate.float())
-        gated = x.float() if self.norm_first else x.float() * open_gate
-        if x.dtype == torch.float32 and self.num_groups == 1 and not self.norm_first:
-            return (rms_norm if torch.is_grad_enabled() else self.kernel)(gated, self.weight, self.eps, False)
-        groups = gated.unflatten(-1, (self.num_groups, -1))
-        normalised = F.rms_norm(groups, groups.shape[-1:], eps=self.eps).flatten(-2).to(x.dtype) * self.weight
-        return (normalised * open_gate).to(x.dtype) if self.norm_first else normalised
+        return self.functions.gated_norm(
+            x, gate, self.weight, self.eps, num_groups=self.num_groups, norm_first=self.norm_first
+        )
 
 
 class MLP(Activating):

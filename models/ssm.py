@@ -160,8 +160,8 @@ class Mamba1(RecurrentMixer):
                 step, B, C = self.dt_norm(step), self.B_norm(B), self.C_norm(C)
             else:
                 step, B, C = (rms_normalised(part, spec.inner_norm_eps) for part in (step, B, C))
-        dt = self.dt_proj.linear(step, self.dt_proj.matrix).float() + self.dt_proj.bias.float()
-        return self.functions.softplus(dt), B.float(), C.float()
+        dt = self.dt_proj.linear(step, self.dt_proj.matrix)
+        return self.functions.time_steps(dt, self.dt_proj.bias), B.float(), C.float()
 
     def _open(self, x: Tensor) -> tuple[Tensor, ...]:
         """The convolution's input and the gate, each (..., inner)."""
@@ -173,9 +173,7 @@ class Mamba1(RecurrentMixer):
         return convolved.float(), dt, self._decay_rates(), B, C
 
     def _close(self, y: Tensor, inputs: tuple[Tensor, ...], opened: tuple[Tensor, ...]) -> Tensor:
-        gate = opened[1]
-        y = torch.addcmul(y, inputs[0], self.D.float()) * self.functions.silu(gate.float())
-        return self.out_proj(y.to(gate.dtype))
+        return self.out_proj(self.functions.skip_gate(y, inputs[0], self.D, opened[1]))
 
 
 class Mamba2(RecurrentMixer):
@@ -208,8 +206,7 @@ class Mamba2(RecurrentMixer):
             scaled = [part * scale for part, scale in zip(parts, spec.projection_scales, strict=True)]
             projected = torch.cat(scaled, dim=-1)
         gate, xbc, dt = projected.split([spec.inner_size, spec.conv_size, spec.num_heads], dim=-1)
-        steps = self.functions.softplus(dt.float() + self.dt_bias.float())
-        return xbc, gate, steps.clamp(*spec.time_step_limit)
+        return xbc, gate, self.functions.time_steps(dt, self.dt_bias, *spec.time_step_limit)
 
     def _inputs(self, convolved: Tensor, opened: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """x (..., heads, head_dim), dt, A, B and C (..., groups, state_size)."""
@@ -221,6 +218,6 @@ class Mamba2(RecurrentMixer):
 
     def _close(self, y: Tensor, inputs: tuple[Tensor, ...], opened: tuple[Tensor, ...]) -> Tensor:
         gate = opened[1]
-        y = torch.addcmul(y, inputs[0].to(y.dtype), self.D.float().unsqueeze(-1))
-        y = y.flatten(-2).to(gate.dtype)
+        skipped = self.D.float().unsqueeze(-1).expand(-1, self.spec.head_dim).reshape(-1)  # of each of a head's numbers
+        y = self.functions.skip(y.flatten(-2), inputs[0].flatten(-2), skipped, gate.dtype)
         return self.out_proj(y * self.functions.silu(gate) if self.norm is None else self.norm(y, gate))

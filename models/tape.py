@@ -119,15 +119,15 @@ def _again(func: Any, args: Any, kwargs: Any, outputs: Sequence[Tensor]) -> part
         return partial(Tensor.copy_, output if output.shape == source.shape else output.view(source.shape), source)
     into = _writing(func)
     if into is not None and len(outputs) == 1:
-        return _fastest(partial(into, *args, **kwargs, out=outputs[0]))
+        return _fastest(func, partial(into, *args, **kwargs, out=outputs[0]))
     return partial(_copy_results, list(outputs), func, args, kwargs)
 
 
-def _fastest(call: partial[Any]) -> partial[Any]:
+def _fastest(func: Any, call: partial[Any]) -> partial[Any]:
     """By the function of torch's of that name where it takes the same arguments: that is called in a quarter of the
     time. What it computes was computed already, and is proved like all else.
     """
-    function = getattr(torch, call.func.overloadpacket.__name__, None)
+    function = getattr(torch, func.overloadpacket.__name__, None)
     if not isinstance(function, BuiltinFunctionType):
         return call
     try:

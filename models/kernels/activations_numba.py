@@ -6,9 +6,6 @@ a row has other bits in other company. Here both are the same arithmetic, withou
 It imports numba at its top, so only what has made sure of numba may import it.
 """
 
-from typing import Any
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from numba import prange
@@ -16,61 +13,27 @@ from torch import Tensor
 
 from models import activations
 from models.activations import Activations
-from models.kernels.numba_scalars import array, exp, flat, fma, kernel, narrow, strict, task, use_torch_threads, widen
+from models.kernels import gates_numba
+from models.kernels.functions_numba import SHARE, gelu_tanh_of, serves, sigmoid_of, silu_of, softplus_of
+from models.kernels.numba_scalars import array, kernel, narrow, rows_of, task, use_torch_threads, widen
 
-ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
-# 2 * sqrt(2 / pi), and the same times 0.044715, as the approximation of GELU by tanh has them.
-GELU, GELU_CUBED = np.float32(1.5957691216057308), np.float32(0.07135481627159193)
-SHARE = 1 << 15  # numbers of a task: fewer are done before a second thread is awake
 SILU, SIGMOID, SOFTPLUS, GELU_TANH = range(4)
-DTYPES = (torch.float32, torch.bfloat16)
-
-
-@strict
-def _sigmoid(x):
-    return ONE / (ONE + exp(-x))
-
-
-@strict
-def _silu(x):
-    return x / (ONE + exp(-x))
-
-
-@strict
-def _softplus(x):
-    """max(x, 0) + log(1 + u), u = e^-|x|: of the logarithm eight terms in u / (2 + u), which is at most a third."""
-    u = exp(-abs(x))
-    s = u / (TWO + u)
-    square = s * s
-    total = fma(square, np.float32(1.0 / 15), np.float32(1.0 / 13))
-    total = fma(total, square, np.float32(1.0 / 11))
-    total = fma(total, square, np.float32(1.0 / 9))
-    total = fma(total, square, np.float32(1.0 / 7))
-    total = fma(total, square, np.float32(1.0 / 5))
-    total = fma(total, square, np.float32(1.0 / 3))
-    total = fma(total, square, ONE)
-    return max(x, ZERO) + TWO * s * total
-
-
-@strict
-def _gelu_tanh(x):
-    return x * _sigmoid(x * (GELU + GELU_CUBED * (x * x)))
 
 
 @task
 def _apply_to(y, x, kind):
     if kind == SILU:
         for i in range(x.shape[0]):
-            y[i] = narrow(_silu(widen(x[i])), y[i])
+            y[i] = narrow(silu_of(widen(x[i])), y[i])
     elif kind == SIGMOID:
         for i in range(x.shape[0]):
-            y[i] = narrow(_sigmoid(widen(x[i])), y[i])
+            y[i] = narrow(sigmoid_of(widen(x[i])), y[i])
     elif kind == SOFTPLUS:
         for i in range(x.shape[0]):
-            y[i] = narrow(_softplus(widen(x[i])), y[i])
+            y[i] = narrow(softplus_of(widen(x[i])), y[i])
     else:
         for i in range(x.shape[0]):
-            y[i] = narrow(_gelu_tanh(widen(x[i])), y[i])
+            y[i] = narrow(gelu_tanh_of(widen(x[i])), y[i])
 
 
 @task
@@ -86,7 +49,7 @@ def _gate_rows(y, gate, gate_stride, up, up_stride, size, first, stop):
         into = y[row * size : (row + 1) * size]
         gates, ups = gate[row * gate_stride : row * gate_stride + size], up[row * up_stride : row * up_stride + size]
         for i in range(size):
-            into[i] = narrow(_silu(widen(gates[i])) * widen(ups[i]), into[i])
+            into[i] = narrow(silu_of(widen(gates[i])) * widen(ups[i]), into[i])
 
 
 @kernel
@@ -103,22 +66,9 @@ def _gate_shares(y, gate, gate_stride, up, up_stride, size, share):
         _gate_rows(y, gate, gate_stride, up, up_stride, size, i * share, min((i + 1) * share, rows))
 
 
-def _serves(x: Tensor) -> bool:
-    """Not where gradients may be wanted."""
-    return x.dtype in DTYPES and x.numel() > 0 and not torch.is_grad_enabled()
-
-
-def _rows(x: Tensor) -> tuple[np.ndarray[Any, Any], int]:
-    """The memory of rows x (..., d), and how many numbers after the last each of them begins."""
-    rows = x.reshape(-1, x.shape[-1])
-    if rows.stride(1) != 1 or rows.stride(0) < rows.shape[1]:
-        rows = rows.contiguous()
-    return flat(rows), rows.stride(0)
-
-
 def _apply(x: Tensor, kind: int) -> Tensor:
     y, size = torch.empty(x.shape, dtype=x.dtype), x.shape[-1]
-    memory, stride = _rows(x)
+    memory, stride = rows_of(x)
     if x.numel() <= SHARE:
         _apply_to_rows(array(y).reshape(-1), memory, stride, size, kind, 0, x.numel() // size)
     else:
@@ -128,15 +78,15 @@ def _apply(x: Tensor, kind: int) -> Tensor:
 
 
 def silu(x: Tensor) -> Tensor:
-    return _apply(x, SILU) if _serves(x) else F.silu(x)
+    return _apply(x, SILU) if serves(x) else F.silu(x)
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    return _apply(x, SIGMOID) if _serves(x) else torch.sigmoid(x)
+    return _apply(x, SIGMOID) if serves(x) else torch.sigmoid(x)
 
 
 def softplus(x: Tensor) -> Tensor:
-    return _apply(x, SOFTPLUS) if _serves(x) else F.softplus(x)
+    return _apply(x, SOFTPLUS) if serves(x) else F.softplus(x)
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -145,15 +95,15 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    return _apply(x, GELU_TANH) if _serves(x) else activations.gelu_tanh(x)
+    return _apply(x, GELU_TANH) if serves(x) else activations.gelu_tanh(x)
 
 
 def gate_silu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up, in the gate's memory where its rows lie side by side."""
-    if not _serves(gate) or gate.dtype != up.dtype:
+    if not serves(gate) or gate.dtype != up.dtype:
         return activations.gate_silu(gate, up)
     y, size = gate if gate.is_contiguous() else torch.empty(gate.shape, dtype=gate.dtype), gate.shape[-1]
-    inputs = *_rows(gate), *_rows(up), size
+    inputs = *rows_of(gate), *rows_of(up), size
     if gate.numel() <= SHARE:
         _gate_rows(array(y).reshape(-1), *inputs, 0, gate.numel() // size)
     else:
@@ -162,4 +112,16 @@ def gate_silu(gate: Tensor, up: Tensor) -> Tensor:
     return y
 
 
-ACTIVATIONS = Activations(silu, sigmoid, softplus, gelu, gelu_tanh, gate_silu)
+ACTIVATIONS = Activations(
+    silu,
+    sigmoid,
+    softplus,
+    gelu,
+    gelu_tanh,
+    gate_silu,
+    gates_numba.add,
+    gates_numba.time_steps,
+    gates_numba.skip,
+    gates_numba.skip_gate,
+    gates_numba.gated_norm,
+)

@@ -218,6 +218,16 @@ def flat(tensor: Tensor) -> np.ndarray[Any, Any]:
     return in_place(tensor.as_strided((size,), (1,)))
 
 
+def rows_of(x: Tensor) -> tuple[np.ndarray[Any, Any], int]:
+    """The memory of rows x (..., d), and how many numbers after the last each of them begins; a copy only where the
+    rows lie in no such order, or their numbers not side by side.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    if rows.stride(1) != 1 or rows.stride(0) < rows.shape[1]:
+        rows = rows.contiguous()
+    return flat(rows), rows.stride(0)
+
+
 def floats(tensor: Tensor) -> np.ndarray[Any, Any]:
     """The same in float32 whatever it was."""
     array: np.ndarray[Any, Any] = tensor.detach().float().contiguous().numpy()

@@ -22,6 +22,7 @@ from models.kernels.numba_scalars import (
     fma,
     kernel,
     narrow,
+    rows_of,
     strict,
     task,
     use_torch_threads,
@@ -30,6 +31,7 @@ from models.kernels.numba_scalars import (
 
 ZERO, ONE = np.float32(0), np.float32(1)
 RUN = 64  # tokens of a convolution's task
+FEW_CHANNELS = 1 << 13  # of a step's convolution: fewer are done before a second thread is awake
 CHANNELS = 64  # of a selective scan's task: its states fit into the nearest cache
 
 
@@ -79,26 +81,38 @@ def _convolve(y, x, before, weight, bias):
         _convolve_run(y[b], x[b], before[b], weight, bias, (i % runs) * RUN)
 
 
+@task
+def _convolve_token(y, x, states, weight, bias):
+    """y, x, bias (c,), states (c, k - 1), weight (c, k)."""
+    last, row = weight.shape[1] - 1, np.empty(weight.shape[0], np.float32)
+    for c in range(weight.shape[0]):
+        new = widen(x[c])
+        total = bias[c]
+        for k in range(last):
+            total = _add_product(total, weight[c, k], states[c, k])
+        total = _add_product(total, weight[c, last], new)
+        for k in range(last - 1):
+            states[c, k] = states[c, k + 1]
+        states[c, last - 1] = new
+        row[c] = total
+    _silu_row(row)
+    for c in range(weight.shape[0]):
+        y[c] = narrow(row[c], y[c])
+
+
+@task
+def _convolve_tokens(y, x, x_stride, pool, stride, slots, weight, bias, first, stop):
+    """Sequences first .. stop of y (b, c); x, pool: memory of rows (c,), (c, k - 1), each `stride` after the last."""
+    channels, last = weight.shape[0], weight.shape[1] - 1
+    for b in range(first, stop):
+        states = _rows(pool, slots[b] * stride, channels, last)
+        _convolve_token(y[b], x[b * x_stride : b * x_stride + channels], states, weight, bias)
+
+
 @kernel
-def _convolve_step(y, x, pool, stride, slots, weight, bias):
-    """y, x (b, c), pool: the memory of rows (c, k - 1), each `stride` after the last, weight (c, k), bias (c,)."""
-    batch, channels = x.shape
-    last = weight.shape[1] - 1
-    for b in prange(batch):
-        states, row = _rows(pool, slots[b] * stride, channels, last), np.empty(channels, np.float32)
-        for c in range(channels):
-            new = widen(x[b, c])
-            total = bias[c]
-            for k in range(last):
-                total = _add_product(total, weight[c, k], states[c, k])
-            total = _add_product(total, weight[c, last], new)
-            for k in range(last - 1):
-                states[c, k] = states[c, k + 1]
-            states[c, last - 1] = new
-            row[c] = total
-        _silu_row(row)
-        for c in range(channels):
-            y[b, c] = narrow(row[c], y[b, c])
+def _convolve_step(y, x, x_stride, pool, stride, slots, weight, bias):
+    for b in prange(y.shape[0]):
+        _convolve_tokens(y, x, x_stride, pool, stride, slots, weight, bias, b, b + 1)
 
 
 @task
@@ -115,15 +129,29 @@ def _ssd_head(y, x, dt, rate, B, C, state):
         y[p] = total
 
 
+@task
+def _widened(x):
+    y = np.empty(x.shape[0], np.float32)
+    for i in range(x.shape[0]):
+        y[i] = widen(x[i])
+    return y
+
+
 @kernel
-def _ssd_step(y, x, dt, A, B, C, pool, stride, slots):
-    _, heads, rows = x.shape
-    per_group, columns = heads // B.shape[1], B.shape[2]
-    for i in prange(x.shape[0] * heads):
+def _ssd_step(y, x, x_stride, dt, A, B, B_stride, C, C_stride, groups, pool, stride, slots, columns):
+    """y (b, h, p), dt (b, h), A (h,), x, B, C: the memory of rows (h * p,), (g * n,), each `stride` after the last."""
+    _, heads, rows = y.shape
+    per_group = heads // groups
+    for i in prange(y.shape[0] * heads):
         b, h = i // heads, i % heads
         g = h // per_group
         state = _rows(pool, slots[b] * stride + h * rows * columns, rows, columns)
-        _ssd_head(y[b, h], x[b, h], dt[b, h], A[h], B[b, g], C[b, g], state)
+        xs, into = b * x_stride + h * rows, b * B_stride + g * columns
+        out = b * C_stride + g * columns
+        _ssd_head(
+            y[b, h], _widened(x[xs : xs + rows]), dt[b, h], A[h], _widened(B[into : into + columns]),
+            _widened(C[out : out + columns]), state,
+        )  # fmt: skip
 
 
 @kernel
@@ -194,13 +222,14 @@ def _selective_state(y, x, dt, A, B, C, state, first):
 
 
 @kernel
-def _selective_step(y, x, dt, A, B, C, pool, stride, slots):
-    """y, x, dt (b, d), A (d, n), B, C (b, n), pool: the memory of rows (d, n), each `stride` after the last."""
-    tiles = (x.shape[1] + CHANNELS - 1) // CHANNELS
+def _selective_step(y, x, dt, A, B, B_stride, C, C_stride, pool, stride, slots):
+    """y, x, dt (b, d), A (d, n), B, C, pool: the memory of rows (n,), (d, n), each `stride` after the last."""
+    tiles, size = (x.shape[1] + CHANNELS - 1) // CHANNELS, A.shape[1]
     for i in prange(x.shape[0] * tiles):
         b = i // tiles
-        state = _rows(pool, slots[b] * stride, A.shape[0], A.shape[1])
-        _selective_state(y[b], x[b], dt[b], A, B[b], C[b], state, (i % tiles) * CHANNELS)
+        state = _rows(pool, slots[b] * stride, A.shape[0], size)
+        into, out = B[b * B_stride : b * B_stride + size], C[b * C_stride : b * C_stride + size]
+        _selective_state(y[b], x[b], dt[b], A, into, out, state, (i % tiles) * CHANNELS)
 
 
 @task
@@ -268,17 +297,14 @@ def convolve(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None) -> t
 
 def conv_step(x: Tensor, pool: Tensor, slots: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """As in plain torch: x (b, channels), rows `slots` of pool (s, channels, kernel - 1) change in place."""
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    use_torch_threads()
-    _convolve_step(
-        array(y),
-        array(x),
-        flat(pool),
-        pool.stride(0),
-        slots.numpy(),
-        floats(weight.squeeze(1)),
-        _bias(bias, x.shape[1]),
-    )
+    y = torch.empty(x.shape, dtype=x.dtype)
+    inputs = array(y), *rows_of(x), flat(pool), pool.stride(0), slots.numpy(), floats(weight.squeeze(1))
+    bias_row = _bias(bias, x.shape[1])
+    if x.numel() <= FEW_CHANNELS:
+        _convolve_tokens(*inputs, bias_row, 0, len(x))
+    else:
+        use_torch_threads()
+        _convolve_step(*inputs, bias_row)
     return y
 
 
@@ -286,7 +312,19 @@ def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, pool: Te
     """As in plain torch: x (b, h, p), dt (b, h), A (h,), B, C (b, g, n), pool (s, h, p, n)."""
     y = torch.empty(x.shape)
     use_torch_threads()
-    _ssd_step(y.numpy(), *map(floats, (x, dt, A, B, C)), flat(pool), pool.stride(0), slots.numpy())
+    _ssd_step(
+        y.numpy(),
+        *rows_of(x.flatten(1)),
+        floats(dt),
+        floats(A),
+        *rows_of(B.flatten(1)),
+        *rows_of(C.flatten(1)),
+        B.shape[1],
+        flat(pool),
+        pool.stride(0),
+        slots.numpy(),
+        B.shape[2],
+    )
     return y
 
 
@@ -310,7 +348,15 @@ def selective_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, po
     """As in plain torch: x, dt (b, d), A (d, n), B, C (b, n), pool (s, d, n)."""
     y = torch.empty(x.shape)
     use_torch_threads()
-    _selective_step(y.numpy(), *map(floats, (x, dt, A, B, C)), flat(pool), pool.stride(0), slots.numpy())
+    _selective_step(
+        y.numpy(),
+        *map(floats, (x, dt, A)),
+        *rows_of(B.float()),
+        *rows_of(C.float()),
+        flat(pool),
+        pool.stride(0),
+        slots.numpy(),
+    )
     return y
 
 
