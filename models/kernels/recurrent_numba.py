@@ -32,6 +32,7 @@ from models.kernels.numba_scalars import (
 ZERO, ONE = np.float32(0), np.float32(1)
 RUN = 64  # tokens of a convolution's task
 FEW_CHANNELS = 1 << 13  # of a step's convolution: fewer are done before a second thread is awake
+FEW_NUMBERS = 1 << 16  # of a selective step's states, likewise
 CHANNELS = 64  # of a selective scan's task: its states fit into the nearest cache
 
 
@@ -221,15 +222,23 @@ def _selective_state(y, x, dt, A, B, C, state, first):
         y[d] = total
 
 
-@kernel
-def _selective_step(y, x, dt, A, B, B_stride, C, C_stride, pool, stride, slots):
-    """y, x, dt (b, d), A (d, n), B, C, pool: the memory of rows (n,), (d, n), each `stride` after the last."""
+@task
+def _selective_tiles(y, x, dt, A, B, B_stride, C, C_stride, pool, stride, slots, first, stop):
+    """Tiles first .. stop of all sequences' channels: y, x, dt (b, d), A (d, n), B, C, pool: the memory of rows (n,),
+    (d, n), each `stride` after the last.
+    """
     tiles, size = (x.shape[1] + CHANNELS - 1) // CHANNELS, A.shape[1]
-    for i in prange(x.shape[0] * tiles):
+    for i in range(first, stop):
         b = i // tiles
         state = _rows(pool, slots[b] * stride, A.shape[0], size)
         into, out = B[b * B_stride : b * B_stride + size], C[b * C_stride : b * C_stride + size]
         _selective_state(y[b], x[b], dt[b], A, into, out, state, (i % tiles) * CHANNELS)
+
+
+@kernel
+def _selective_step(y, x, dt, A, B, B_stride, C, C_stride, pool, stride, slots, tiles):
+    for i in prange(tiles):
+        _selective_tiles(y, x, dt, A, B, B_stride, C, C_stride, pool, stride, slots, i, i + 1)
 
 
 @task
@@ -347,16 +356,14 @@ def selective_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, st
 def selective_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, pool: Tensor, slots: Tensor) -> Tensor:
     """As in plain torch: x, dt (b, d), A (d, n), B, C (b, n), pool (s, d, n)."""
     y = torch.empty(x.shape)
-    use_torch_threads()
-    _selective_step(
-        y.numpy(),
-        *map(floats, (x, dt, A)),
-        *rows_of(B.float()),
-        *rows_of(C.float()),
-        flat(pool),
-        pool.stride(0),
-        slots.numpy(),
-    )
+    sides = *rows_of(B.float()), *rows_of(C.float())
+    inputs = y.numpy(), *map(floats, (x, dt, A)), *sides, flat(pool), pool.stride(0), slots.numpy()
+    tiles = len(x) * -(-x.shape[1] // CHANNELS)
+    if x.numel() * A.shape[1] <= FEW_NUMBERS:
+        _selective_tiles(*inputs, 0, tiles)
+    else:
+        use_torch_threads()
+        _selective_step(*inputs, tiles)
     return y
 
 
