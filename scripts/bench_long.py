@@ -55,7 +55,7 @@ def serving(*options: str) -> Iterator[tuple[str, psutil.Process]]:
         for line in process.stdout:
             if line.startswith("ready: "):
                 children = psutil.Process(process.pid).children(recursive=True)
-                [engine] = [child for child in children if "server.engine_process" in child.cmdline()]
+                [engine] = [child for child in children if "server.engine_start" in child.cmdline()]
                 yield line.split()[1], engine
                 return
         raise SystemExit("the server did not start")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 import uvicorn
+import uvloop
 
 from server.api.app import create_app
 from server.checkpoints import CheckpointOptions
@@ -252,7 +254,8 @@ def host_and_serve(models: list[str], engine: EngineConfig, options: CheckpointO
         make_cache_directory(engine.cache_dir)
         hosted = host_models(models, engine, options, created_s=int(time.time()))
         bound.pop_all()
-    return asyncio.run(run_server(hosted, config, listener))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run_server(hosted, config, listener))
 
 
 def make_cache_directory(directory: str | None) -> None:
@@ -337,6 +340,9 @@ async def _announce(
             server.should_exit = True
             return True
         typer.echo(f"{name}: {info.kind}, {info.dtype} on {info.device}; {model.engine.plan}")
+    # What is there by now stays: searched for what nobody needs, it would hold up all streams each time.
+    gc.collect()
+    gc.freeze()
     typer.echo(f"ready: {address_of(listener)} models={','.join(hosted)}")
     return False
 

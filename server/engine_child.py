@@ -3,20 +3,17 @@
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
+import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import zmq
-import zmq.asyncio
-from zmq.utils.monitor import parse_monitor_message
 
 from server.config import EngineConfig
+from server.frames import SOCKET_BYTES, Frames, framed
 from server.messages import FromEngine, Stop, ToEngine, encode, from_engine
 
 STOP_TIMEOUT_S = 5.0
@@ -37,10 +34,46 @@ def child_environment() -> dict[str, str]:
     }
 
 
+class Hearing(asyncio.Protocol):
+    """Hands on what comes over a socket, message by message.
+
+    `ended` is done when the other end is closed and all that it said is handed on; its result is what was wrong with
+    that, if anything was.
+    """
+
+    def __init__(self, on_message: Callable[[FromEngine], None]) -> None:
+        self._on_message = on_message
+        self._frames = Frames()
+        self.heard_s: float | None = None
+        self.ended: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_s = time.monotonic()
+        try:
+            for frame in self._frames.take(data):
+                if self.ended.done():
+                    return
+                self._on_message(from_engine.decode(frame))
+        except msgspec.MsgspecError as error:
+            self._end(f"it said what cannot be understood: {error}")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if error is None or isinstance(error, OSError):
+            self._end(None)
+        elif not self.ended.done():
+            # A fault of ours in `on_message`: the event loop ends the connection over it.
+            self.ended.set_exception(error)
+
+    def _end(self, wrong: str | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(wrong)
+
+
 class EngineChild:
     """Owns the engine process of one model, one life at a time.
 
-    Sockets are made anew for every life: nothing that was meant for a dead engine reaches the next.
+    Sockets are made anew for every life: nothing that was meant for a dead engine reaches the next. There is one for
+    each direction, as who writes to what has ended must not lose what it said last.
 
     Args:
         on_message: called with every message of the engine, in order.
@@ -54,8 +87,8 @@ class EngineChild:
         self._config = config
         self._on_message = on_message
         self._process: asyncio.subprocess.Process | None = None
-        self._socket: zmq.Socket[bytes] | None = None
-        self._heard_s: float | None = None
+        self._sender: asyncio.WriteTransport | None = None
+        self._hearing: Hearing | None = None
 
     @property
     def pid(self) -> int | None:
@@ -66,116 +99,104 @@ class EngineChild:
         """One life: start the process and hand on what it says until it ends; returns why it ended.
 
         Raises:
-            OSError, zmq.ZMQError: the process or a socket cannot be made.
+            OSError: the process or a socket cannot be made.
         """
-        self._process, self._heard_s = None, None
-        scratch = tempfile.mkdtemp(prefix="fathom-")
-        context = zmq.asyncio.Context()
+        self._process = self._hearing = None
         try:
-            return await self._live(context, f"ipc://{scratch}/to-engine", f"ipc://{scratch}/from-engine")
+            with contextlib.ExitStack() as opened:
+                return await self._live(opened)
         finally:
-            if self._socket is not None:
-                self._socket.close(linger=0)
-            self._socket = None
-            context.destroy(linger=0)
-            shutil.rmtree(scratch, ignore_errors=True)
+            self._sender = None
 
     def send(self, message: ToEngine) -> bool:
         """Hand a message to the process without ever waiting; False if it is not there to take it."""
-        if self._socket is None:
+        if self._sender is None or self._sender.is_closing():
             return False
-        try:
-            self._socket.send(encode(message), zmq.DONTWAIT)
-        except zmq.Again:
-            return False
+        # What the socket does not take at once is kept here without bound, for the requests in it have one.
+        self._sender.write(framed(encode(message)))
         return True
 
     async def stop(self) -> None:
         """End the process: kindly if it serves already, at once if it still loads or does not listen."""
         if self._process is None or self._process.returncode is not None:
             return
-        if self._heard_s is None or not self.send(Stop()):
+        if self._hearing is None or self._hearing.heard_s is None or not self.send(Stop()):
             self._kill()
         try:
             await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
         except TimeoutError:
             self._kill()
 
-    async def _live(self, context: zmq.asyncio.Context, inbox: str, outbox: str) -> str:
-        # Sending is synchronous and never waits: a process that died must not hold up who talks to it. The queue
-        # has no bound of its own, for the requests in it have one.
-        self._socket = sender = zmq.Context(context).socket(zmq.PUSH)
-        sender.setsockopt(zmq.SNDHWM, 0)
-        sender.bind(inbox)
-        receiver = context.socket(zmq.PULL)
-        connections = receiver.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
-        receiver.bind(outbox)
+    async def _live(self, opened: contextlib.ExitStack) -> str:
+        loop = asyncio.get_running_loop()
+        ours, inbox = _socket_pair(opened)
+        listening, outbox = _socket_pair(opened)
         process = self._process = await asyncio.create_subprocess_exec(
-            *self._command(inbox, outbox),
+            *self._command(inbox.fileno(), outbox.fileno()),
             # -P leaves out the current directory: the engine must still be of the same code as this process.
             env=child_environment(),
-            # An interrupt from the terminal is for the server; it decides when its engines end.
-            process_group=0,
+            pass_fds=(inbox.fileno(), outbox.fileno()),
         )
-        ended = asyncio.create_task(process.wait())
-        reading = asyncio.create_task(self._read(receiver))
-        watching = asyncio.create_task(self._watch())
         try:
-            await asyncio.wait((ended, reading, watching), return_when=asyncio.FIRST_COMPLETED)
-            for task in (reading, watching):
-                if task.done():
-                    return task.result()
-            # What the engine said last (its failure, its last tokens) may still be on the way.
-            last = asyncio.create_task(read_out(receiver, connections))
-            await asyncio.wait((reading, last), timeout=LAST_WORDS_S, return_when=asyncio.FIRST_COMPLETED)
-            last.cancel()
-            return reading.result() if reading.done() else describe_exit(ended.result())
+            # Its ends are its own now, so that their closing tells of its end.
+            inbox.close()
+            outbox.close()
+            self._sender, _ = await loop.create_unix_connection(asyncio.Protocol, sock=ours)
+            opened.callback(self._sender.abort)
+            receiver, hearing = await loop.create_unix_connection(lambda: Hearing(self._on_message), sock=listening)
+            opened.callback(receiver.abort)
+            self._hearing = hearing
+            return await self._until_end(process, hearing)
         finally:
             self._kill()
-            for task in (reading, watching):
-                task.cancel()
-            await asyncio.wait((ended, reading, watching))
 
-    def _command(self, inbox: str, outbox: str) -> list[str]:
+    async def _until_end(self, process: asyncio.subprocess.Process, hearing: Hearing) -> str:
+        ended = asyncio.create_task(process.wait())
+        watching = asyncio.create_task(self._watch(hearing))
+        try:
+            await asyncio.wait((ended, hearing.ended, watching), return_when=asyncio.FIRST_COMPLETED)
+            if watching.done():
+                return watching.result()
+            # What it said last (its failure, its last tokens) may still be there to be read, up to the socket's end.
+            # If it was the socket that ended first, the process does too, or it shall.
+            if not hearing.ended.done() or hearing.ended.result() is None:
+                await asyncio.wait((ended, hearing.ended), timeout=LAST_WORDS_S)
+            wrong = hearing.ended.result() if hearing.ended.done() else None
+            return wrong or (describe_exit(ended.result()) if ended.done() else "it listens no longer")
+        finally:
+            self._kill()
+            watching.cancel()
+            await asyncio.wait((ended, watching))
+
+    def _command(self, inbox: int, outbox: int) -> list[str]:
         return [
             sys.executable,
             # A folder named like one of ours where the user stands must not be taken for it.
             "-P",
             "-m",
-            "server.engine_process",
+            # An interrupt from the terminal is for the server; it decides when its engines end.
+            "server.engine_start",
             f"--model={self._model}",
             f"--directory={self._directory}",
             f"--config={msgspec.json.encode(self._config).decode()}",
             f"--inbox={inbox}",
             f"--outbox={outbox}",
-            f"--parent={os.getpid()}",
         ]
 
-    async def _read(self, receiver: zmq.asyncio.Socket) -> str:
-        """Hand on messages; returns only when one cannot be understood."""
-        while True:
-            frame = await receiver.recv()
-            self._heard_s = time.monotonic()
-            try:
-                message = from_engine.decode(frame)
-            except msgspec.MsgspecError as error:
-                return f"it said what cannot be understood: {error}"
-            self._on_message(message)
-
-    async def _watch(self) -> str:
+    async def _watch(self, hearing: Hearing) -> str:
         """Returns when an engine has been silent for too long. It says nothing while it loads, in this life as in every
         other; once it serves, it reports at least once a second between steps.
         """
         started_s = time.monotonic()
         while True:
-            heard_s = self._heard_s
+            heard_s = hearing.heard_s
             limit_s = self._config.start_timeout_s if heard_s is None else self._config.stall_timeout_s
             if time.monotonic() - (started_s if heard_s is None else heard_s) < limit_s:
                 await asyncio.sleep(WATCH_EVERY_S)
                 continue
             # If it was this process that stood still, its words are waiting to be read.
             await asyncio.sleep(CATCH_UP_S)
-            if self._heard_s != heard_s:
+            if hearing.heard_s != heard_s:
                 continue
             if heard_s is None:
                 return f"it was not ready within {limit_s:g} s (--start-timeout-s)"
@@ -187,24 +208,14 @@ class EngineChild:
                 self._process.kill()
 
 
-async def read_out(receiver: zmq.asyncio.Socket, connections: zmq.asyncio.Socket) -> None:
-    """Returns when who reads `receiver` has all that an ended process sent: at once if it never connected.
-
-    A connection is made before anything comes over it, and its end is told after all that came is there to be read:
-    what has ended needs no guess at how long its words may take.
-
-    Args:
-        connections: the monitor of `receiver`, from before it was bound, with nothing read of it yet.
-    """
-    num_connected = 0
-    while num_connected or await connections.poll(0):
-        event = parse_monitor_message(await connections.recv_multipart())["event"]
-        num_connected += 1 if event == zmq.EVENT_ACCEPTED else -1
-    # The reader takes what is there in one go, when it is its turn.
-    await asyncio.sleep(0)
-    while int(receiver.get(zmq.EVENTS)) & zmq.POLLIN:
-        await asyncio.sleep(0)
-    await asyncio.sleep(0)
+def _socket_pair(opened: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
+    """Two ends of a stream, closed at the end of what is opened."""
+    pair = socket.socketpair()
+    for end in pair:
+        opened.callback(end.close)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+        end.setblocking(False)
+    return pair
 
 
 def describe_exit(code: int) -> str:

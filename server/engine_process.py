@@ -1,13 +1,12 @@
 """The entry of an engine process: load, plan, then serve messages until told to stop or orphaned.
 
-python -m server.engine_process --model NAME --directory DIR --config JSON --inbox ADDR --outbox ADDR --parent PID
+python -m server.engine_start --model NAME --directory DIR --config JSON --inbox FD --outbox FD
 """
 
 import argparse
 import contextlib
 import logging
 import math
-import os
 import sys
 import time
 import traceback
@@ -17,7 +16,6 @@ from pathlib import Path
 import msgspec
 import psutil
 import torch
-import zmq
 
 from models.digest import checkpoint_digest
 from models.errors import ModelError
@@ -30,6 +28,8 @@ from server.cache.planner import CachePlan, CacheTooSmallError, default_snapshot
 from server.cache.tiers import DiskStore
 from server.config import ConfigError, EngineConfig
 from server.engine import Engine
+from server.holding import Holding
+from server.mailbox import Mailbox, OrphanedError
 from server.messages import (
     Abort,
     Add,
@@ -39,15 +39,11 @@ from server.messages import (
     ClearCache,
     Cleared,
     Failure,
-    FromEngine,
     Outputs,
     Question,
     Ready,
     Stats,
     Stop,
-    ToEngine,
-    encode,
-    to_engine,
 )
 from server.profiling import measure_step
 from server.request import EngineInfo, EngineRequest, SamplingParams
@@ -258,61 +254,15 @@ def describe_choices(choices: Sequence[Choice]) -> str:
     return "; ".join(f"{backend} for {', '.join(operations)}" for backend, operations in backends.items())
 
 
-class OrphanedError(Exception):
-    """The process that started this one is gone: nobody listens any more."""
-
-
-class Mailbox:
-    """The two sockets of an engine process, and who is at their other end."""
-
-    def __init__(self, inbox: str, outbox: str, parent: int) -> None:
-        self._parent = parent
-        self._context = zmq.Context()
-        self._inbox = self._context.socket(zmq.PULL)
-        self._inbox.connect(inbox)
-        self._outbox = self._context.socket(zmq.PUSH)
-        self._outbox.connect(outbox)
-
-    def receive(self, timeout_ms: int) -> list[ToEngine]:
-        """All messages that are there, after waiting up to `timeout_ms` for the first.
-
-        Raises:
-            OrphanedError
-        """
-        self._check_parent()
-        messages: list[ToEngine] = []
-        while self._inbox.poll(0 if messages else timeout_ms):
-            messages.append(to_engine.decode(self._inbox.recv()))
-        return messages
-
-    def send(self, message: FromEngine) -> None:
-        """Send, waiting while the other end is slow to read.
-
-        Raises:
-            OrphanedError: the other end will never read.
-        """
-        while not self._outbox.poll(IDLE_POLL_MS, zmq.POLLOUT):
-            self._check_parent()
-        self._outbox.send(encode(message))
-
-    def close(self) -> None:
-        """Close, giving what was sent the time to leave, which on a busy machine is not a moment."""
-        is_orphan = os.getppid() != self._parent
-        self._context.destroy(linger=0 if is_orphan else LINGER_MS)
-
-    def _check_parent(self) -> None:
-        if os.getppid() != self._parent:
-            raise OrphanedError
-
-
-def handle(engine: Engine, mailbox: Mailbox, message: Add | Abort | Question) -> None:
+def handle(engine: Engine, mailbox: Mailbox, holding: Holding, message: Add | Abort | Question) -> None:
     match message:
         case Add(request):
+            holding.add(request)
             engine.add_request(request)
         case Abort(request_id):
             last = engine.abort(request_id)
             if last is not None:
-                mailbox.send(Outputs([(request_id, last)]))
+                mailbox.send(Outputs(holding.pass_on([(request_id, last)])[0]))
         case AskStats(number):
             mailbox.send(Stats(number, engine.stats()))
         case AskCache(number, limit):
@@ -327,18 +277,19 @@ def serve(engine: Engine, mailbox: Mailbox, *, log_requests: bool) -> None:
     Raises:
         OrphanedError: the process that started this one is gone.
     """
-    reported = 0.0
+    reported, holding = 0.0, Holding()
     while True:
         for message in mailbox.receive(0 if engine.has_work else IDLE_POLL_MS):
             if isinstance(message, Stop):
                 return
             if log_requests and isinstance(message, Add):
                 log.info("request %s: %d tokens", message.request.request_id, len(message.request.token_ids))
-            handle(engine, mailbox, message)
+            handle(engine, mailbox, holding, message)
         if engine.has_work:
-            outputs = engine.step()
-            if outputs or engine.begun:
-                mailbox.send(Outputs(outputs, engine.begun))
+            outputs, begun = holding.pass_on(engine.step())
+            begun += engine.begun
+            if outputs or begun:
+                mailbox.send(Outputs(outputs, begun))
         if time.monotonic() - reported > STATS_EVERY_S:
             reported = time.monotonic()
             mailbox.send(Stats(0, engine.stats()))
@@ -346,16 +297,17 @@ def serve(engine: Engine, mailbox: Mailbox, *, log_requests: bool) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="One engine process; started by the server.")
-    for name in ("model", "directory", "config", "inbox", "outbox"):
+    for name in ("model", "directory", "config"):
         parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--parent", type=int, required=True)
+    for name in ("inbox", "outbox"):
+        parser.add_argument(f"--{name}", type=int, required=True, help="A socket's file descriptor.")
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s [{arguments.model}] %(message)s")
-    mailbox = Mailbox(arguments.inbox, arguments.outbox, arguments.parent)
+    mailbox = Mailbox(arguments.inbox, arguments.outbox)
     config = msgspec.json.decode(arguments.config, type=EngineConfig)
     # A recurrent state that fades ends in numbers so small that a processor takes a hundred times longer over each.
     # Before the first parallel work: threads take it over from the one that begins them.

@@ -4,10 +4,13 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from models.config import ModelConfig
 from models.digest import checkpoint_digest
 from server.checkpoints import Checkpoint, CheckpointOptions, complete, open_checkpoint, resolve_models
 from server.config import ConfigError, EngineConfig
+from server.detokenizing import Detokenizer, detokenizer_of
 from server.generation_config import FILE as GENERATION_FILE
 from server.generation_config import SamplingDefaults
 from server.process import DeadlineExceededError, EngineClient
@@ -21,13 +24,12 @@ from server.request import (
     join_logprobs,
 )
 from server.stop import StopChecker
-from server.tokenizer import IncrementalDetokenizer, ModelTokenizer
+from server.tokenizer import ModelTokenizer
 
 log = logging.getLogger("fathom.models")
 
 
-@dataclass(frozen=True, slots=True)
-class TextOutput:
+class TextOutput(msgspec.Struct, frozen=True):
     """What a token adds to one completion. `text` is empty where nothing is to be shown yet: half a character, the
     begin of a stop string, a special token. `num_tokens` counts all so far; the last output has reason and usage.
     `index`: which of the request's completions it is of.
@@ -49,9 +51,7 @@ class TextOutput:
 class _Completion:
     """One completion's text on its way out: its tokens become text, up to a stop string."""
 
-    def __init__(
-        self, index: int, detokenizer: IncrementalDetokenizer, stops: Sequence[str], *, min_tokens: int = 0
-    ) -> None:
+    def __init__(self, index: int, detokenizer: Detokenizer, stops: Sequence[str], *, min_tokens: int = 0) -> None:
         self._index, self._detokenizer, self._checker = index, detokenizer, StopChecker(stops)
         self._min_tokens = min_tokens
         self._num_tokens = self._num_chars = 0
@@ -120,6 +120,55 @@ class _PromptFirst:
         return whole, held
 
 
+class _Texts:
+    """The texts of all completions of one request."""
+
+    def __init__(
+        self,
+        tokenizer: ModelTokenizer,
+        requests: Sequence[EngineRequest],
+        stops: Sequence[str],
+        goes_on: bool,
+        num_prompts: int,
+    ) -> None:
+        self._completions = [
+            _Completion(
+                index,
+                detokenizer_of(tokenizer, request.token_ids if goes_on else ()),
+                stops,
+                min_tokens=request.params.min_tokens,
+            )
+            for index, request in enumerate(requests)
+        ]
+        self._num_choices = len(requests) // num_prompts
+        scores = requests[0].params.prompt_logprobs is not None
+        self._prompts_first = [
+            _PromptFirst(first, len(requests[first].token_ids) - 1 if scores else 0)
+            for first in range(0, len(requests), self._num_choices)
+        ]
+        self._stopped: list[int] = []
+
+    def take(self, number: int, output: TokenOutput) -> list[TextOutput]:
+        """What an output of one completion adds to the texts of all."""
+        place = number // self._num_choices
+        prompt, ready = self._prompts_first[place].take(number, output)
+        first = place * self._num_choices
+        texts = [] if prompt is None else [TextOutput("", 0, None, None, first, prompt_logprobs=prompt)]
+        for index, each in ready:
+            text = self._completions[index].take(each)
+            if text is None:
+                continue
+            texts.append(text)
+            if self._completions[index].stopped and text.finish_reason is None:
+                self._stopped.append(index)
+        return texts
+
+    def take_stopped(self) -> list[int]:
+        """The completions that a stop string has ended since this was asked last: more of them is not wanted."""
+        stopped, self._stopped = self._stopped, []
+        return stopped
+
+
 @dataclass(frozen=True, slots=True)
 class HostedModel:
     """One model as the API sees it. `config` and `digest` are known before the engine has loaded the weights."""
@@ -134,7 +183,7 @@ class HostedModel:
 
     async def generate(
         self, requests: Sequence[EngineRequest], stops: Sequence[str], goes_on: bool, *, num_prompts: int = 1
-    ) -> AsyncGenerator[TextOutput, None]:
+    ) -> AsyncGenerator[list[TextOutput], None]:
         """Text of some completions as it comes, each one's last output with a finish reason. Closing it aborts them.
 
         Args:
@@ -143,37 +192,21 @@ class HostedModel:
         Raises:
             EngineError: the engine refuses the requests, all of them, or ends on the way.
         """
-        completions = [
-            _Completion(
-                index,
-                IncrementalDetokenizer(self.tokenizer, request.token_ids if goes_on else ()),
-                stops,
-                min_tokens=request.params.min_tokens,
-            )
-            for index, request in enumerate(requests)
-        ]
-        num_choices = len(requests) // num_prompts
-        scores = requests[0].params.prompt_logprobs is not None
-        prompts_first = [
-            _PromptFirst(first, len(requests[first].token_ids) - 1 if scores else 0)
-            for first in range(0, len(requests), num_choices)
-        ]
+        texts = _Texts(self.tokenizer, requests, stops, goes_on, num_prompts)
         outputs = self.engine.generate(*requests, num_prompts=num_prompts)
         try:
-            async for number, received in outputs:
-                if received.finish_reason == "timeout":
-                    raise DeadlineExceededError(requests[number].timeout_s or 0.0)
-                place = number // num_choices
-                prompt, ready = prompts_first[place].take(number, received)
-                if prompt is not None:
-                    yield TextOutput("", 0, None, None, place * num_choices, prompt_logprobs=prompt)
-                for index, output in ready:
-                    text = completions[index].take(output)
-                    if text is None:
-                        continue
-                    if completions[index].stopped and text.finish_reason is None:
-                        await self.engine.abort(requests[index].request_id)
-                    yield text
+            async for received in outputs:
+                ready: list[TextOutput] = []
+                for number, output in received:
+                    if output.finish_reason == "timeout":
+                        if ready:
+                            yield ready
+                        raise DeadlineExceededError(requests[number].timeout_s or 0.0)
+                    ready += texts.take(number, output)
+                for index in texts.take_stopped():
+                    await self.engine.abort(requests[index].request_id)
+                if ready:
+                    yield ready
         finally:
             await outputs.aclose()
 

@@ -8,8 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
-import zmq
-
+from server.answers import Answered, Answers
 from server.backlog import Backlog
 from server.config import EngineConfig
 from server.engine_child import EngineChild
@@ -85,7 +84,7 @@ class EngineClient:
         self.num_restarts = 0
         self.num_failed = 0
         self._backlog = Backlog(config.max_queue_tokens)
-        self._open: dict[str, asyncio.Queue[tuple[str, TokenOutput] | EngineError]] = {}
+        self._open: dict[str, Answers] = {}
         self._asked: dict[int, asyncio.Future[Answer | None]] = {}
         self._numbers = itertools.count(1)
         self._child = EngineChild(model, directory, config, on_message=self._handle)
@@ -126,9 +125,7 @@ class EngineClient:
             raise EngineUnavailableError(self.state, RETRY_AFTER_S, self.last_error)
         return self.info
 
-    async def generate(
-        self, *requests: EngineRequest, num_prompts: int = 1
-    ) -> AsyncGenerator[tuple[int, TokenOutput], None]:
+    async def generate(self, *requests: EngineRequest, num_prompts: int = 1) -> AsyncGenerator[list[Answered], None]:
         """Outputs of some requests as they come, each with its request's place; each's last has a finish reason.
 
         They are accepted together or not at all, and closing the iterator aborts those that have not ended.
@@ -144,29 +141,25 @@ class EngineClient:
         # The others find what each prompt's first computes.
         firsts = requests[:: len(requests) // num_prompts]
         self._refuse_or_pass(requests, firsts)
-        places = {request.request_id: place for place, request in enumerate(requests)}
-        outputs: asyncio.Queue[tuple[str, TokenOutput] | EngineError] = asyncio.Queue()
-        self._open |= dict.fromkeys(places, outputs)
+        request_ids = [request.request_id for request in requests]
+        answers = Answers(request_ids)
+        self._open |= dict.fromkeys(request_ids, answers)
         for first in firsts:
             self._backlog.add(first.request_id, len(first.token_ids))
         try:
             if not all(self._child.send(Add(request)) for request in requests):
                 # It has just ended, and this is the first to notice.
                 raise EngineUnavailableError("restarting", RETRY_AFTER_S, self.last_error)
-            left = set(places)
-            while left:
-                output = await outputs.get()
-                if isinstance(output, EngineError):
-                    raise output
-                request_id, tokens = output
-                if tokens.finish_reason is not None:
-                    left.remove(request_id)
-                yield places[request_id], tokens
+            num_left = len(requests)
+            while num_left:
+                outputs = await answers.take()
+                num_left -= sum(output.finish_reason is not None for _, output in outputs)
+                yield outputs
         finally:
             # Those that were answered in full, or that the engine's end has failed, are open no longer.
-            for request_id in places:
+            for request_id in request_ids:
                 self._backlog.leave(request_id)
-                if self._open.get(request_id) is outputs:
+                if self._open.get(request_id) is answers:
                     del self._open[request_id]
                     self._child.send(Abort(request_id))
 
@@ -275,7 +268,7 @@ class EngineClient:
         self._reason = None
         try:
             ended = await self._child.live()
-        except (OSError, zmq.ZMQError) as error:
+        except OSError as error:
             ended = f"it cannot be started: {error}"
         if self.state == "stopped":
             return False
@@ -324,18 +317,18 @@ class EngineClient:
 
     def _hand_on(self, request_id: str, output: TokenOutput) -> None:
         self._backlog.leave(request_id)
-        # A request that was closed meanwhile has no queue any more; one that is answered in full is open no longer.
-        outputs = self._open.get(request_id) if output.finish_reason is None else self._open.pop(request_id, None)
-        if outputs is not None:
-            outputs.put_nowait((request_id, output))
+        # A request that was closed meanwhile is open no more; nor is one that is answered in full.
+        answers = self._open.get(request_id) if output.finish_reason is None else self._open.pop(request_id, None)
+        if answers is not None:
+            answers.put(request_id, output)
 
     def _fail_open(self, reason: str) -> None:
         """Tell every open request that its answer will never be complete."""
         failed, self._open = self._open, {}
         self.num_failed += len(failed)
         self._backlog.clear()
-        for outputs in failed.values():
-            outputs.put_nowait(EngineDiedError(reason))
+        for answers in failed.values():
+            answers.fail(EngineDiedError(reason))
         for answer in self._asked.values():
             if not answer.done():
                 answer.set_result(None)

@@ -64,6 +64,7 @@ class EngineRequest:
     """cache_salt: only requests of the same salt find what others have computed. tenant: who asks; tenants share what
     there is fairly. priority: the lower, the earlier. timeout_s: how long after its arrival it is no longer wanted.
     marks: after how many tokens the state is to be kept for others, ascending; mark_ttl_s: for how long, each.
+    whole: its tokens are wanted all at once, when it ends.
     """
 
     request_id: str
@@ -75,6 +76,7 @@ class EngineRequest:
     timeout_s: float | None = None
     marks: tuple[int, ...] = ()
     mark_ttl_s: tuple[float, ...] = ()
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if not self.token_ids:

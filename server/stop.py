@@ -18,6 +18,8 @@ class StopChecker:
         """
         if self.stopped:
             return ""
+        if not self._stops:
+            return text
         self._held += text
         found = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
         if found:

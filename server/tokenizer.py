@@ -1,7 +1,7 @@
 """Text to tokens and back, for one checkpoint: its vocabulary and its chat template."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,11 @@ class ModelTokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         """What a token stands for wherever it is in a text, which need not be whole characters."""
         return self._vocabulary.token_bytes(token_id)
+
+    @property
+    def text_bytes(self) -> Callable[[int], bytes] | None:
+        """A token's bytes in any text that `decode` makes of it; None if those hang on what stands beside it."""
+        return self._vocabulary.text_bytes
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return self._vocabulary.decode(token_ids, skip_special_tokens=skip_special_tokens)

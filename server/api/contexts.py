@@ -253,6 +253,6 @@ def _kind(content: Beginning) -> str:
 
 async def _last(job: Job) -> TextOutput:
     """The one completion's last output, with its usage."""
-    ends = [output async for output in job.run() if output.finish_reason is not None]
+    ends = [output async for texts in job.run() for output in texts if output.finish_reason is not None]
     assert ends, "an engine ends a request with an output or an error"
     return ends[-1]

@@ -40,8 +40,8 @@ class Job:
     goes_on: bool = False
     num_prompts: int = 1
 
-    async def run(self) -> AsyncGenerator[TextOutput, None]:
-        """Text outputs, each completion's last with a finish reason and usage.
+    async def run(self) -> AsyncGenerator[list[TextOutput], None]:
+        """Text outputs as they come, each completion's last with a finish reason and usage.
 
         The outcome is counted once, whatever the number of completions: the finish reason of the first where all end.
 
@@ -53,15 +53,16 @@ class Job:
         num_choices = len(self.requests) // self.num_prompts
         outputs = self.hosted.generate(self.requests, self.stops, self.goes_on, num_prompts=self.num_prompts)
         try:
-            async for output in outputs:
-                if output.usage is not None:
-                    self.metrics.observe(self.hosted.name, output.usage, first=output.index % num_choices == 0)
-                if output.finish_reason is not None:
-                    reasons[output.index] = output.finish_reason
-                    # Before the last is handed out: who has it need not come back for more.
-                    if len(reasons) == len(self.requests):
-                        outcome = reasons[0]
-                yield output
+            async for texts in outputs:
+                for output in texts:
+                    if output.usage is not None:
+                        self.metrics.observe(self.hosted.name, output.usage, first=output.index % num_choices == 0)
+                    if output.finish_reason is not None:
+                        reasons[output.index] = output.finish_reason
+                # Before the last is handed out: who has it need not come back for more.
+                if len(reasons) == len(self.requests):
+                    outcome = reasons[0]
+                yield texts
         except EngineError as error:
             refusal = from_engine_error(error)
             outcome = refusal.code or "error"

@@ -1,7 +1,6 @@
 """OpenAI's protocol: /v1/chat/completions, /v1/completions and /v1/models."""
 
 import asyncio
-import json
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
@@ -31,15 +30,12 @@ from server.api.generation import (
 from server.api.logprobs import Telling, echo_of
 from server.api.marks import NO_MARKS, Marks, chat_marks
 from server.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
+from server.api.sse import DONE, SILENT_TOKEN, SSE, TextEvents, event
 from server.api.state import find_model, served
 from server.errors import ApiError
 from server.hosting import HostedModel, TextOutput
 from server.request import EngineRequest, Logprobs, TokenLogprob
 
-SSE = "text/event-stream"
-DONE = "data: [DONE]\n\n"
-# A comment of server-sent events, which clients skip: tokens come, though none with text.
-SILENT_TOKEN = ": a token without text\n\n"
 SILENT_EVERY_S = 1.0
 
 router = APIRouter(prefix="/v1", route_class=KeyedRoute)
@@ -243,6 +239,8 @@ async def _answer(
         timeout_s=body.timeout_s,
         marks=marks.positions,
         mark_ttl_s=marks.ttl_s,
+        # Stop strings are looked for on this side of the engine, in every token as it comes.
+        whole=not (body.stream or body.stop),
     )
     whole = [first]
     for each in asked[1:]:
@@ -287,13 +285,14 @@ async def _collect(job: Job) -> list[Completed]:
     ends: dict[int, TextOutput] = {}
     prompts: dict[int, Logprobs] = {}
     num_choices = len(job.requests) // job.num_prompts
-    async for output in job.run():
-        texts[output.index].append(output.text)
-        logprobs[output.index] += output.logprobs
-        if output.prompt_logprobs is not None:
-            prompts[output.index // num_choices] = output.prompt_logprobs
-        if output.finish_reason is not None:
-            ends[output.index] = output
+    async for outputs in job.run():
+        for output in outputs:
+            texts[output.index].append(output.text)
+            logprobs[output.index] += output.logprobs
+            if output.prompt_logprobs is not None:
+                prompts[output.index // num_choices] = output.prompt_logprobs
+            if output.finish_reason is not None:
+                ends[output.index] = output
     assert len(ends) == len(texts), "an engine ends a request with an output or an error"
     return [
         Completed("".join(texts[each]), ends[each], logprobs[each], prompts.get(each // num_choices))
@@ -302,37 +301,50 @@ async def _collect(job: Job) -> list[Completed]:
 
 
 async def events(
-    first: TextOutput, outputs: AsyncGenerator[TextOutput, None], shape: Shape
-) -> AsyncGenerator[str, None]:
-    """Server-sent events, of all choices as they come. Whoever stops reading closes `outputs`, which aborts them."""
+    first: list[TextOutput], outputs: AsyncGenerator[list[TextOutput], None], shape: Shape
+) -> AsyncGenerator[bytes, None]:
+    """Server-sent events, of all choices as they come. Whoever stops reading closes `outputs`, which aborts them.
+
+    What has come together goes out together, each token in an event of its own.
+    """
     try:
-        for chunk in shape.first_chunks():
-            yield _event(chunk)
-        output, spoken_s = first, time.monotonic()
+        said = [event(chunk) for chunk in shape.first_chunks()]
+        texts = TextEvents(shape.chunk)
+        ready, spoken_s = first, time.monotonic()
         ends: dict[int, TextOutput] = {}
         while True:
-            if output.finish_reason is not None:
-                ends[output.index] = output
-            chunks = _chunks(output, shape)
+            for output in ready:
+                said += _said(output, shape, texts, ends)
             if len(ends) == shape.num_completions:
-                chunks = _with_figures(chunks, [ends[index] for index in range(len(ends))], shape)
-            for chunk in chunks:
-                yield _event(chunk)
-            if len(ends) == shape.num_completions:
-                break
-            if chunks:
+                yield b"".join((*said, DONE))
+                return
+            if said:
                 spoken_s = time.monotonic()
+                yield b"".join(said)
             elif time.monotonic() - spoken_s > SILENT_EVERY_S:
                 # A longer silence looks like a dead server to the client and to every proxy between.
                 spoken_s = time.monotonic()
                 yield SILENT_TOKEN
-            output = await anext(outputs)
-        yield DONE
+            said = []
+            ready = await anext(outputs)
     except ApiError as error:
         # The status is sent already: the error is the last event, and [DONE] does not follow it.
-        yield _event(error.body)
+        yield event(error.body)
     finally:
         await outputs.aclose()
+
+
+def _said(output: TextOutput, shape: Shape, texts: TextEvents, ends: dict[int, TextOutput]) -> list[bytes]:
+    """The events of one output. `ends` has each choice's last; with that of the last of all come the figures."""
+    if output.finish_reason is None and output.prompt_logprobs is None:
+        logprobs = shape.telling(output.index).generated(output.logprobs)
+        return [texts.write(output.index, output.text, logprobs)] if output.text or logprobs else []
+    chunks = _chunks(output, shape)
+    if output.finish_reason is not None:
+        ends[output.index] = output
+        if len(ends) == shape.num_completions:
+            chunks = _with_figures(chunks, [ends[index] for index in range(len(ends))], shape)
+    return [event(chunk) for chunk in chunks]
 
 
 def _chunks(output: TextOutput, shape: Shape) -> list[dict[str, Any]]:
@@ -350,7 +362,3 @@ def _with_figures(chunks: list[dict[str, Any]], ends: Sequence[TextOutput], shap
     if shape.include_usage:
         chunks = [*chunks, shape.usage_chunk(shape.usage(ends))]
     return [*chunks[:-1], chunks[-1] | {"fathom": shape.figures(ends)}]
-
-
-def _event(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"

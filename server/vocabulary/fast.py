@@ -1,7 +1,7 @@
 """Vocabularies of the `tokenizers` library: what tokenizer.json holds, and what is made of a file of ranks."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -28,6 +28,8 @@ class FastVocabulary:
         self._decoders = _decoder_kinds(tokenizer)
         self._bytes = {letter: byte for byte, letter in enumerate(byte_letters())}
         # The library counts the tokens, but there may be gaps between their ids.
+        self._with_text: dict[int, bool] = {}
+        self._text_bytes: dict[int, bytes] = {}
         self._size = max(tokenizer.get_vocab().values(), default=-1) + 1
 
     @property
@@ -46,7 +48,11 @@ class FastVocabulary:
         return list(encoding.ids)
 
     def has_text(self, token_id: int) -> bool:
-        return token_id not in self._special_ids and self._tokenizer.id_to_token(token_id) is not None
+        known = self._with_text.get(token_id)
+        if known is None:
+            known = token_id not in self._special_ids and self._tokenizer.id_to_token(token_id) is not None
+            self._with_text[token_id] = known
+        return known
 
     def token_bytes(self, token_id: int) -> bytes:
         text = self._added.get(token_id) or self._tokenizer.id_to_token(token_id) or ""
@@ -59,8 +65,22 @@ class FastVocabulary:
             return bytes([int(match[1], 16)])
         return text.replace(SPACE, " ").encode()
 
+    @property
+    def text_bytes(self) -> Callable[[int], bytes] | None:
+        return self._bytes_in_text if self._decoders == {"ByteLevel"} else None
+
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
+
+    def _bytes_in_text(self, token_id: int) -> bytes:
+        content = self._text_bytes.get(token_id)
+        if content is None:
+            text = (self._tokenizer.id_to_token(token_id) or "") if self.has_text(token_id) else ""
+            # The decoder takes a token for text as soon as one of its letters stands for no byte.
+            written = all(letter in self._bytes for letter in text)
+            content = bytes(self._bytes[letter] for letter in text) if written else text.encode()
+            self._text_bytes[token_id] = content
+        return content
 
 
 def _decoder_kinds(tokenizer: Tokenizer) -> frozenset[str]:

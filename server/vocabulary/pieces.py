@@ -71,6 +71,11 @@ class PieceVocabulary:
                 token_ids += (self._whole if self._has_prefix(first=start == 0) else self._rest).encode(part)
         return token_ids + self._behind if add_special_tokens else token_ids
 
+    @property
+    def text_bytes(self) -> None:
+        """A space before a word stands there or not by what comes before it."""
+        return None
+
     def has_text(self, token_id: int) -> bool:
         added = self._by_id.get(token_id)
         return 0 <= token_id < self._num_pieces if added is None else not added.special

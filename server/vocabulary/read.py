@@ -1,6 +1,6 @@
 """From a checkpoint's files to its vocabulary, in whichever format it is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +36,13 @@ class Vocabulary(Protocol):
     def token_bytes(self, token_id: int) -> bytes:
         """What a token stands for wherever it is in a text: a part of a character, a space before a word. A special
         token's are its name's; none for an id that it does not know.
+        """
+        ...
+
+    @property
+    def text_bytes(self) -> Callable[[int], bytes] | None:
+        """A token's bytes in any text that `decode` makes of it without special tokens, where texts are nothing but
+        those; None where they hang on what stands beside it.
         """
         ...
 

@@ -70,7 +70,7 @@ async def test_what_waits_is_counted_until_it_begins(tmp_path):
     async def read(name: str, num_prompt: int, num_tokens: int, count: int = 1, prompts: int = 1) -> int:
         requests = [make_request(f"{name}{n}", [1] * num_prompt, num_tokens, ignore_eos=True) for n in range(count)]
         outputs = client.generate(*requests, num_prompts=prompts)
-        return sum([len(output.token_ids) async for _, output in outputs])
+        return sum([len(output.token_ids) async for together in outputs for _, output in together])
 
     async def until(queued: int) -> None:
         async with asyncio.timeout(20):

@@ -13,14 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from engine_stand_ins import COMPLAIN, SAY, replace_engine
 from fakes import drain, make_request, tokens_of
 from tiny_models import KINDS, MAX_POSITIONS, write_tiny_model
 
 import server.process
 from server.config import EngineConfig
-from server.engine_child import EngineChild
 from server.engine_process import build
-from server.messages import Failure
 from server.process import (
     EngineBusyError,
     EngineClient,
@@ -62,7 +61,7 @@ def endless(request_id: str) -> EngineRequest:
 
 
 async def read(client: EngineClient, request: EngineRequest) -> list[TokenOutput]:
-    return [output async for _, output in client.generate(request)]
+    return [output async for outputs in client.generate(request) for _, output in outputs]
 
 
 async def read_first(client: EngineClient, request: EngineRequest):
@@ -106,6 +105,8 @@ async def test_answers_are_those_of_an_engine_in_this_process(directories, kind)
         assert client.info == ready.info
         assert client.plan == ready.plan
         assert client.info.kind == kind
+        # Interrupts of a terminal go to its foreground group; see server/engine_start.py for the session.
+        assert (os.getpgid(client.pid), os.getsid(client.pid)) == (client.pid, os.getsid(0))
         answers = await asyncio.gather(*[read(client, request) for request in requests])
         stats = await idle_stats(client)
         assert (stats.finished, stats.generation_tokens) == (6, 120)
@@ -140,7 +141,7 @@ async def test_refusals_closing_and_aborting(directories):
 
         # Closing the iterator, cancelling its reader and asking for it: three ways to abort.
         await client.abort("r19")
-        last = [output async for _, output in streams.pop()][-1]
+        last = [output async for outputs in streams.pop() for _, output in outputs][-1]
         assert last.finish_reason == "abort"
         assert last.usage is not None
         assert last.usage.kv_bytes > 0
@@ -252,38 +253,15 @@ async def test_what_can_never_work_fails_at_once_and_for_good(directories, tmp_p
     await client.stop()
 
 
-SAY = """
-import sys, zmq
-from server.messages import Failure, encode
-socket = zmq.Context.instance().socket(zmq.PUSH)
-socket.connect(next(a.partition("=")[2] for a in sys.argv if a.startswith("--outbox=")))
-socket.send({what})
-{then}
-zmq.Context.instance().destroy(linger=60_000)
-raise SystemExit(1)
-"""
-
-
-def replace_engine(monkeypatch: pytest.MonkeyPatch, *command: str) -> None:
-    """Start another command in the engine's place, with the engine's options."""
-    original = EngineChild._command
-    monkeypatch.setattr(
-        EngineChild, "_command", lambda *a: [*command, *(word for word in original(*a) if word.startswith("--"))]
-    )
-
-
 @pytest.mark.parametrize(
     ("command", "words"),
     [
         ([sys.executable, "-c", "raise SystemExit(7)"], "exit code 7"),
         ([sys.executable, "-c", "import os; os.abort()"], r"killed by signal 6 \(SIGABRT\)"),
         (["/no/such/python"], "it cannot be started: .*No such file"),
+        ([sys.executable, "-c", SAY.format(what=COMPLAIN)], "no memory"),
         (
-            [sys.executable, "-c", SAY.format(what='encode(Failure("no memory", False))', then="")],
-            "no memory",
-        ),
-        (
-            [sys.executable, "-c", SAY.format(what='b"nonsense"', then="import time; time.sleep(600)")],
+            [sys.executable, "-c", SAY.format(what='os.write(outbox, framed(b"nonsense")); time.sleep(600)')],
             "it said what cannot be understood",
         ),
     ],
@@ -304,32 +282,6 @@ async def test_an_engine_that_keeps_dying_at_its_start_is_tried_again_and_says_w
     restarts = client.num_restarts
     await asyncio.sleep(1)
     assert client.num_restarts == restarts
-
-
-LINGER = """
-import os, sys, time, zmq
-from server.messages import Failure, encode
-ready, connected = os.pipe()
-if os.fork():
-    os.read(ready, 1)
-    os._exit(1)
-socket = zmq.Context.instance().socket(zmq.PUSH)
-socket.setsockopt(zmq.IMMEDIATE, 1)
-socket.connect(next(a.partition("=")[2] for a in sys.argv if a.startswith("--outbox=")))
-socket.poll(60_000, zmq.POLLOUT)
-os.write(connected, b"!")
-time.sleep(0.5)
-socket.send(encode(Failure("no memory", False)))
-zmq.Context.instance().destroy(linger=60_000)
-"""
-
-
-async def test_what_is_on_the_way_when_an_engine_has_ended_is_heard_however_long_it_takes(monkeypatch):
-    """It has ended, and its connection has not: what is left of it takes its time to speak."""
-    replace_engine(monkeypatch, sys.executable, "-c", LINGER)
-    heard = []
-    assert await EngineChild("tiny", Path(), CONFIG, on_message=heard.append).live() == "exit code 1"
-    assert heard == [Failure("no memory", False)]
 
 
 async def test_an_engine_that_hangs_while_it_loads_is_replaced_in_every_life(monkeypatch):
