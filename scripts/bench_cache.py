@@ -16,7 +16,6 @@ which is made for the run: what is found in the cache does not hang on what a mo
 import argparse
 import json
 import random
-import shutil
 import statistics
 import subprocess
 import sys
@@ -28,12 +27,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import httpx2
-import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import FalconH1Config, FalconH1ForCausalLM
 
-from models.embedded import embedded_directory
+from scripts.random_models import write_random_model
 
 HYBRID = "random-hybrid"
 MODELS = ("embedded:transformer", "embedded:mamba", HYBRID)
@@ -70,35 +67,13 @@ class Client:
         return Asked(seconds, cached, content["fathom"]["kv_bytes"], content["fathom"]["state_bytes"])
 
 
-def write_hybrid(directory: Path) -> None:
-    """A random checkpoint of about the embedded models' size, with their tokenizer."""
-    embedded = embedded_directory(MODELS[0])
-    vocab_size = json.loads((embedded / "config.json").read_text(encoding="utf-8"))["vocab_size"]
-    torch.manual_seed(0)
-    sizes = {
-        "vocab_size": vocab_size,
-        "hidden_size": 256,
-        "intermediate_size": 512,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 1 << 20,
-        "mamba_d_ssm": 512,
-        "mamba_n_heads": 8,
-        "mamba_d_state": 64,
-    }
-    FalconH1ForCausalLM(FalconH1Config(**sizes)).save_pretrained(directory)
-    for path in embedded.glob("tokenizer*.json"):
-        shutil.copy(path, directory)
-
-
 @contextmanager
 def serving(arguments: argparse.Namespace, *options: str) -> Iterator[str]:
     """A server of the models that are measured; its address."""
     with tempfile.TemporaryDirectory() as directory:
         models = arguments.models.split(",")
         if HYBRID in models:
-            write_hybrid(Path(directory))
+            write_random_model("hybrid", Path(directory))
             models[models.index(HYBRID)] = f"{HYBRID}={directory}"
         with started(*models, *options, *arguments.options) as url:
             yield url

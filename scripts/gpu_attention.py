@@ -11,6 +11,7 @@ from models.cache import KVCache
 from models.config import AttentionSpec, ModelConfig, simple_mixers
 from models.kernels.bind import attention_kernels
 from models.kernels.choose import CANDIDATES, LARGE_BLOCK, SMALL_BLOCK, attention_need, choose, preferred_block_size
+from models.kernels.environment import Environment
 from scripts.gpu_bench import Bench, filled, measure
 from scripts.gpu_models import blocks_of, make_batch
 from scripts.gpu_report import Row
@@ -18,13 +19,13 @@ from scripts.gpu_timing import time_calls
 from scripts.gpu_work import attention_bytes
 
 
-def candidates(spec: AttentionSpec, bench: Bench) -> list[tuple[str, int]]:
+def candidates(spec: AttentionSpec, environment: Environment, dtype: str) -> list[tuple[str, int]]:
     """(backend, block size) of all that do not refuse."""
     return [
         (name, block_size)
         for block_size in (SMALL_BLOCK, LARGE_BLOCK)
         for name, refusal in CANDIDATES["attention"]
-        if refusal(bench.environment, attention_need(spec, bench.dtype_name, block_size)) is None
+        if refusal(environment, attention_need(spec, dtype, block_size)) is None
     ]
 
 
@@ -73,7 +74,9 @@ def attention_rows(bench: Bench) -> Iterator[Row]:
         specs = dict.fromkeys(spec for spec in simple_mixers(config.layers) if isinstance(spec, AttentionSpec))
         for spec in specs:
             chosen = ruled(spec, config, bench)
-            others = [candidate for candidate in candidates(spec, bench) if candidate != chosen]
+            others = [
+                candidate for candidate in candidates(spec, bench.environment, bench.dtype_name) if candidate != chosen
+            ]
             for batch, context in bench.cells():
                 for backend, block_size in (chosen, *others):
                     how, is_rule = f"{backend}, blocks of {block_size}", (backend, block_size) == chosen

@@ -3,7 +3,7 @@
     python -m scripts.gpu_check --out runs/gpu --minutes 12                       # the most valuable part first
     python -m scripts.gpu_check --out runs/gpu --only tests,decode                # some parts
     python -m scripts.gpu_check --out runs/gpu --only transformer,mamba           # train the embedded models
-    python -m scripts.gpu_check --out runs/gpu --size toy --device cpu            # a minute, on any machine
+    python -m scripts.gpu_check --out runs/gpu --size toy --device cpu            # minutes, on any machine
 
 Each part is a process of its own whose output goes to a file in the output directory; one that fails is noted and the
 next begins. While a part runs, what it has found so far goes to results.json and to measurements.md, a page for
@@ -28,6 +28,7 @@ import torch
 from rich.console import Console
 
 from models.kernels.environment import probe
+from scripts.gpu_checks import CHECKS_FILE, checks_page, read_checks
 from scripts.gpu_models import SIZES
 from scripts.gpu_report import Page, markdown, speed_pages
 from scripts.gpu_speed import PARTS as SPEED_PARTS
@@ -35,10 +36,10 @@ from scripts.gpu_speed import ROWS_FILE, read_rows
 from scripts.gpu_tests import RECORD_FILE, pages_of, pytest_arguments, read_outcomes
 
 MODELS = ("transformer", "mamba")
-USUAL = ("tests", *SPEED_PARTS, "embedded")
+USUAL = ("tests", "engine", *SPEED_PARTS, "embedded")
 PARTS = (*USUAL, *MODELS)
 # Of the time that is left when it begins; what is not named may take all of it.
-SHARES = {"tests": 0.45, "decode": 0.5, "attention": 0.6, "prefill": 0.5}
+SHARES = {"tests": 0.45, "engine": 0.4, "decode": 0.5, "attention": 0.6, "prefill": 0.5}
 LEAST_S = 2.0
 SAVED_EVERY_S = 1.0
 LAST_WORDS_S = 15.0  # from being interrupted to being killed
@@ -59,6 +60,9 @@ def command_of(part: str, arguments: argparse.Namespace, seconds: float) -> list
     if part == "tests":
         return pytest_arguments(arguments.out, device=arguments.device, size=arguments.size)
     minutes = f"{seconds / 60:.2f}"
+    if part == "engine":
+        options = ["--out", str(arguments.out), "--device", arguments.device, "--size", arguments.size]
+        return ["-m", "scripts.gpu_engine", *options]
     if part in SPEED_PARTS:
         options = ["--out", str(arguments.out), "--device", arguments.device, "--size", arguments.size]
         return ["-m", "scripts.gpu_speed", "--only", part, *options, "--minutes", minutes]
@@ -138,14 +142,15 @@ def embedded_page(out: Path) -> Page:
 
 def save_results(out: Path, about: dict[str, str], results: list[PartResult]) -> list[Page]:
     """Write what there is by now, and return it as tables."""
-    outcomes, rows = read_outcomes(out), read_rows(out)
+    outcomes, checks, rows = read_outcomes(out), read_checks(out), read_rows(out)
     record = {
         "about": about,
         "parts": [asdict(result) for result in results],
         "tests": [asdict(outcome) for outcome in outcomes],
+        "engine": [asdict(check) for check in checks],
         "speed": [asdict(row) for row in rows],
     }
-    pages = [*pages_of(outcomes), *speed_pages(rows), embedded_page(out), parts_page(results)]
+    pages = [*pages_of(outcomes), checks_page(checks), *speed_pages(rows), embedded_page(out), parts_page(results)]
     pages = [page for page in pages if page.rows]
     texts = {"results.json": json.dumps(record, indent=1) + "\n", "measurements.md": markdown(about, pages)}
     for name, text in texts.items():
@@ -176,7 +181,7 @@ def main() -> int:
     arguments = read_arguments()
     until_s = time.monotonic() + 60 * arguments.minutes
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for name in (ROWS_FILE, RECORD_FILE):
+    for name in (ROWS_FILE, RECORD_FILE, CHECKS_FILE):
         (arguments.out / name).unlink(missing_ok=True)
     about, results = describe(arguments.device), list[PartResult]()
     parts = arguments.only.split(",")

@@ -12,7 +12,9 @@ import torch
 from models.kernels.bind import bind
 from models.kernels.environment import probe
 from scripts.gpu_bench import Bench, measure
+from scripts.gpu_caches import off_by
 from scripts.gpu_check import wait
+from scripts.gpu_checks import Check, checks_page
 from scripts.gpu_models import SIZES, build_decoder, decode_step, filled_caches, make_batch, read_model, tensors_of
 from scripts.gpu_report import Row, attention, speed_pages
 from scripts.gpu_tests import Outcome, pages_of
@@ -155,6 +157,26 @@ def test_outcomes_by_family_and_by_file():
     assert families.rows == [("a", "attention triton", "2.0e-03", "token by token", "2", "token by token")]
     assert files.rows[0] == ("tests/models/test_exactness.py", "2", "1", "0")
     assert failed.rows == [(f"{name}token_by_token[cuda-a]",)]
+
+
+def test_what_is_only_told_is_told_apart_from_what_failed():
+    checks = [Check("m", "what", "against", "found", passed) for passed in (True, False, None)]
+    assert [row[4] for row in checks_page(checks).rows] == ["passed", "FAILED", "told"]
+
+
+def test_nonsense_is_no_small_deviation():
+    assert off_by(torch.tensor([1.0, 4.0]), torch.tensor([2.0, 4.0])) == 0.25
+    assert off_by(torch.tensor([float("nan"), 4.0]), torch.tensor([2.0, 4.0])) == float("inf")
+
+
+@pytest.mark.slow
+def test_options_of_the_engine(tmp_path):
+    done = run("gpu_engine", "--out", tmp_path, "--only", "arena,host")
+    assert done.returncode == 0, done.stdout + done.stderr
+    checks = [Check(**json.loads(line)) for line in (tmp_path / "engine.jsonl").read_text().splitlines()]
+    assert all(check.passed for check in checks)
+    # numba and torch, in blocks of two sizes, against two others; the host's memory
+    assert len(checks) == 2 * 2 * 2 + 1
 
 
 def test_a_part_whose_time_is_over_is_ended():
