@@ -26,7 +26,7 @@ LARGEST = 64  # sequences of a step: with more of them what Python does is littl
 SEEN = 3  # steps of a size before it is recorded
 TRIALS = 2  # steps on which a tape is compared with the decoder
 MOST_BYTES = 256 << 20  # of all tapes together
-FIRST_SIZES = (1, 2)  # recorded before there are requests
+FIRST_SIZES = (1, 8)  # recorded before there are requests; of the larger the kernels may be others
 
 log = logging.getLogger("fathom.tapes")
 
@@ -61,9 +61,9 @@ class DecodeTapes:
         if self._block_size < TRIALS:  # a second token is in a second block
             return None
         room = min([self._largest, *(len(tensor) for tensor in (*blocks[:1], *states[:1]))])
-        for size in FIRST_SIZES:
+        for size in sorted({min(size, room) for size in FIRST_SIZES}):
             for trial in range(TRIALS):
-                if size <= room and self.refused is None:
+                if size and self.refused is None:
                     self._seen[size] = SEEN
                     self.run(self._made_up(size, trial))
         return self.refused
@@ -132,9 +132,11 @@ class DecodeTapes:
 
     def _fill(self, batch: ForwardBatch) -> None:
         count = batch.steps.count
-        given = batch.token_ids, batch.positions, batch.slot_mapping, batch.state_slots, batch.written
-        for into, tensor in zip(self._inputs, given, strict=True):
-            into[:count] = tensor
+        given = batch.token_ids, batch.positions, batch.slot_mapping, batch.state_slots
+        *inputs, written = self._inputs[:, :count].unbind()
+        for into, tensor in zip(inputs, given, strict=True):
+            into.copy_(tensor)
+        torch.add(batch.positions, 1, out=written)
         self._tables[:count, : batch.block_tables.shape[1]] = batch.block_tables
 
     def _compute(self, size: int) -> Tensor:
