@@ -39,6 +39,7 @@ from server.api.schemas import (
     TextPart,
     TokenIds,
     Ttl,
+    one_source,
     text_or_list,
 )
 from server.api.state import Beginning, ChatContent, find_model, served
@@ -68,11 +69,7 @@ class ContextRequest(Strict):
     context: ContextName | None = None
     cache_salt: CacheSalt | None = None
 
-    @model_validator(mode="after")
-    def check_one_source(self) -> "ContextRequest":
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("prompt: give exactly one of prompt and messages")
-        return self
+    check_one_source = model_validator(mode="after")(one_source)
 
     def as_asked(self) -> ChatRequest | CompletionRequest:
         """The request whose prompt is the context."""
@@ -165,7 +162,7 @@ async def make_context(body: ContextRequest, request: Request) -> Response:
         marks = await chat_marks(hosted.tokenizer, chat.messages, token_ids)
     else:
         param, [content] = "prompt", asked.prompts
-        token_ids = await prompt_tokens(hosted, content, param=param)
+        token_ids = await prompt_tokens(hosted, content, None, param=param)
         marks = prompt_marks(content, len(token_ids), TTL_S[body.ttl])
     fit_max_tokens(hosted, len(token_ids), 1, param=param)
     check_vocabulary(hosted, token_ids, param=param)

@@ -76,12 +76,13 @@ class Job:
 
 
 async def chat_tokens(hosted: HostedModel, body: ChatRequest) -> list[int]:
+    """Raises: ApiError, where the template refuses the messages or they cannot fit."""
     messages = [message.as_template_input() for message in body.messages]
     num_chars = sum(len(message["content"]) for message in messages)
 
     def encode() -> list[int]:
         text = hosted.tokenizer.render_chat(messages, add_generation_prompt=True)
-        refuse_by_bytes(hosted, text, param="messages")
+        refuse_by_bytes(hosted, text, body.most_tokens, param="messages")
         return hosted.tokenizer.encode(text, add_special_tokens=False)  # the template writes them itself
 
     try:
@@ -90,16 +91,19 @@ async def chat_tokens(hosted: HostedModel, body: ChatRequest) -> list[int]:
         raise bad_request(f"messages: {error}", param="messages") from error
 
 
-async def prompt_tokens(hosted: HostedModel, prompt: str | list[int], *, param: str) -> list[int]:
+async def prompt_tokens(hosted: HostedModel, prompt: str | list[int], wanted: int | None, *, param: str) -> list[int]:
+    """Raises: ApiError, where it cannot fit with the tokens that are wanted."""
     if not isinstance(prompt, str):
         return prompt
-    refuse_by_bytes(hosted, prompt, param=param)
+    refuse_by_bytes(hosted, prompt, wanted, param=param)
     return await asyncio.to_thread(hosted.tokenizer.encode, prompt, add_special_tokens=True)
 
 
-def refuse_by_bytes(hosted: HostedModel, text: str, *, param: str) -> None:
+def refuse_by_bytes(hosted: HostedModel, text: str, wanted: int | None, *, param: str) -> None:
     """Refuse a text that cannot fit however few tokens it makes, before it takes seconds to make them.
 
+    Args:
+        wanted: tokens that may follow it; at least one where it is None, none where it is only scored.
     Raises:
         ApiError
     """
@@ -107,7 +111,8 @@ def refuse_by_bytes(hosted: HostedModel, text: str, *, param: str) -> None:
     if info is None:
         return  # asked again when there are tokens
     num_bytes, limit = len(text.encode(errors="replace")), info.max_context_tokens
-    if (least := hosted.tokenizer.least_tokens(num_bytes)) >= limit:
+    least = hosted.tokenizer.least_tokens(num_bytes)
+    if least + (1 if wanted is None else min(wanted, 1)) > limit:
         raise bad_request(
             f"{param}: the model's context is {limit} tokens, but {num_bytes} bytes of prompt, which are at least "
             f"{least} tokens, were asked for",

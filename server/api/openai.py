@@ -162,8 +162,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     hosted = find_model(request, body.model)
     with_context(request, body)
     token_ids = await chat_tokens(hosted, body)
-    wanted = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    max_tokens = fit_max_tokens(hosted, len(token_ids), wanted, param="messages")
+    max_tokens = fit_max_tokens(hosted, len(token_ids), body.most_tokens, param="messages")
     marks = await chat_marks(hosted.tokenizer, body.messages, token_ids)
     telling = Telling(hosted.tokenizer, True, token_ids, body.num_top, body.prompt_logprobs)
     return await _answer(request, body, hosted, [Asked(telling, max_tokens, "messages")], marks=marks)
@@ -181,7 +180,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
 
 
 async def _asked(hosted: HostedModel, body: CompletionRequest, prompt: str | list[int], field: str) -> Asked:
-    token_ids = await prompt_tokens(hosted, prompt, param=field)
+    token_ids = await prompt_tokens(hosted, prompt, body.max_tokens, param=field)
     max_tokens = fit_max_tokens(hosted, len(token_ids), body.max_tokens, param=field, default=COMPLETION_MAX_TOKENS)
     echo = await asyncio.to_thread(echo_of, hosted.tokenizer, prompt, token_ids) if body.echo else None
     telling = Telling(hosted.tokenizer, False, token_ids, body.num_top, body.prompt_logprobs, echo)

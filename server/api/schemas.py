@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -305,6 +305,11 @@ class ChatRequest(GenerationRequest):
     def num_top(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
 
+    @property
+    def most_tokens(self) -> int | None:
+        """How many may be generated, by either of the two names."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
     @model_validator(mode="after")
     def check_max_tokens(self) -> "ChatRequest":
         both = self.max_tokens is not None and self.max_completion_tokens is not None
@@ -355,6 +360,25 @@ class CompletionRequest(GenerationRequest):
         return [token_ids] if token_ids else [each for each in self.prompt if not isinstance(each, int)]
 
 
+class HasSources(Protocol):
+    """`prompt` and `messages`: of these it has one."""
+
+    @property
+    def prompt(self) -> object: ...
+    @property
+    def messages(self) -> object: ...
+
+
+Source = TypeVar("Source", bound=HasSources)
+
+
+def one_source(request: Source) -> Source:
+    """A validator of what has either a prompt or messages."""
+    if (request.prompt is None) == (request.messages is None):
+        raise ValueError("prompt: give exactly one of prompt and messages")
+    return request
+
+
 class TokenizeRequest(Strict):
     """Either `prompt` or `messages`. `model` may be left out where one model is served."""
 
@@ -364,11 +388,7 @@ class TokenizeRequest(Strict):
     add_special_tokens: StrictBool = True
     add_generation_prompt: StrictBool = True
 
-    @model_validator(mode="after")
-    def check_one_source(self) -> "TokenizeRequest":
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("prompt: give exactly one of prompt and messages")
-        return self
+    check_one_source = model_validator(mode="after")(one_source)
 
 
 class DetokenizeRequest(Strict):

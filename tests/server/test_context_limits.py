@@ -120,13 +120,17 @@ def test_a_text_is_refused_from_the_very_byte_on():
     longest = tokenizer._vocabulary.max_token_bytes
     engine = SimpleNamespace(info=SimpleNamespace(max_context_tokens=100))
     hosted = SimpleNamespace(tokenizer=tokenizer, engine=engine)
-    refuse_by_bytes(hosted, "x" * (99 * longest), param="prompt")  # may be 99 tokens, with room for one
+    for wanted in (None, 1):
+        refuse_by_bytes(hosted, "x" * (99 * longest), wanted, param="prompt")  # may be 99 tokens, with room for one
+    refuse_by_bytes(hosted, "x" * (100 * longest), 0, param="prompt")  # is only scored
+    with pytest.raises(ApiError, match="at least 101 tokens"):
+        refuse_by_bytes(hosted, "x" * (100 * longest + 1), 0, param="prompt")
     with pytest.raises(ApiError, match=f"{99 * longest + 1} bytes of prompt, which are at least 100 tokens"):
-        refuse_by_bytes(hosted, "x" * (99 * longest + 1), param="prompt")
+        refuse_by_bytes(hosted, "x" * (99 * longest + 1), None, param="prompt")
     with pytest.raises(ApiError):
-        refuse_by_bytes(hosted, "é" * (50 * longest), param="prompt")
+        refuse_by_bytes(hosted, "é" * (50 * longest), None, param="prompt")
     refuse_by_bytes(
-        SimpleNamespace(tokenizer=tokenizer, engine=SimpleNamespace(info=None)), "x" * 10**6, param="prompt"
+        SimpleNamespace(tokenizer=tokenizer, engine=SimpleNamespace(info=None)), "x" * 10**6, None, param="prompt"
     )
 
 
