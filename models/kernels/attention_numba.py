@@ -45,55 +45,39 @@ SMALL = 1 << 18  # products of queries and keys: fewer are done before a second 
 QUERIES = 256  # rows of queries of a task, for which a tile is read once
 
 
-@task
-def _meet_four(part, scores, found, q, row, keys_turned, values_read, firsts, stops, size, cap):
-    """Rows row .. row + 4 of q (rows, padded size) with a tile's positions firsts .. stops, each row its own.
+def _meeting(rows: int, multiply_wide: Any, multiply_narrow: Any) -> Any:
+    """What meets a tile with so many rows at once, by products of as many rows and of four vectors or one."""
 
-    part (4, padded size): sums of the values, found (4, 2): the largest score and the sum of the weights.
-    """
-    padded = values_read.shape[0] // TILE
-    first, stop = min(firsts[0], firsts[1], firsts[2], firsts[3]), max(stops[0], stops[1], stops[2], stops[3])
-    for column in range(0, stop, 4 * WIDTH):
-        multiply_4_by_4(scores, column, TILE, q, row * padded, padded, keys_turned, column, TILE, size)
-    if cap > ZERO:
-        for i in range(4 * TILE):
-            scores[i] = cap_score(scores[i], cap)
-    for r in range(4):
-        found[r, 0], found[r, 1] = weigh(scores, r * TILE, firsts[r], stops[r])
-    column = 0
-    while column + 4 * WIDTH <= padded:
-        multiply_4_by_4(
-            part, column, padded, scores, first, TILE, values_read, first * padded + column, padded, stop - first
-        )
-        column += 4 * WIDTH
-    while column < padded:
-        multiply_4_by_1(
-            part, column, padded, scores, first, TILE, values_read, first * padded + column, padded, stop - first
-        )
-        column += WIDTH
+    @task
+    def meet(part, scores, found, q, row, keys_turned, values_read, firsts, stops, size, cap):
+        """Rows of q (rows, padded size) from `row` on with a tile's positions firsts .. stops, each row its own.
+
+        part (rows, padded size): sums of the values, found (rows, 2): the largest score and the sum of the weights.
+        """
+        padded = values_read.shape[0] // TILE
+        first, stop = firsts[0], stops[0]
+        for r in range(1, rows):
+            first, stop = min(first, firsts[r]), max(stop, stops[r])
+        for column in range(0, stop, 4 * WIDTH):
+            multiply_wide(scores, column, TILE, q, row * padded, padded, keys_turned, column, TILE, size)
+        if cap > ZERO:
+            for i in range(rows * TILE):
+                scores[i] = cap_score(scores[i], cap)
+        for r in range(rows):
+            found[r, 0], found[r, 1] = weigh(scores, r * TILE, firsts[r], stops[r])
+        column, begin, count = 0, first * padded, stop - first
+        while column + 4 * WIDTH <= padded:
+            multiply_wide(part, column, padded, scores, first, TILE, values_read, begin + column, padded, count)
+            column += 4 * WIDTH
+        while column < padded:
+            multiply_narrow(part, column, padded, scores, first, TILE, values_read, begin + column, padded, count)
+            column += WIDTH
+
+    return meet
 
 
-@task
-def _meet_one(part, scores, found, q, row, keys_turned, values_read, first, stop, size, cap):
-    """The same for one row."""
-    padded = values_read.shape[0] // TILE
-    for column in range(0, stop, 4 * WIDTH):
-        multiply_1_by_4(scores, column, TILE, q, row * padded, padded, keys_turned, column, TILE, size)
-    if cap > ZERO:
-        for i in range(TILE):
-            scores[i] = cap_score(scores[i], cap)
-    found[0, 0], found[0, 1] = weigh(scores, 0, first, stop)
-    column = 0
-    while column + 4 * WIDTH <= padded:
-        multiply_1_by_4(
-            part, column, padded, scores, first, TILE, values_read, first * padded + column, padded, stop - first
-        )
-        column += 4 * WIDTH
-    while column < padded:
-        multiply_1_by_1(
-            part, column, padded, scores, first, TILE, values_read, first * padded + column, padded, stop - first
-        )
-        column += WIDTH
+_meet_four = _meeting(BLOCK, multiply_4_by_4, multiply_4_by_1)
+_meet_one = _meeting(1, multiply_1_by_4, multiply_1_by_1)
 
 
 @task
@@ -116,7 +100,7 @@ def _meet_rows(sums, ends, memory, q, keys_turned, values_read, seen, heads, win
             if step == BLOCK:
                 _meet_four(part, scores, found, q, row, keys_turned, values_read, firsts, stops, size, cap)
             else:
-                _meet_one(part, scores, found, q, row, keys_turned, values_read, firsts[0], stops[0], size, cap)
+                _meet_one(part, scores, found, q, row, keys_turned, values_read, firsts, stops, size, cap)
             for r in range(step):
                 join_tile(sums[row + r], ends[row + r], part[r * padded : (r + 1) * padded], found[r])
         row += step
