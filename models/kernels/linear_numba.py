@@ -126,8 +126,10 @@ def lay_out_int8(weight: Tensor) -> Panels:
 
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """x (..., in) -> x @ weight.T + bias, (..., out); torch's of weights in no panels, or where gradients may be."""
-    if isinstance(weight, Tensor) or torch.is_grad_enabled() or x.dtype not in DTYPES or not x.numel():
+    if isinstance(weight, Tensor) or torch.is_grad_enabled() or x.dtype not in DTYPES:
         return multiply(x, weight, bias)
+    if not x.numel():  # a chunk of a prompt that asks for no logits
+        return x.new_zeros(*x.shape[:-1], weight.outputs)
     (panels, steps, _, depth), dtype, scales = weight.content.shape, x.dtype, NOTHING
     if weight.scales is not None:
         x, scales = x.float(), array(weight.scales)
