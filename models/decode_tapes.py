@@ -9,6 +9,7 @@ the same caches, and so is the next one of its size: unless all numbers agree to
 """
 
 import logging
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 
@@ -23,10 +24,11 @@ from models.decoder import Decoder
 from models.tape import Tape, UnrecordableError, record
 
 LARGEST = 64  # sequences of a step: with more of them what Python does is little beside the arithmetic
-SEEN = 3  # steps of a size before it is recorded
+SEEN = 48  # steps of a size before it is recorded, for which those wait that are computed then
 TRIALS = 2  # steps on which a tape is compared with the decoder
 MOST_BYTES = 256 << 20  # of all tapes together
-FIRST_SIZES = (1, 8)  # recorded before there are requests; of the larger the kernels may be others
+FIRST_SIZES = (1, 8, 16, 4, 2)  # recorded before there are requests
+PREPARE_S = 3.0  # after which no further size is begun with
 
 log = logging.getLogger("fathom.tapes")
 
@@ -61,9 +63,12 @@ class DecodeTapes:
         if self._block_size < TRIALS:  # a second token is in a second block
             return None
         room = min([self._largest, *(len(tensor) for tensor in (*blocks[:1], *states[:1]))])
-        for size in sorted({min(size, room) for size in FIRST_SIZES}):
+        started_s = time.monotonic()
+        for size in dict.fromkeys(min(size, room) for size in FIRST_SIZES):
+            if not size or time.monotonic() - started_s > PREPARE_S:
+                break
             for trial in range(TRIALS):
-                if size and self.refused is None:
+                if self.refused is None:
                     self._seen[size] = SEEN
                     self.run(self._made_up(size, trial))
         return self.refused

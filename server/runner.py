@@ -8,6 +8,7 @@ from models.batch import ForwardBatch
 from models.cache import (
     CacheShape,
     allocate_caches,
+    block_tensors,
     copy_rows,
     row_bytes,
     row_layout,
@@ -19,6 +20,7 @@ from models.kernels.bind import bind
 from models.kernels.choose import Choice, Need, choose, preferred_block_size
 from models.kernels.environment import probe
 from models.load import load_decoder
+from models.populate import Populating
 from server.cache.planner import CachePlan
 from server.config import ConfigError, EngineConfig, Quantization
 from server.device_rows import DeviceRows
@@ -72,6 +74,7 @@ class Runner:
         self._check_quantization()
         self._graphs: DecodeGraphs | DecodeTapes | None = None
         self._last: Launched | None = None
+        self._populating: Populating | None = None
         self.decoder = load_decoder(directory, dtype=dtype, device=device)
         self._sampling = Sampling(self.decoder.config.vocab_size, device)
 
@@ -99,6 +102,8 @@ class Runner:
     def allocate(self, plan: CachePlan) -> tuple[Choice, ...]:
         """Allocate the cache and choose the kernels, some of which want a certain block size; returns the choices."""
         self._block_size, self._graphs = plan.block_size, None
+        if self._populating is not None:
+            self._populating.close()
         self._steps = StepTensors(self.device, plan.block_size)
         self._choices = choices = bind(
             self.decoder,
@@ -117,6 +122,12 @@ class Runner:
         )
         self.rows = DeviceRows(self._caches, self.device)
         return choices
+
+    def populate(self, num_tokens: int) -> None:
+        """On a processor, have the memory of the first so many tokens' blocks there before they are; goes on behind."""
+        num_bytes = num_tokens * self.cache_needs.bytes_per_token
+        if self.device.type == "cpu" and num_bytes:
+            self._populating = Populating(block_tensors(self._caches), num_bytes)
 
     @property
     def cache_layout(self) -> str:
