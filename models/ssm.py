@@ -1,12 +1,14 @@
 """The Mamba mixers: a scan over prefill tokens, a step per decode token, over one row of state per sequence."""
 
 from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from models.activations import Activating
-from models.batch import ForwardBatch
+from models.batch import ForwardBatch, Rows
 from models.cache import StateCache
 from models.config import Mamba1Spec, Mamba2Spec, RecurrentSpec
 from models.kernels.interface import RecurrentKernels
@@ -14,6 +16,21 @@ from models.kernels.state_rows import narrowed, widened
 from models.kernels.torch_backend import SELECTIVE_SCAN, SSD
 from models.layers import GatedRMSNorm, RMSNorm, rms_normalised
 from models.linear import Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A sequence's tokens that take a scan: rows start .. stop of the batch.
+
+    is_fresh: it begins with a state of zeros, whatever its slot holds. ends: after how many of its tokens the states go
+    to which slots, in order; after the last of them to its own.
+    """
+
+    start: int
+    stop: int
+    slot: int
+    is_fresh: bool
+    ends: tuple[tuple[int, int], ...]
 
 
 class RecurrentMixer(Activating):
@@ -53,22 +70,16 @@ class RecurrentMixer(Activating):
         """What the recurrence gave -> (..., hidden)."""
 
     def forward(self, x: Tensor, batch: ForwardBatch, cache: StateCache) -> Tensor:
-        """x (t, hidden) of a mixed batch -> (t, hidden); each sequence's state row is replaced."""
-        steps = batch.steps
-        if steps.rows is None:
+        """x (t, hidden) of a mixed batch -> (t, hidden); each sequence's state row is replaced.
+
+        What a token asks for by itself is computed for all at once: weights are read once, however many prompts come.
+        """
+        if batch.steps.rows is None:
             return self._step(x, cache, batch.state_slots)
-        out = torch.empty_like(x)
-        if steps.count:
-            out[steps.rows] = self._step(x[steps.rows], cache, batch.state_slots[steps.sequences])
-        for i in batch.scans:
-            start, stop = int(batch.query_start[i]), int(batch.query_start[i + 1])
-            slot = int(batch.state_slots[i])
-            conv, ssm = cache.conv_state[slot : slot + 1], widened(cache.ssm_state[slot : slot + 1])
-            if int(batch.context_lens[i]) == 0:
-                conv, ssm = torch.zeros_like(conv), torch.zeros_like(ssm)
-            ends = (*batch.snapshots.get(i, ()), (stop - start, slot))
-            out[start:stop] = self._scan_into(x[start:stop].unsqueeze(0), conv, ssm, cache, ends).squeeze(0)
-        return out
+        runs = [_run_of(batch, i) for i in batch.scans]
+        opened = self._open(x)
+        inputs = self._inputs(self._convolve_all(opened[0], batch.steps, runs, batch.state_slots, cache), opened)
+        return self._close(self._recur_all(inputs, batch.steps, runs, batch.state_slots, cache), inputs, opened)
 
     def forward_dense(self, x: Tensor, positions: Tensor) -> Tensor:
         """x (b, l, hidden), whole sequences and no cache: the differentiable twin of `forward`."""
@@ -86,37 +97,75 @@ class RecurrentMixer(Activating):
         inputs = self._inputs(convolved, opened)
         return self._close(self.kernels.step(*inputs, pool=cache.ssm_state, slots=slots), inputs, opened)
 
-    def _scan_into(
-        self, x: Tensor, conv: Tensor, ssm: Tensor, cache: StateCache, ends: tuple[tuple[int, int], ...]
+    def _convolve_all(self, x: Tensor, steps: Rows, runs: Sequence[Run], slots: Tensor, cache: StateCache) -> Tensor:
+        """x (t, conv_size) -> the same, convolved; what the convolution remembers goes to the cache."""
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        if steps.count:
+            out[steps.rows] = self.kernels.convolve_step(
+                x[steps.rows], cache.conv_state, slots[steps.sequences], self.conv_weight, self.conv_bias
+            )
+        for run in runs:
+            rows, state = x[run.start : run.stop], cache.conv_state[run.slot : run.slot + 1]
+            if run.is_fresh:
+                state = torch.zeros_like(state)
+            out[run.start : run.stop] = self._convolve(rows.unsqueeze(0), state)[0]
+            for stop, slot in run.ends:
+                cache.conv_state[slot] = _last_inputs(state[0], rows[:stop])
+        return out
+
+    def _recur_all(
+        self, inputs: tuple[Tensor, ...], steps: Rows, runs: Sequence[Run], slots: Tensor, cache: StateCache
     ) -> Tensor:
-        """A run of one sequence: x (1, l, hidden) and the states before -> (1, l, hidden).
+        """What the recurrence gives of its inputs (t, ...), each sequence from its own state, in the inputs' order."""
+        found: list[tuple[Tensor | slice, Tensor]] = []
+        if steps.count:
+            assert steps.rows is not None
+            picked = self._some(inputs, steps.rows)
+            found.append((steps.rows, self.kernels.step(*picked, pool=cache.ssm_state, slots=slots[steps.sequences])))
+        for run in runs:
+            found += self._scan(inputs, run, cache)
+        first = found[0][1]
+        y = torch.empty(len(inputs[0]), *first.shape[1:], dtype=first.dtype, device=first.device)
+        for rows, part in found:
+            y[rows] = part
+        return y
 
-        Args:
-            ends: after how many tokens the states go to which slots, in order; after the last of them at the end.
-        """
-        opened = self._open(x)
-        inputs = self._inputs(self._convolve(opened[0], conv), opened)
-        outputs, start = [], 0
-        for stop, slot in ends:
+    def _scan(self, inputs: tuple[Tensor, ...], run: Run, cache: StateCache) -> Iterator[tuple[slice, Tensor]]:
+        """A run of one sequence, in the pieces after which its state goes to some slot."""
+        state, start = widened(cache.ssm_state[run.slot : run.slot + 1]), 0
+        if run.is_fresh:
+            state = torch.zeros_like(state)
+        for stop, slot in run.ends:
             if stop > start:
-                y, ssm = self.kernels.scan(*self._piece(inputs, start, stop), state=ssm)
-                outputs.append(y)
-            cache.conv_state[slot] = _last_inputs(conv[0], opened[0][0, :stop])
-            cache.ssm_state[slot] = narrowed(ssm[0], cache.ssm_state.dtype)
-            if cache.ssm_state.dtype != ssm.dtype:
+                rows = slice(run.start + start, run.start + stop)
+                picked = (
+                    each if each is self._rates_of(inputs) else each.unsqueeze(0) for each in self._some(inputs, rows)
+                )
+                y, state = self.kernels.scan(*picked, state=state)
+                yield rows, y[0]
+            cache.ssm_state[slot] = narrowed(state[0], cache.ssm_state.dtype)
+            if cache.ssm_state.dtype != state.dtype:
                 # On from what was kept, as others who take the snapshot up will.
-                ssm = widened(cache.ssm_state[slot : slot + 1])
+                state = widened(cache.ssm_state[slot : slot + 1])
             start = stop
-        y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        return self._close(y, inputs, opened)
 
-    def _piece(self, inputs: tuple[Tensor, ...], start: int, stop: int) -> tuple[Tensor, ...]:
-        """Some tokens of the recurrence's inputs (1, l, ...)."""
-        rates = inputs[2]
-        return tuple(x if self.takes_rates and x is rates else x[:, start:stop] for x in inputs)
+    def _rates_of(self, inputs: tuple[Tensor, ...]) -> Tensor | None:
+        return inputs[2] if self.takes_rates else None
+
+    def _some(self, inputs: tuple[Tensor, ...], rows: Tensor | slice) -> tuple[Tensor, ...]:
+        """Some tokens of the recurrence's inputs (t, ...)."""
+        rates = self._rates_of(inputs)
+        return tuple(each if each is rates else each[rows] for each in inputs)
 
     def _convolve(self, x: Tensor, state: Tensor) -> Tensor:
         return self.kernels.convolve(x, state, self.conv_weight, self.conv_bias)[0]
+
+
+def _run_of(batch: ForwardBatch, i: int) -> Run:
+    start, stop = int(batch.query_start[i]), int(batch.query_start[i + 1])
+    slot = int(batch.state_slots[i])
+    ends = (*batch.snapshots.get(i, ()), (stop - start, slot))
+    return Run(start, stop, slot, int(batch.context_lens[i]) == 0, ends)
 
 
 def _last_inputs(before: Tensor, x: Tensor) -> Tensor:
