@@ -32,15 +32,20 @@ def memory_of(tensors: Sequence[Tensor], share: float) -> list[tuple[int, int]]:
 
 
 class Populating:
-    """A thread that populates the first `num_bytes` of what some tensors on a processor take, evenly among them."""
+    """A thread that populates the beginnings of what some tensors on a processor take.
 
-    def __init__(self, tensors: Sequence[Tensor], num_bytes: int) -> None:
-        whole = sum(size for _, size in memory_of(tensors, 1.0))
+    Args:
+        wanted: tensors, and how many bytes of their memory, evenly among them.
+    """
+
+    def __init__(self, *wanted: tuple[Sequence[Tensor], int]) -> None:
+        parts: list[tuple[int, int]] = []
+        for tensors, num_bytes in wanted:
+            whole = sum(size for _, size in memory_of(tensors, 1.0))
+            parts += memory_of(tensors, min(1.0, num_bytes / max(1, whole)))
         self._ended = threading.Event()
-        self._tensors = tensors  # their memory must not go while the thread works
-        self._thread = threading.Thread(
-            target=self._run, args=(memory_of(tensors, min(1.0, num_bytes / max(1, whole))),), daemon=True
-        )
+        self._wanted = wanted  # their memory must not go while the thread works
+        self._thread = threading.Thread(target=self._run, args=(parts,), daemon=True)
         self._thread.start()
 
     def wait(self) -> None:

@@ -12,6 +12,7 @@ from models.cache import (
     copy_rows,
     row_bytes,
     row_layout,
+    state_tensors,
 )
 from models.config import CacheNeeds
 from models.decode_graphs import DecodeGraphs, why_no_graphs
@@ -123,11 +124,17 @@ class Runner:
         self.rows = DeviceRows(self._caches, self.device)
         return choices
 
-    def populate(self, num_tokens: int) -> None:
-        """On a processor, have the memory of the first so many tokens' blocks there before they are; goes on behind."""
-        num_bytes = num_tokens * self.cache_needs.bytes_per_token
-        if self.device.type == "cpu" and num_bytes:
-            self._populating = Populating(block_tensors(self._caches), num_bytes)
+    def populate(self, num_tokens: int, num_states: int) -> None:
+        """On a processor, have the memory of the first so many tokens' blocks, and of so many states, there before they
+        are; goes on behind. Of states that share their memory with blocks there is none: they lie at its end.
+        """
+        if self.device.type != "cpu":
+            return
+        needs = self.cache_needs
+        wanted = [(block_tensors(self._caches), num_tokens * needs.bytes_per_token)]
+        if not needs.bytes_per_token:
+            wanted.append((state_tensors(self._caches), num_states * needs.bytes_per_sequence))
+        self._populating = Populating(*wanted)
 
     @property
     def cache_layout(self) -> str:

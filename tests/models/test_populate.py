@@ -25,7 +25,7 @@ def test_the_beginning_is_there_and_holds_what_it_held():
     tensors = [untouched(100 * MIB) for _ in range(2)]
     tensors[0][5], tensors[1][-5] = 7, 8
     before = resident_bytes()
-    Populating(tensors, 80 * MIB).wait()
+    Populating((tensors[:1], 40 * MIB), (tensors[1:], 40 * MIB)).wait()
     # Large pages may make it somewhat more.
     assert 70 * MIB < resident_bytes() - before < 100 * MIB
     assert [int(tensor.sum()) for tensor in tensors] == [7, 8]
@@ -34,7 +34,7 @@ def test_the_beginning_is_there_and_holds_what_it_held():
 def test_it_can_be_ended_and_asks_for_no_more_than_there_is():
     tensors = [untouched(50 * MIB)]
     for num_bytes in (0, 10**15):
-        Populating(tensors, num_bytes).close()
+        Populating((tensors, num_bytes)).close()
 
 
 def test_views_of_one_buffer_are_asked_for_once():
