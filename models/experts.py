@@ -9,7 +9,7 @@ from models.activations import Activating
 from models.config import ExpertsSpec, RouterSpec
 from models.kernels.experts_torch import Matrices, run_experts
 from models.layers import MLP, combine_of
-from models.linear import LayOut, Linear, Panels, Projecting, Weight
+from models.linear import LayOut, Linear, Panels, Projecting, Weight, give_back
 
 
 class Router(Projecting, Activating):
@@ -24,6 +24,8 @@ class Router(Projecting, Activating):
         self._matrix: Weight | None = None
 
     def lay_out(self, lay_out: LayOut) -> None:
+        if self._matrix is not None:
+            return
         weight = self.weight
         self._matrix = lay_out(weight if self.spec.scoring == "softmax" else weight.float())
 
@@ -75,7 +77,7 @@ class Experts(Projecting, Activating):
     def lay_out(self, lay_out: LayOut) -> None:
         def of(parameter: nn.Parameter) -> list[Panels]:
             panels = [lay_out(matrix) for matrix in parameter.data]
-            parameter.data = parameter.data.new_empty(0, *parameter.shape[1:])
+            give_back(parameter)
             return panels
 
         if self._laid_out is None:

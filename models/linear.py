@@ -85,10 +85,15 @@ class Projecting(nn.Module):
         """Lay the weights out as the kernel reads them, once; they must not change afterwards."""
 
 
-def laid_out(parameter: Tensor, lay_out: LayOut) -> Panels:
-    """A parameter's weights in panels. Its own memory is given back: there is to be no second copy."""
-    panels = lay_out(parameter.data)
+def give_back(parameter: Tensor) -> None:
+    """Free the memory of weights that lie in panels: there is to be no second copy."""
     parameter.data = parameter.data.new_empty(0, *parameter.shape[1:])
+
+
+def laid_out(parameter: Tensor, lay_out: LayOut) -> Panels:
+    """A parameter's weights in panels; its own memory is given back."""
+    panels = lay_out(parameter.data)
+    give_back(parameter)
     return panels
 
 
@@ -131,7 +136,7 @@ class Joined:
         biases: list[Tensor] = [part.bias for part in self._parts if part.bias is not None]
         self._bias = torch.cat(biases) if biases else None
         for part in self._parts:
-            part.weight.data = part.weight.data.new_empty(0, part.in_features)
+            give_back(part.weight)
             part.is_joined = True
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:

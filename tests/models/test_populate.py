@@ -34,7 +34,9 @@ def test_the_beginning_is_there_and_holds_what_it_held():
 def test_it_can_be_ended_and_asks_for_no_more_than_there_is():
     tensors = [untouched(50 * MIB)]
     for num_bytes in (0, 10**15):
-        Populating((tensors, num_bytes)).close()
+        populating = Populating((tensors, num_bytes))
+        populating.close()
+        assert not populating._thread.is_alive()
 
 
 def test_views_of_one_buffer_are_asked_for_once():
