@@ -1,70 +1,129 @@
 """Memory of a cache that is there before a step writes to it.
 
-A page that nobody has touched has to be found and cleared by the system first, in a virtual machine by two of them: the
-first prompts would pay for it, a tenth of their time. So a thread asks for the beginning of a cache while the engine
-starts. What lies there is not changed, and the rest takes no memory until it is used.
+A page that nobody has touched has to be found and cleared by the system first, in a virtual machine by two of them: a
+prompt would wait for it, of a Mamba, whose states are large, longer than for its arithmetic. So a thread asks for the
+memory that will be handed out next, when nothing else has to be done. What lies there is not changed, and the rest of a
+cache takes no memory.
 """
 
 import ctypes
 import logging
-import mmap
 import os
+import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
+from models.cache import whole_rows
+
 POPULATE_WRITE = 23  # of madvise, Linux 5.14: pages become there, and writable, and keep what they hold
-PIECE = 8 << 20  # bytes of a call, between which the thread can be told to end
+PAGE = 4096  # a divisor of all sizes of pages
+PIECE = 8 << 20  # bytes after which the thread looks whether it shall end or wait
+REST_S = 0.05  # after a step, for the next may follow
+AHEAD = 1 << 30  # bytes of blocks and bytes of states, but no more than half of them
 
 log = logging.getLogger("fathom.engine")
 
 
-def memory_of(tensors: Sequence[Tensor], share: float) -> list[tuple[int, int]]:
-    """The beginning of each memory that the tensors lie in: addresses and bytes, whole pages, none twice."""
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    page, found = mmap.PAGESIZE, []
-    for address, size in storages.items():
-        begin, end = -(-address // page) * page, (address + int(size * share)) // page * page
-        if end > begin:
-            found.append((begin, end - begin))
-    return found
+class Rows:
+    """Rows of tensors on a processor, in the order in which they are handed out; how many of them are there already.
+
+    Args:
+        from_end: the last row is the first that is handed out.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], *, from_end: bool, ahead: int = AHEAD) -> None:
+        self._tensors, self._from_end = whole_rows(tensors) if tensors else (), from_end
+        self._count = len(self._tensors[0]) if self._tensors else 0
+        self._row_bytes = sum(tensor.stride(0) * tensor.itemsize for tensor in self._tensors)
+        self._ahead = min(-(-ahead // self._row_bytes), -(-self._count // 2)) if self._count else 0
+        self._done, self._wanted = 0, self._ahead
+
+    def want(self, used: int) -> bool:
+        """So many rows are in use; whether more than before are wanted."""
+        wanted = min(used + self._ahead, self._count)
+        if wanted <= self._wanted:
+            return False
+        self._wanted = wanted
+        return True
+
+    def pieces(self) -> Iterator[tuple[int, int]]:
+        """Addresses, and bytes from there on, until all that is wanted has been named."""
+        while self._done < self._wanted:
+            stop = min(self._done + max(1, PIECE // self._row_bytes), self._wanted)
+            begin, end = (self._count - stop, self._count - self._done) if self._from_end else (self._done, stop)
+            for tensor in self._tensors:
+                size = tensor.stride(0) * tensor.itemsize
+                first = (tensor.data_ptr() + begin * size) // PAGE * PAGE
+                yield first, tensor.data_ptr() + end * size - first
+            self._done = stop
 
 
 class Populating:
-    """A thread that populates the beginnings of what some tensors on a processor take.
-
-    Args:
-        wanted: tensors, and how many bytes of their memory, evenly among them.
+    """A thread that populates what comes behind the rows in use, while no steps are computed: these would wait for it,
+    as the threads of a step wait for one another.
     """
 
-    def __init__(self, *wanted: tuple[Sequence[Tensor], int]) -> None:
-        parts: list[tuple[int, int]] = []
-        for tensors, num_bytes in wanted:
-            whole = sum(size for _, size in memory_of(tensors, 1.0))
-            parts += memory_of(tensors, min(1.0, num_bytes / max(1, whole)))
-        self._ended = threading.Event()
-        self._wanted = wanted  # their memory must not go while the thread works
-        self._thread = threading.Thread(target=self._run, args=(parts,), daemon=True)
+    def __init__(self, *parts: Rows) -> None:
+        self._parts = parts  # their memory must not go while the thread works
+        self._ended = False
+        self._reached_s = 0.0  # on the monotonic clock
+        self._changed = threading.Condition()
+        self._idle = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
+    def reach(self, *used: int) -> None:
+        """A step begins, and so many rows of each of the parts are in use."""
+        self._reached_s = time.monotonic()
+        if any([part.want(number) for part, number in zip(self._parts, used, strict=True)]):
+            with self._changed:
+                self._idle = False
+                self._changed.notify_all()
+
     def wait(self) -> None:
-        self._thread.join()
+        """Until all that is wanted now is there, or cannot be."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._idle or self._ended)
 
     def close(self) -> None:
         """End it, done or not."""
-        self._ended.set()
-        self.wait()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        self._thread.join()
 
-    def _run(self, parts: Sequence[tuple[int, int]]) -> None:
-        if not hasattr(mmap, "MADV_NORMAL"):
-            return
+    def _run(self) -> None:
+        if sys.platform == "linux":
+            # Of this thread alone: whatever computes goes first.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+            while self._populate() and self._rest():
+                pass
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _rest(self) -> bool:
+        """Wait until more is wanted; False at the end."""
+        with self._changed:
+            self._idle = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._ended or not self._idle)
+            return not self._ended
+
+    def _populate(self) -> bool:
+        """All that is wanted; False if it was told to end, or the system has no such call or no more memory."""
         madvise = ctypes.CDLL(None, use_errno=True).madvise
         madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
-        for address, size in parts:
-            for at in range(0, size, PIECE):
-                if self._ended.is_set():
-                    return
-                if madvise(address + at, min(PIECE, size - at), POPULATE_WRITE):
+        for part in self._parts:
+            for address, size in part.pieces():
+                while not self._ended and (rest_s := self._reached_s + REST_S - time.monotonic()) > 0:
+                    time.sleep(rest_s)
+                if self._ended:
+                    return False
+                if madvise(address, size, POPULATE_WRITE):
                     log.debug("no memory is populated ahead: %s", os.strerror(ctypes.get_errno()))
-                    return
+                    return False
+        return True

@@ -53,7 +53,6 @@ from server.sequence import Sequence as RunningSequence
 
 HOST_BYTES_PER_TOKEN = 128  # of a prompt on its way through the processes; twice of what a million were seen to take
 DEFAULT_CPU_CACHE = 2 << 30
-POPULATED_TOKENS, POPULATED_STATES = 1 << 14, 32  # of the cache on a processor, at the start
 GIB = 1 << 30
 MEMORY_FRACTION = 0.9  # of a GPU, for weights, cache and steps
 LINGER_MS = 4000
@@ -196,7 +195,7 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
     )
     warm_up(runner, plan, limits)
     steps = capture(runner, config, limits, plan)
-    runner.populate(POPULATED_TOKENS, POPULATED_STATES)
+    runner.populate()
     info = EngineInfo(
         model=model,
         kind=runner.decoder.config.kind,

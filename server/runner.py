@@ -21,7 +21,7 @@ from models.kernels.bind import bind
 from models.kernels.choose import Choice, Need, choose, preferred_block_size
 from models.kernels.environment import probe
 from models.load import load_decoder
-from models.populate import Populating
+from models.populate import Populating, Rows
 from server.cache.planner import CachePlan
 from server.config import ConfigError, EngineConfig, Quantization
 from server.device_rows import DeviceRows
@@ -124,17 +124,11 @@ class Runner:
         self.rows = DeviceRows(self._caches, self.device)
         return choices
 
-    def populate(self, num_tokens: int, num_states: int) -> None:
-        """On a processor, have the memory of the first so many tokens' blocks, and of so many states, there before they
-        are; goes on behind. Of states that share their memory with blocks there is none: they lie at its end.
-        """
-        if self.device.type != "cpu":
-            return
-        needs = self.cache_needs
-        wanted = [(block_tensors(self._caches), num_tokens * needs.bytes_per_token)]
-        if not needs.bytes_per_token:
-            wanted.append((state_tensors(self._caches), num_states * needs.bytes_per_sequence))
-        self._populating = Populating(*wanted)
+    def populate(self) -> None:
+        """On a processor, have the memory of blocks and states there before they are handed out; goes on behind."""
+        if self.device.type == "cpu":
+            blocks = Rows(block_tensors(self._caches), from_end=False)
+            self._populating = Populating(blocks, Rows(state_tensors(self._caches), from_end=True))
 
     @property
     def cache_layout(self) -> str:
@@ -171,6 +165,8 @@ class Runner:
 
         Tokens of its parts that are not known yet are those which the step before it has sampled.
         """
+        if self._populating is not None:
+            self._populating.reach(*batch.extents)
         copy_rows(self._caches, batch.copies)
         forward = self._steps.fill(batch)
         self._take_unknown(batch, forward)

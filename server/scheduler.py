@@ -135,7 +135,7 @@ class Scheduler:
                 self.memory.take_snapshots(part.sequence, part.num_tokens)
         leaving = tuple(_with_snapshots(part) for part in parts.values())
         # Without a part there is no step: what is to be copied waits for the next.
-        return ScheduledBatch(leaving, self.memory.take_copies() if parts else ())
+        return ScheduledBatch(leaving, self.memory.take_copies() if parts else (), self.memory.extents)
 
     def postprocess(
         self, batch: ScheduledBatch, tokens: dict[str, int], eos_token_ids: frozenset[int], now_s: float

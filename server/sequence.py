@@ -143,11 +143,12 @@ class ScheduledBatch:
     """One step: first the copies, one after the other, then the parts, all at once.
 
     copies: of blocks and of state slots. The parts' sequences know their blocks and slots by where these are after
-    the copies.
+    the copies. extents: beyond how many blocks and slots, in the order in which they are handed out, all are free.
     """
 
     parts: tuple[ScheduledSequence, ...]
     copies: tuple[RowCopy, ...] = ()
+    extents: tuple[int, int] = (0, 0)
 
     @property
     def num_tokens(self) -> int:

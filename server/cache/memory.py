@@ -85,6 +85,11 @@ class SequenceMemory:
         return min(self.num_free_slots, fits) if self._has_state else fits
 
     @property
+    def extents(self) -> tuple[int, int]:
+        """How many blocks and how many slots in the order in which they are handed out: all beyond are free."""
+        return self.blocks.extent, self.slots.extent
+
+    @property
     def num_cached_blocks(self) -> int:
         """Blocks that are kept for others and that no sequence holds."""
         return self.blocks.num_held - len(self._held)
