@@ -1,9 +1,11 @@
 """Everything that one forward pass needs, as tensors. Passed as an argument; there is no ambient context."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,9 +71,16 @@ class ForwardBatch:
         return list((self.num_new > 1).nonzero().squeeze(-1).tolist())
 
     @cached_property
-    def scans(self) -> list[int]:
+    def scans(self) -> "Runs":
         """The others: those with several new tokens, and fresh ones, of which a former state must not be read."""
-        return list((~self._takes_step).nonzero().squeeze(-1).tolist())
+        first, slots, remembered = self.query_start.tolist(), self.state_slots.tolist(), self.context_lens.tolist()
+        runs: list[list[Piece]] = []
+        for i in (~self._takes_step).nonzero().squeeze(-1).tolist():
+            ends = [(first[i] + count, slot) for count, slot in self.snapshots.get(i, ())] + [(first[i + 1], slots[i])]
+            starts = [first[i], *(stop for stop, _ in ends)]
+            known = [slots[i] if remembered[i] else -1, *(slot for _, slot in ends)]
+            runs.append([Piece(starts[k], stop, known[k], slot) for k, (stop, slot) in enumerate(ends)])
+        return Runs(runs)
 
     @cached_property
     def _takes_step(self) -> Tensor:
@@ -98,6 +107,36 @@ class ForwardBatch:
         sequences = chosen.nonzero().squeeze(-1)
         device = self.token_ids.device
         return Rows(len(sequences), sequences.to(device), self.query_start[sequences].to(device), sequences)
+
+
+class Piece(NamedTuple):
+    """Rows start .. stop of a batch, of one sequence. begins: the slot whose state they follow, -1: a state of zeros.
+    ends: the slot that their state goes to.
+    """
+
+    start: int
+    stop: int
+    begins: int
+    ends: int
+
+
+@dataclass(frozen=True)  # without slots: what is derived is kept
+class Runs:
+    """Runs of tokens, each of one sequence, in pieces: all but the first go on from where the last has ended."""
+
+    pieces: Sequence[Sequence[Piece]]
+
+    @classmethod
+    def whole(cls, count: int, length: int) -> "Runs":
+        """Of so many sequences of a length, one behind the other, in one piece each, from and to the first slots."""
+        return cls([[Piece(i * length, (i + 1) * length, i, i)] for i in range(count)])
+
+    @cached_property
+    def arrays(self) -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]":
+        """For kernels: (p, 4) int64, all pieces; (r + 1,) int64, run i owns pieces starts[i]:starts[i + 1]."""
+        every = [piece for run in self.pieces for piece in run]
+        starts = np.cumsum([0, *map(len, self.pieces)], dtype=np.int64)
+        return np.array(every, np.int64).reshape(len(every), 4), starts
 
 
 @dataclass(frozen=True, slots=True)

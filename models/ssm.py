@@ -2,13 +2,12 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from models.activations import Activating
-from models.batch import ForwardBatch, Rows
+from models.batch import ForwardBatch, Piece
 from models.cache import StateCache
 from models.config import Mamba1Spec, Mamba2Spec, RecurrentSpec
 from models.kernels.interface import RecurrentKernels
@@ -16,21 +15,6 @@ from models.kernels.state_rows import narrowed, widened
 from models.kernels.torch_backend import SELECTIVE_SCAN, SSD
 from models.layers import GatedRMSNorm, RMSNorm, rms_normalised
 from models.linear import Linear
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A sequence's tokens that take a scan: rows start .. stop of the batch.
-
-    is_fresh: it begins with a state of zeros, whatever its slot holds. ends: after how many of its tokens the states go
-    to which slots, in order; after the last of them to its own.
-    """
-
-    start: int
-    stop: int
-    slot: int
-    is_fresh: bool
-    ends: tuple[tuple[int, int], ...]
 
 
 class RecurrentMixer(Activating):
@@ -76,10 +60,9 @@ class RecurrentMixer(Activating):
         """
         if batch.steps.rows is None:
             return self._step(x, cache, batch.state_slots)
-        runs = [_run_of(batch, i) for i in batch.scans]
         opened = self._open(x)
-        inputs = self._inputs(self._convolve_all(opened[0], batch.steps, runs, batch.state_slots, cache), opened)
-        return self._close(self._recur_all(inputs, batch.steps, runs, batch.state_slots, cache), inputs, opened)
+        inputs = self._inputs(self._convolve_all(opened[0], batch, cache), opened)
+        return self._close(self._recur_all(inputs, batch, cache), inputs, opened)
 
     def forward_dense(self, x: Tensor, positions: Tensor) -> Tensor:
         """x (b, l, hidden), whole sequences and no cache: the differentiable twin of `forward`."""
@@ -97,57 +80,58 @@ class RecurrentMixer(Activating):
         inputs = self._inputs(convolved, opened)
         return self._close(self.kernels.step(*inputs, pool=cache.ssm_state, slots=slots), inputs, opened)
 
-    def _convolve_all(self, x: Tensor, steps: Rows, runs: Sequence[Run], slots: Tensor, cache: StateCache) -> Tensor:
+    def _convolve_all(self, x: Tensor, batch: ForwardBatch, cache: StateCache) -> Tensor:
         """x (t, conv_size) -> the same, convolved; what the convolution remembers goes to the cache."""
-        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        steps, pool = batch.steps, cache.conv_state
+        if self.kernels.convolve_runs is not None:
+            out = self.kernels.convolve_runs(x, pool, batch.scans, self.conv_weight, self.conv_bias)
+        else:
+            out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+            for run in batch.scans.pieces:
+                rows = slice(run[0].start, run[-1].stop)
+                state = _begun(pool, run[0])
+                out[rows] = self._convolve(x[rows].unsqueeze(0), state)[0]
+                ends = [(piece.ends, _last_inputs(state[0], x[rows.start : piece.stop])) for piece in run]
+                for slot, remembered in ends:
+                    pool[slot] = remembered
         if steps.count:
             out[steps.rows] = self.kernels.convolve_step(
-                x[steps.rows], cache.conv_state, slots[steps.sequences], self.conv_weight, self.conv_bias
+                x[steps.rows], pool, batch.state_slots[steps.sequences], self.conv_weight, self.conv_bias
             )
-        for run in runs:
-            rows, state = x[run.start : run.stop], cache.conv_state[run.slot : run.slot + 1]
-            if run.is_fresh:
-                state = torch.zeros_like(state)
-            out[run.start : run.stop] = self._convolve(rows.unsqueeze(0), state)[0]
-            for stop, slot in run.ends:
-                cache.conv_state[slot] = _last_inputs(state[0], rows[:stop])
         return out
 
-    def _recur_all(
-        self, inputs: tuple[Tensor, ...], steps: Rows, runs: Sequence[Run], slots: Tensor, cache: StateCache
-    ) -> Tensor:
+    def _recur_all(self, inputs: tuple[Tensor, ...], batch: ForwardBatch, cache: StateCache) -> Tensor:
         """What the recurrence gives of its inputs (t, ...), each sequence from its own state, in the inputs' order."""
-        found: list[tuple[Tensor | slice, Tensor]] = []
+        steps, pool = batch.steps, cache.ssm_state
+        if self.kernels.scan_runs is not None:
+            y = self.kernels.scan_runs(*inputs, pool=pool, runs=batch.scans)
+        else:
+            parts = [part for run in batch.scans.pieces for part in self._scan(inputs, run, pool)]
+            first = parts[0][1]
+            y = torch.empty(len(inputs[0]), *first.shape[1:], dtype=first.dtype, device=first.device)
+            for rows, part in parts:
+                y[rows] = part
         if steps.count:
             assert steps.rows is not None
             picked = self._some(inputs, steps.rows)
-            found.append((steps.rows, self.kernels.step(*picked, pool=cache.ssm_state, slots=slots[steps.sequences])))
-        for run in runs:
-            found += self._scan(inputs, run, cache)
-        first = found[0][1]
-        y = torch.empty(len(inputs[0]), *first.shape[1:], dtype=first.dtype, device=first.device)
-        for rows, part in found:
-            y[rows] = part
+            y[steps.rows] = self.kernels.step(*picked, pool=pool, slots=batch.state_slots[steps.sequences])
         return y
 
-    def _scan(self, inputs: tuple[Tensor, ...], run: Run, cache: StateCache) -> Iterator[tuple[slice, Tensor]]:
+    def _scan(self, inputs: tuple[Tensor, ...], run: Sequence[Piece], pool: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """A run of one sequence, in the pieces after which its state goes to some slot."""
-        state, start = widened(cache.ssm_state[run.slot : run.slot + 1]), 0
-        if run.is_fresh:
-            state = torch.zeros_like(state)
-        for stop, slot in run.ends:
-            if stop > start:
-                rows = slice(run.start + start, run.start + stop)
+        state = widened(_begun(pool, run[0]))
+        for piece in run:
+            if piece.stop > piece.start:
+                rows = slice(piece.start, piece.stop)
                 picked = (
                     each if each is self._rates_of(inputs) else each.unsqueeze(0) for each in self._some(inputs, rows)
                 )
                 y, state = self.kernels.scan(*picked, state=state)
                 yield rows, y[0]
-            cache.ssm_state[slot] = narrowed(state[0], cache.ssm_state.dtype)
-            if cache.ssm_state.dtype != state.dtype:
+            pool[piece.ends] = narrowed(state[0], pool.dtype)
+            if pool.dtype != state.dtype:
                 # On from what was kept, as others who take the snapshot up will.
-                state = widened(cache.ssm_state[slot : slot + 1])
-            start = stop
+                state = widened(pool[piece.ends : piece.ends + 1])
 
     def _rates_of(self, inputs: tuple[Tensor, ...]) -> Tensor | None:
         return inputs[2] if self.takes_rates else None
@@ -161,11 +145,10 @@ class RecurrentMixer(Activating):
         return self.kernels.convolve(x, state, self.conv_weight, self.conv_bias)[0]
 
 
-def _run_of(batch: ForwardBatch, i: int) -> Run:
-    start, stop = int(batch.query_start[i]), int(batch.query_start[i + 1])
-    slot = int(batch.state_slots[i])
-    ends = (*batch.snapshots.get(i, ()), (stop - start, slot))
-    return Run(start, stop, slot, int(batch.context_lens[i]) == 0, ends)
+def _begun(pool: Tensor, piece: Piece) -> Tensor:
+    """The state (1, ...) that a run begins with, whose first piece this is."""
+    row = pool[max(0, piece.begins) : max(0, piece.begins) + 1]
+    return torch.zeros_like(row) if piece.begins < 0 else row
 
 
 def _last_inputs(before: Tensor, x: Tensor) -> Tensor:

@@ -25,13 +25,13 @@ from models.cache import CacheShape, LayerCache, allocate_caches
 from models.config import ModelConfig
 from models.decoder import Decoder
 from models.families import family_of
-from models.kernels import attention_numba, linear_numba, norm_numba, recurrent_numba
+from models.kernels import attention_numba, linear_numba, norm_numba, recurrent_numba, runs_numba
 from models.kernels.bind import bind
 from models.kernels.environment import probe
 
 BLOCK_SIZE = 16
 CPU = torch.device("cpu")
-MODULES = (linear_numba, norm_numba, attention_numba, recurrent_numba)
+MODULES = (linear_numba, norm_numba, attention_numba, recurrent_numba, runs_numba)
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
     "hidden_size": 768,

@@ -34,14 +34,21 @@ KERNELS = {
     ("norm", "numba"): ("norm_numba", "rms_norm"),
     ("activations", "numba"): ("activations_numba", "ACTIVATIONS"),
     ("attention", "numba"): ("attention_numba", "ATTENTION"),
-    ("convolution", "numba"): ("recurrent_numba", "convolve"),
+    ("convolution", "numba"): ("runs_numba", "convolve"),
     ("convolution step", "numba"): ("recurrent_numba", "conv_step"),
-    ("selective scan", "numba"): ("recurrent_numba", "selective_scan"),
+    ("selective scan", "numba"): ("runs_numba", "selective_scan"),
     ("selective step", "numba"): ("recurrent_numba", "selective_step"),
-    ("SSD scan", "numba"): ("recurrent_numba", "ssd_scan"),
+    ("SSD scan", "numba"): ("runs_numba", "ssd_scan"),
     ("SSD step", "numba"): ("recurrent_numba", "ssd_step"),
-    ("delta scan", "numba"): ("recurrent_numba", "delta_scan"),
+    ("delta scan", "numba"): ("runs_numba", "delta_scan"),
     ("delta step", "numba"): ("recurrent_numba", "delta_step"),
+}
+# Kernels for all runs of a step at once, where a backend has them.
+RUNS = {
+    ("convolution", "numba"): ("runs_numba", "convolve_runs"),
+    ("selective scan", "numba"): ("runs_numba", "selective_runs"),
+    ("SSD scan", "numba"): ("runs_numba", "ssd_runs"),
+    ("delta scan", "numba"): ("runs_numba", "delta_runs"),
 }
 # The same for libraries, whose kernels a function fetches.
 MAKERS = {
@@ -57,9 +64,18 @@ def kernels_of(operation: str, backend: str, plain: Any) -> Any:
     if backend == "torch":
         return plain
     key, makes = (operation, backend), (operation, backend) in MAKERS
-    module, name = (MAKERS if makes else KERNELS)[key]
-    found = getattr(importlib.import_module(f"models.kernels.{module}"), name)
+    found = _fetched(*(MAKERS if makes else KERNELS)[key])
     return found() if makes else found
+
+
+def _fetched(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(f"models.kernels.{module}"), name)
+
+
+def _runs_of(operation: str, backend: str) -> Any:
+    """None: the backend takes one run after the other."""
+    key = operation, backend
+    return _fetched(*RUNS[key]) if key in RUNS else None
 
 
 def attention_kernels(backend: str) -> AttentionKernels:
@@ -76,6 +92,8 @@ def recurrent_kernels(chosen: Mapping[str, str]) -> RecurrentKernels:
         convolve_step=kernels_of("convolution step", chosen["convolution step"], plain.convolve_step),
         scan=kernels_of(scan, chosen[scan], plain.scan),
         step=kernels_of(step, chosen[step], plain.step),
+        convolve_runs=_runs_of("convolution", chosen["convolution"]),
+        scan_runs=_runs_of(scan, chosen[scan]),
     )
 
 

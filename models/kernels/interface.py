@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from models.batch import ForwardBatch
+from models.batch import ForwardBatch, Runs
 from models.cache import KVCache
 from models.config import ScoreSpec
 from models.rope import apply_rotary
@@ -88,11 +88,32 @@ class Step(Protocol):
     ) -> Tensor: ...
 
 
+class ConvolveRuns(Protocol):
+    """The same for runs of any lengths, in pieces: x (t, channels) -> (t, channels), and the states to the slots that
+    the pieces name. Rows of other sequences hold anything.
+    """
+
+    def __call__(self, x: Tensor, pool: Tensor, runs: Runs, weight: Tensor, bias: Tensor | None, /) -> Tensor: ...
+
+
+class ScanRuns(Protocol):
+    """A recurrence over runs of any lengths, in pieces: inputs (t, ...) -> y, likewise."""
+
+    def __call__(
+        self, a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor, /, *, pool: Tensor, runs: Runs
+    ) -> Tensor: ...
+
+
 @dataclass(frozen=True, slots=True)
 class RecurrentKernels:
-    """What a recurrent mixer computes with. Which inputs scan and step take is what those in plain torch say."""
+    """What a recurrent mixer computes with. Which inputs scan and step take is what those in plain torch say.
+
+    convolve_runs, scan_runs: the same for all runs of a step at once; None: they are taken one by one.
+    """
 
     convolve: Convolve
     convolve_step: ConvolveStep
     scan: Scan
     step: Step
+    convolve_runs: ConvolveRuns | None = None
+    scan_runs: ScanRuns | None = None

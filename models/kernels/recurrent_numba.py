@@ -1,4 +1,4 @@
-"""The recurrent mixers' kernels for a processor, compiled by numba: each state is read and written once for a token.
+"""The recurrent mixers' kernels for steps on a processor, compiled by numba: each state is read and written once.
 
 In plain torch a step passes over all states three times, to let them decay, to add to them and to read them. Here a
 task holds a piece of one sequence's state in the processor's cache and does all of it. No result depends on what else
@@ -30,56 +30,27 @@ from models.kernels.numba_scalars import (
 )
 
 ZERO, ONE = np.float32(0), np.float32(1)
-RUN = 64  # tokens of a convolution's task
 FEW_CHANNELS = 1 << 13  # of a step's convolution: fewer are done before a second thread is awake
 FEW_NUMBERS = 1 << 16  # of a selective step's states, likewise
-CHANNELS = 64  # of a selective scan's task: its states fit into the nearest cache
+CHANNELS = 64  # of a selective step's task
 
 
 @strict
-def _add_product(total, factor, x):
+def add_product(total, factor, x):
     """In the order of the calls, unlike what stands in a task: a run and a step then agree."""
     return fma(factor, x, total)
 
 
 @task
-def _rows(pool, start, rows, columns):
+def rows_at(pool, start, rows, columns):
     """(rows, columns) numbers of a pool's memory."""
     return pool[start : start + rows * columns].reshape((rows, columns))
 
 
 @task
-def _silu_row(row):
+def silu_row(row):
     for c in range(row.shape[0]):
         row[c] = row[c] / (ONE + exp(-row[c]))
-
-
-@task
-def _convolve_run(y, x, before, weight, bias, first):
-    """Tokens first .. first + RUN of one sequence: y, x (l, c), before (k - 1, c), weight (k, c), bias (c,)."""
-    width, channels = weight.shape
-    sums = np.empty(channels, np.float32)
-    for t in range(first, min(first + RUN, x.shape[0])):
-        sums[:] = bias
-        for k in range(width):
-            source = t + k - (width - 1)
-            if source >= 0:
-                for c in range(channels):
-                    sums[c] = _add_product(sums[c], weight[k, c], widen(x[source, c]))
-            else:
-                for c in range(channels):
-                    sums[c] = _add_product(sums[c], weight[k, c], before[source + width - 1, c])
-        _silu_row(sums)
-        for c in range(channels):
-            y[t, c] = narrow(sums[c], y[t, c])
-
-
-@kernel
-def _convolve(y, x, before, weight, bias):
-    runs = (x.shape[1] + RUN - 1) // RUN
-    for i in prange(x.shape[0] * runs):
-        b = i // runs
-        _convolve_run(y[b], x[b], before[b], weight, bias, (i % runs) * RUN)
 
 
 @task
@@ -90,13 +61,13 @@ def _convolve_token(y, x, states, weight, bias):
         new = widen(x[c])
         total = bias[c]
         for k in range(last):
-            total = _add_product(total, weight[c, k], states[c, k])
-        total = _add_product(total, weight[c, last], new)
+            total = add_product(total, weight[c, k], states[c, k])
+        total = add_product(total, weight[c, last], new)
         for k in range(last - 1):
             states[c, k] = states[c, k + 1]
         states[c, last - 1] = new
         row[c] = total
-    _silu_row(row)
+    silu_row(row)
     for c in range(weight.shape[0]):
         y[c] = narrow(row[c], y[c])
 
@@ -106,7 +77,7 @@ def _convolve_tokens(y, x, x_stride, pool, stride, slots, weight, bias, first, s
     """Sequences first .. stop of y (b, c); x, pool: memory of rows (c,), (c, k - 1), each `stride` after the last."""
     channels, last = weight.shape[0], weight.shape[1] - 1
     for b in range(first, stop):
-        states = _rows(pool, slots[b] * stride, channels, last)
+        states = rows_at(pool, slots[b] * stride, channels, last)
         _convolve_token(y[b], x[b * x_stride : b * x_stride + channels], states, weight, bias)
 
 
@@ -117,7 +88,7 @@ def _convolve_step(y, x, x_stride, pool, stride, slots, weight, bias):
 
 
 @task
-def _ssd_head(y, x, dt, rate, B, C, state):
+def ssd_head(y, x, dt, rate, B, C, state):
     """One head: y, x (p,), B, C (n,), state (p, n)."""
     decay = exp(dt * rate)
     for p in range(state.shape[0]):
@@ -146,65 +117,19 @@ def _ssd_step(y, x, x_stride, dt, A, B, B_stride, C, C_stride, groups, pool, str
     for i in prange(y.shape[0] * heads):
         b, h = i // heads, i % heads
         g = h // per_group
-        state = _rows(pool, slots[b] * stride + h * rows * columns, rows, columns)
+        state = rows_at(pool, slots[b] * stride + h * rows * columns, rows, columns)
         xs, into = b * x_stride + h * rows, b * B_stride + g * columns
         out = b * C_stride + g * columns
-        _ssd_head(
+        ssd_head(
             y[b, h], _widened(x[xs : xs + rows]), dt[b, h], A[h], _widened(B[into : into + columns]),
             _widened(C[out : out + columns]), state,
         )  # fmt: skip
 
 
-@kernel
-def _ssd_scan(y, x, dt, A, B, C, states):
-    """y, x (b, l, h, p), dt (b, l, h), A (h,), B, C (b, l, g, n), states (b, h, p, n)."""
-    heads = x.shape[2]
-    per_group = heads // B.shape[2]
-    for i in prange(x.shape[0] * heads):
-        b, h = i // heads, i % heads
-        g = h // per_group
-        for t in range(x.shape[1]):
-            _ssd_head(y[b, t, h], x[b, t, h], dt[b, t, h], A[h], B[b, t, g], C[b, t, g], states[b, h])
-
-
 @strict
-def _decay_and_add(held, dt, rate, added, into):
+def decay_and_add(held, dt, rate, added, into):
     """The same."""
     return fma(added, into, held * exp(dt * rate))
-
-
-@task
-def _selective_token(y, x, dt, A, B, C, state):
-    """One token of some channels: y, x, dt (d,), A, state (n, d), B, C (n,)."""
-    channels = y.shape[0]
-    for d in range(channels):
-        y[d] = ZERO
-    for n in range(A.shape[0]):
-        rates, row, into, out = A[n], state[n], B[n], C[n]
-        for d in range(channels):
-            new = _decay_and_add(row[d], dt[d], rates[d], dt[d] * x[d], into)
-            row[d] = new
-            y[d] = _add_product(y[d], new, out)
-
-
-@task
-def _selective_channels(y, x, dt, A, B, C, state, first):
-    """All tokens of the channels from `first` on: y, x, dt (l, d), A (n, d), B, C (l, n), state (d, n)."""
-    stop = min(first + CHANNELS, x.shape[1])
-    rates = A[:, first:stop].copy()
-    held = state[first:stop].T.copy()
-    for t in range(x.shape[0]):
-        _selective_token(y[t, first:stop], x[t, first:stop], dt[t, first:stop], rates, B[t], C[t], held)
-    state[first:stop] = held.T
-
-
-@kernel
-def _selective_scan(y, x, dt, A, B, C, states):
-    """y, x, dt (b, l, d), A (n, d), B, C (b, l, n), states (b, d, n)."""
-    tiles = (x.shape[2] + CHANNELS - 1) // CHANNELS
-    for i in prange(x.shape[0] * tiles):
-        b = i // tiles
-        _selective_channels(y[b], x[b], dt[b], A, B[b], C[b], states[b], (i % tiles) * CHANNELS)
 
 
 @task
@@ -215,10 +140,10 @@ def _selective_state(y, x, dt, A, B, C, state, first):
         row, rates, step, total = state[d], A[d], dt[d], ZERO
         added = step * x[d]
         for n in range(row.shape[0]):
-            new[n] = _decay_and_add(widen(row[n]), step, rates[n], added, B[n])
+            new[n] = decay_and_add(widen(row[n]), step, rates[n], added, B[n])
             row[n] = narrow(new[n], row[n])
         for n in range(row.shape[0]):  # in the order of a scan, where vectors hold channels
-            total = _add_product(total, new[n], C[n])
+            total = add_product(total, new[n], C[n])
         y[d] = total
 
 
@@ -230,7 +155,7 @@ def _selective_tiles(y, x, dt, A, B, B_stride, C, C_stride, pool, stride, slots,
     tiles, size = (x.shape[1] + CHANNELS - 1) // CHANNELS, A.shape[1]
     for i in range(first, stop):
         b = i // tiles
-        state = _rows(pool, slots[b] * stride, A.shape[0], size)
+        state = rows_at(pool, slots[b] * stride, A.shape[0], size)
         into, out = B[b * B_stride : b * B_stride + size], C[b * C_stride : b * C_stride + size]
         _selective_state(y[b], x[b], dt[b], A, into, out, state, (i % tiles) * CHANNELS)
 
@@ -242,7 +167,7 @@ def _selective_step(y, x, dt, A, B, B_stride, C, C_stride, pool, stride, slots, 
 
 
 @task
-def _delta_token(y, q, k, v, decay, beta, state, new):
+def delta_token(y, q, k, v, decay, beta, state, new):
     """One token of one head: y, v, new (n,), q, k (p,), state (p, n)."""
     rows, columns = state.shape
     for n in range(columns):
@@ -271,49 +196,24 @@ def _delta_step(y, q, k, v, log_decay, beta, pool, stride, slots):
         b, h = i // heads, i % heads
         g, new = h // per_key, np.empty(v.shape[2], np.float32)
         decay = exp(log_decay[b, h])
-        state = _rows(pool, slots[b] * stride + h * rows * columns, rows, columns)
-        _delta_token(y[b, h], q[b, g], k[b, g], v[b, h], decay, beta[b, h], state, new)
+        state = rows_at(pool, slots[b] * stride + h * rows * columns, rows, columns)
+        delta_token(y[b, h], q[b, g], k[b, g], v[b, h], decay, beta[b, h], state, new)
 
 
-@kernel
-def _delta_scan(y, q, k, v, log_decay, beta, states):
-    """y, v (b, l, h, n), q, k (b, l, g, p), log_decay, beta (b, l, h), states (b, h, p, n)."""
-    heads = v.shape[2]
-    per_key = heads // k.shape[2]
-    for i in prange(v.shape[0] * heads):
-        b, h = i // heads, i % heads
-        g, new = h // per_key, np.empty(v.shape[3], np.float32)
-        for t in range(v.shape[1]):
-            decay = exp(log_decay[b, t, h])
-            _delta_token(y[b, t, h], q[b, t, g], k[b, t, g], v[b, t, h], decay, beta[b, t, h], states[b, h], new)
-
-
-def _bias(bias: Tensor | None, channels: int) -> np.ndarray[Any, Any]:
+def bias_row(bias: Tensor | None, channels: int) -> np.ndarray[Any, Any]:
     return np.zeros(channels, np.float32) if bias is None else floats(bias)
-
-
-def convolve(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """As in plain torch, with all taps in one pass: x (b, l, channels), state (b, channels, kernel - 1)."""
-    x = x.contiguous()
-    channels, kept = x.shape[2], weight.shape[2] - 1
-    before = state.to(x.dtype).transpose(1, 2)
-    y = torch.empty_like(x)
-    use_torch_threads()
-    _convolve(array(y), array(x), floats(before), floats(weight.squeeze(1).T), _bias(bias, channels))
-    last = x[:, -kept:] if x.shape[1] >= kept else torch.cat((before, x), dim=1)[:, -kept:]
-    return y, last.transpose(1, 2)
 
 
 def conv_step(x: Tensor, pool: Tensor, slots: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """As in plain torch: x (b, channels), rows `slots` of pool (s, channels, kernel - 1) change in place."""
     y = torch.empty(x.shape, dtype=x.dtype)
     inputs = array(y), *rows_of(x), flat(pool), pool.stride(0), slots.numpy(), floats(weight.squeeze(1))
-    bias_row = _bias(bias, x.shape[1])
+    added = bias_row(bias, x.shape[1])
     if x.numel() <= FEW_CHANNELS:
-        _convolve_tokens(*inputs, bias_row, 0, len(x))
+        _convolve_tokens(*inputs, added, 0, len(x))
     else:
         use_torch_threads()
-        _convolve_step(*inputs, bias_row)
+        _convolve_step(*inputs, added)
     return y
 
 
@@ -337,22 +237,6 @@ def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, pool: Te
     return y
 
 
-def ssd_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, state: Tensor) -> tuple[Tensor, Tensor]:
-    """As in plain torch: x (b, l, h, p), dt (b, l, h), A (h,), B, C (b, l, g, n), state (b, h, p, n)."""
-    y, state = torch.empty(x.shape), state.clone(memory_format=torch.contiguous_format)
-    use_torch_threads()
-    _ssd_scan(y.numpy(), *map(floats, (x, dt, A, B, C)), state.numpy())
-    return y, state
-
-
-def selective_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, state: Tensor) -> tuple[Tensor, Tensor]:
-    """As in plain torch: x, dt (b, l, d), A (d, n), B, C (b, l, n), state (b, d, n)."""
-    y, state = torch.empty(x.shape), state.clone(memory_format=torch.contiguous_format)
-    use_torch_threads()
-    _selective_scan(y.numpy(), *map(floats, (x, dt, A.T, B, C)), state.numpy())
-    return y, state
-
-
 def selective_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, pool: Tensor, slots: Tensor) -> Tensor:
     """As in plain torch: x, dt (b, d), A (d, n), B, C (b, n), pool (s, d, n)."""
     y = torch.empty(x.shape)
@@ -365,16 +249,6 @@ def selective_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, po
         use_torch_threads()
         _selective_step(*inputs, tiles)
     return y
-
-
-def delta_scan(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, *, state: Tensor
-) -> tuple[Tensor, Tensor]:
-    """As in plain torch: q, k (b, l, g, p), v (b, l, h, n), log_decay, beta (b, l, h), state (b, h, p, n)."""
-    y, state = torch.empty(v.shape), state.clone(memory_format=torch.contiguous_format)
-    use_torch_threads()
-    _delta_scan(y.numpy(), *map(floats, (q, k, v, log_decay, beta)), state.numpy())
-    return y, state
 
 
 def delta_step(

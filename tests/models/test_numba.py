@@ -10,6 +10,7 @@ from attention_cases import SCORES, SHAPES, Shape, expected, forget, paged
 from poison import among_poison, num_poisoned, poisoned_memory, rows_apart
 from torch import Tensor
 
+from models.batch import Piece, Runs
 from models.cache import KVCache
 from models.config import ScoreSpec
 from models.kernels import attention_torch, convolution_torch, delta_rule_torch, selective_scan_torch, ssd_torch
@@ -22,6 +23,7 @@ pytest.importorskip("numba", reason="numba is an extra")
 from models.activations import PLAIN
 from models.kernels import linear_numba, norm_numba
 from models.kernels import recurrent_numba as compiled
+from models.kernels import runs_numba as over_runs
 from models.kernels.activations_numba import ACTIVATIONS, SHARE
 from models.kernels.attention_numba import TILE, attend_decode, attend_prefill
 from models.kernels.numba_scalars import array, exp, narrow, task, widen
@@ -124,7 +126,8 @@ LOOPS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "selective": selective_scan_torch.selective_loop,
     "delta": delta_rule_torch.delta_loop,
 }
-SCANS = {"ssd": compiled.ssd_scan, "selective": compiled.selective_scan, "delta": compiled.delta_scan}
+SCANS = {"ssd": over_runs.ssd_scan, "selective": over_runs.selective_scan, "delta": over_runs.delta_scan}
+OVER_RUNS = {"ssd": over_runs.ssd_runs, "selective": over_runs.selective_runs, "delta": over_runs.delta_runs}
 STEPS = {"ssd": compiled.ssd_step, "selective": compiled.selective_step, "delta": compiled.delta_step}
 KINDS = pytest.mark.parametrize("kind", LOOPS)
 
@@ -185,6 +188,59 @@ def test_a_run_is_the_same_to_the_bit_in_any_pieces_and_company(kind):
     assert torch.equal(pool[SLOTS], state)
 
 
+RUNS = Runs(
+    [
+        [Piece(1, 4, -1, 2), Piece(4, 4, 2, 7), Piece(4, 40, 7, 4)],  # fresh, with two snapshots after its third token
+        [Piece(41, 42, 6, 6)],  # goes on from what its slot holds
+        [Piece(42, 43, 0, 1), Piece(43, 50, 1, 0)],
+    ]
+)  # rows 0 and 40 are others'
+
+
+@KINDS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_runs_in_pieces_are_as_each_alone(kind, dtype):
+    draw = Draw(7)
+    inputs, shape = recurrence(kind, draw, (1, 50))
+    pool = draw.pool(*shape).to(dtype)
+    before = pool.clone()
+    rows = [x if kind != "delta" and i == 2 else x[0] for i, x in enumerate(inputs)]
+    with poisoned_memory():
+        y = OVER_RUNS[kind](*rows, pool=pool, runs=RUNS)
+    for run in RUNS.pieces:
+        first = before[max(0, run[0].begins)].float().unsqueeze(0)
+        state = torch.zeros_like(first) if run[0].begins < 0 else first
+        for start, stop, _, slot in run:
+            if stop > start:
+                wanted, state = SCANS[kind](*piece(kind, inputs, slice(start, stop)), state=state)
+                assert torch.equal(y[start:stop], wanted[0])
+                state = state.to(dtype).float()
+            assert torch.equal(pool[slot].float(), state[0])
+    assert pool[[3, 5]].isnan().all()
+
+
+@DTYPES
+@pytest.mark.parametrize(("channels", "kernel"), [(7, 4), (300, 3), (128, 2)])
+def test_a_convolution_of_runs_in_pieces_is_as_each_alone(dtype, channels, kernel):
+    draw = Draw(channels)
+    x = draw.inputs(50, channels, dtype=dtype)
+    weight, bias = draw.plain(channels, 1, kernel).to(dtype), draw.plain(channels).to(dtype)
+    pool = rows_apart(draw.pool(channels, kernel - 1).to(dtype).float())
+    before = pool.clone()
+    with poisoned_memory():
+        y = over_runs.convolve_runs(x, pool, RUNS, weight, bias)
+    for run in RUNS.pieces:
+        first = before[max(0, run[0].begins)].unsqueeze(0)
+        state = torch.zeros_like(first) if run[0].begins < 0 else first
+        for start, stop, _, slot in run:
+            if stop > start:
+                wanted, last = over_runs.convolve(x[start:stop].unsqueeze(0), state, weight, bias)
+                assert torch.equal(y[start:stop], wanted[0])
+                state = last.float()
+            assert torch.equal(pool[slot], state[0])
+    assert pool[[3, 5]].isnan().all()
+
+
 @DTYPES
 @pytest.mark.parametrize(("channels", "kernel", "with_bias"), [(7, 4, True), (300, 3, False), (128, 2, True)])
 @pytest.mark.parametrize("length", [1, 2, 150])
@@ -194,7 +250,7 @@ def test_convolution(dtype, channels, kernel, with_bias, length):
     weight, bias = draw.plain(channels, 1, kernel).to(dtype), draw.plain(channels).to(dtype) if with_bias else None
     state = draw.plain(2, channels, kernel - 1).to(dtype).float()
     with poisoned_memory():
-        y, last = compiled.convolve(x, state, weight, bias)
+        y, last = over_runs.convolve(x, state, weight, bias)
     wide_bias = None if bias is None else bias.double()
     wanted, wanted_last = convolution_torch.convolve(x.double(), state.double(), weight.double(), wide_bias)
     assert y.dtype == dtype
