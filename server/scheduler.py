@@ -13,6 +13,7 @@ from server.counters import Counters
 from server.queue import WaitingQueue
 from server.request import FinishReason, SequenceUsage, TokenOutput
 from server.sequence import ScheduledBatch, ScheduledSequence, Sequence
+from server.speed import StepSpeed
 
 ALIGNED = 64  # tokens: chunks of a prefill end at multiples of it
 LOOK_AHEAD = 64  # of the queue, for who need not wait for another's work
@@ -54,7 +55,7 @@ class Scheduler:
         # Chunks of fewer tokens than that end wherever they must.
         self._aligned = ALIGNED if min(limits.prefill_chunk, limits.step_tokens) >= ALIGNED else 1
         self._num_added, self._has_priorities = 0, False
-        self._prefill_rate: float | None = None  # tokens per second, as measured
+        self._speed = StepSpeed()
         self._deadlines: list[tuple[float, int, Sequence]] = []
         self._awaiting = Awaiting(self.memory, self.running)
 
@@ -176,14 +177,11 @@ class Scheduler:
     @property
     def prefill_rate(self) -> float | None:
         """Tokens per second, as measured; None before the first."""
-        return self._prefill_rate
+        return self._speed.prefill_rate
 
     def note_speed(self, batch: ScheduledBatch, seconds: float) -> None:
         """Learn from a step how many tokens of prefill fit into the longest gap that decodes shall see."""
-        prefilled = sum(part.num_tokens for part in batch.parts if part.num_tokens > 1)
-        if prefilled >= ALIGNED and seconds > 0:
-            rate = prefilled / seconds
-            self._prefill_rate = rate if self._prefill_rate is None else 0.7 * self._prefill_rate + 0.3 * rate
+        self._speed.note(sum(part.num_tokens for part in batch.parts if part.num_tokens > 1), seconds)
 
     def check(self) -> None:
         """Assert that blocks and state slots are conserved and that every table covers what is computed."""
@@ -221,10 +219,8 @@ class Scheduler:
         limits, several = self._limits, self.queue.several_recent(now_s)
         if limits.max_gap_s == float("inf") or not (holds_up or several):
             return limits.step_tokens
-        if self._prefill_rate is None:
-            return limits.prefill_chunk
-        gap_s = limits.max_gap_s / 3 if several else limits.max_gap_s
-        return max(ALIGNED, int(min(self._prefill_rate * gap_s, limits.step_tokens)))
+        size = self._speed.num_tokens_in(limits.max_gap_s / 3 if several else limits.max_gap_s)
+        return limits.prefill_chunk if size is None else min(max(ALIGNED, size), limits.step_tokens)
 
     def _others(self, request_ids: set[str], part: ScheduledSequence) -> bool:
         """Whether one of these running sequences is another tenant's."""

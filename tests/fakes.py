@@ -19,6 +19,7 @@ from server.request import EngineRequest, FinishReason, Logprobs, SamplingParams
 from server.scheduler import SchedulerLimits
 from server.sequence import ScheduledBatch, ScheduledSequence, StepResult
 from server.sequence import Sequence as RunningSequence
+from server.speed import StepSpeed
 
 VOCAB_SIZE = 61
 EOS = 0
@@ -211,6 +212,17 @@ def make_request(
     return EngineRequest(request_id, tuple(prompt), params)
 
 
+class KnownSpeed(StepSpeed):
+    """So many tokens of prefill per second, however long a scripted step takes."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        super().note(1000, 1000 / rate)
+
+    def note(self, num_prefilled: int, seconds: float) -> None:
+        """Learn nothing."""
+
+
 def make_engine(
     plan: CachePlan,
     *,
@@ -246,8 +258,8 @@ def make_engine(
             plan, model, snapshot_every=snapshot_every, host=host, disk=disk, chunk_tokens=chunk_tokens, least_tokens=2
         )
     engine = Engine(model, plan, limits, (EOS,), tiers, overlaps=overlaps)
-    # Whatever it is, so that it is known from the first step on; so slow that all is worth to be kept.
-    engine.scheduler._prefill_rate = 1.0
+    # Known from the first step on; so slow that all is worth to be kept.
+    engine.scheduler._speed = KnownSpeed(1.0)
     return engine, model
 
 

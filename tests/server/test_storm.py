@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import drain, fast_directory, make_request, tokens_of
+from fakes import KnownSpeed, drain, fast_directory, make_request, tokens_of
 from tiny_models import KINDS, VOCAB_SIZE, write_tiny_model
 
 import server.cache.persistence
@@ -120,7 +120,7 @@ class Storm:
             policy=policy,
         )
         engine = Engine(self._runner, plan, limits, (), tiers, overlaps=rng.random() < 0.5)
-        engine.scheduler._prefill_rate = 1000.0  # prompts are too short for it to be measured
+        engine.scheduler._speed = KnownSpeed(1000.0)
         engine.scheduler.check()
         self.outputs = {request_id: [] for request_id in self.open}
         for request in self.open.values():
