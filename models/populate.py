@@ -69,7 +69,7 @@ class Populating:
     def __init__(self, *parts: Rows) -> None:
         self._parts = parts  # their memory must not go while the thread works
         self._ended = False
-        self._reached_s = 0.0  # on the monotonic clock
+        self._busy, self._computed_s = False, 0.0  # since when not, on the monotonic clock
         self._changed = threading.Condition()
         self._idle = False
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -77,16 +77,20 @@ class Populating:
 
     def reach(self, *used: int) -> None:
         """A step begins, and so many rows of each of the parts are in use."""
-        self._reached_s = time.monotonic()
+        self._busy = True
         if any([part.want(number) for part, number in zip(self._parts, used, strict=True)]):
             with self._changed:
                 self._idle = False
                 self._changed.notify_all()
 
-    def wait(self) -> None:
-        """Until all that is wanted now is there, or cannot be."""
+    def rest(self) -> None:
+        """The step is done."""
+        self._busy, self._computed_s = False, time.monotonic()
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Until all that is wanted now is there, or cannot be, but no longer than so many seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: self._idle or self._ended)
+            self._changed.wait_for(lambda: self._idle or self._ended, seconds)
 
     def close(self) -> None:
         """End it, done or not."""
@@ -99,13 +103,13 @@ class Populating:
         if sys.platform == "linux":
             # Of this thread alone: whatever computes goes first.
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-            while self._populate() and self._rest():
+            while self._populate() and self._wait_for_more():
                 pass
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
-    def _rest(self) -> bool:
+    def _wait_for_more(self) -> bool:
         """Wait until more is wanted; False at the end."""
         with self._changed:
             self._idle = True
@@ -119,8 +123,8 @@ class Populating:
         madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
         for part in self._parts:
             for address, size in part.pieces():
-                while not self._ended and (rest_s := self._reached_s + REST_S - time.monotonic()) > 0:
-                    time.sleep(rest_s)
+                while not self._ended and (self._busy or time.monotonic() < self._computed_s + REST_S):
+                    time.sleep(REST_S)
                 if self._ended:
                     return False
                 if madvise(address, size, POPULATE_WRITE):

@@ -29,6 +29,8 @@ from server.sampling import Launched, Sampling, score, scores
 from server.sequence import ScheduledBatch, StepResult
 from server.step_tensors import StepTensors
 
+POPULATED_S = 2.0  # at most, before the first request
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -125,10 +127,13 @@ class Runner:
         return choices
 
     def populate(self) -> None:
-        """On a processor, have the memory of blocks and states there before they are handed out; goes on behind."""
+        """On a processor, have the memory of blocks and states there before they are handed out: a part at once, the
+        rest behind.
+        """
         if self.device.type == "cpu":
             blocks = Rows(block_tensors(self._caches), from_end=False)
             self._populating = Populating(blocks, Rows(state_tensors(self._caches), from_end=True))
+            self._populating.wait(POPULATED_S)
 
     @property
     def cache_layout(self) -> str:
@@ -167,6 +172,12 @@ class Runner:
         """
         if self._populating is not None:
             self._populating.reach(*batch.extents)
+        self._last = launched = self._launch(batch)
+        if self._populating is not None:
+            self._populating.rest()
+        return launched
+
+    def _launch(self, batch: ScheduledBatch) -> Launched:
         copy_rows(self._caches, batch.copies)
         forward = self._steps.fill(batch)
         self._take_unknown(batch, forward)
@@ -178,7 +189,6 @@ class Runner:
             launched = self._sampling.draw(batch, self._graphs.run(forward))
         else:
             launched = self._sampling.draw(batch, self.decoder(forward, self._caches))
-        self._last = launched
         return launched
 
     def _take_unknown(self, batch: ScheduledBatch, forward: ForwardBatch) -> None:

@@ -36,6 +36,7 @@ def test_what_comes_next_is_there_and_what_was_there_is_kept():
     # Large pages may make it somewhat more.
     assert 28 * MIB < resident_bytes() - before < 36 * MIB
     populating.reach(0, 40)
+    populating.rest()
     populating.wait()
     assert 68 * MIB < resident_bytes() - before < 80 * MIB
     assert [int(blocks.sum()), int(states.sum())] == [7, 8]
