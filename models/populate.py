@@ -22,7 +22,7 @@ POPULATE_WRITE = 23  # of madvise, Linux 5.14: pages become there, and writable,
 PAGE = 4096  # a divisor of all sizes of pages
 PIECE = 8 << 20  # bytes after which the thread looks whether it shall end or wait
 REST_S = 0.05  # after a step, for the next may follow
-AHEAD = 1 << 30  # bytes of blocks and bytes of states, but no more than half of them
+AHEAD = 1 << 30  # bytes at most of either kind of row, but no more than half of them
 
 log = logging.getLogger("fathom.engine")
 
@@ -31,14 +31,14 @@ class Rows:
     """Rows of tensors on a processor, in the order in which they are handed out; how many of them are there already.
 
     Args:
-        from_end: the last row is the first that is handed out.
+        from_end: the last row is the first that is handed out. ahead: rows that shall be there beyond those in use.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], *, from_end: bool, ahead: int = AHEAD) -> None:
+    def __init__(self, tensors: Sequence[Tensor], *, from_end: bool, ahead: int) -> None:
         self._tensors, self._from_end = whole_rows(tensors) if tensors else (), from_end
         self._count = len(self._tensors[0]) if self._tensors else 0
         self._row_bytes = sum(tensor.stride(0) * tensor.itemsize for tensor in self._tensors)
-        self._ahead = min(-(-ahead // self._row_bytes), -(-self._count // 2)) if self._count else 0
+        self._ahead = min(ahead, AHEAD // self._row_bytes, -(-self._count // 2)) if self._count else 0
         self._done, self._wanted = 0, self._ahead
 
     def want(self, used: int) -> bool:

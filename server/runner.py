@@ -29,6 +29,7 @@ from server.sampling import Launched, Sampling, score, scores
 from server.sequence import ScheduledBatch, StepResult
 from server.step_tensors import StepTensors
 
+POPULATED_TOKENS, POPULATED_STATES = 1 << 14, 64  # whose memory shall be there before they are
 POPULATED_S = 2.0  # at most, before the first request
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -131,8 +132,10 @@ class Runner:
         rest behind.
         """
         if self.device.type == "cpu":
-            blocks = Rows(block_tensors(self._caches), from_end=False)
-            self._populating = Populating(blocks, Rows(state_tensors(self._caches), from_end=True))
+            ahead = POPULATED_TOKENS // self._block_size
+            blocks = Rows(block_tensors(self._caches), from_end=False, ahead=ahead)
+            slots = Rows(state_tensors(self._caches), from_end=True, ahead=POPULATED_STATES)
+            self._populating = Populating(blocks, slots)
             self._populating.wait(POPULATED_S)
 
     @property

@@ -16,6 +16,7 @@ from server.sequence import ScheduledBatch, ScheduledSequence, Sequence
 from server.speed import StepSpeed
 
 ALIGNED = 64  # tokens: chunks of a prefill end at multiples of it
+PARTS = 6  # of the longest gap, for a step that may keep another tenant's short question from its first token
 LOOK_AHEAD = 64  # of the queue, for who need not wait for another's work
 
 
@@ -214,12 +215,12 @@ class Scheduler:
 
     def _prefill_room(self, now_s: float, *, holds_up: bool) -> int:
         """Tokens of prefill for a step, so that it lasts no longer than the gap that is allowed, where it holds up
-        answers in progress; a third of that where another tenant may come, whose first token waits for two steps.
+        answers in progress; a part of that where another tenant may come, whose first token waits for it too.
         """
         limits, several = self._limits, self.queue.several_recent(now_s)
         if limits.max_gap_s == float("inf") or not (holds_up or several):
             return limits.step_tokens
-        size = self._speed.num_tokens_in(limits.max_gap_s / 3 if several else limits.max_gap_s)
+        size = self._speed.num_tokens_in(limits.max_gap_s / PARTS if several else limits.max_gap_s)
         return limits.prefill_chunk if size is None else min(max(ALIGNED, size), limits.step_tokens)
 
     def _others(self, request_ids: set[str], part: ScheduledSequence) -> bool:

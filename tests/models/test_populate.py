@@ -31,7 +31,7 @@ def test_what_comes_next_is_there_and_what_was_there_is_kept():
     blocks, states = untouched(100, MIB), untouched(100, MIB)
     blocks[0, 5], states[99, 5] = 7, 8
     before = resident_bytes()
-    populating = Populating(Rows([blocks], from_end=False, ahead=30 * MIB), Rows([states], from_end=True, ahead=MIB))
+    populating = Populating(Rows([blocks], from_end=False, ahead=30), Rows([states], from_end=True, ahead=1))
     populating.wait()
     # Large pages may make it somewhat more.
     assert 28 * MIB < resident_bytes() - before < 36 * MIB
@@ -45,7 +45,7 @@ def test_what_comes_next_is_there_and_what_was_there_is_kept():
 
 def test_rows_are_named_once_in_the_order_in_which_they_are_handed_out():
     tensor = untouched(40, MIB)
-    first, last = Rows([tensor], from_end=False, ahead=5 * MIB), Rows([tensor], from_end=True, ahead=5 * MIB)
+    first, last = Rows([tensor], from_end=False, ahead=5), Rows([tensor], from_end=True, ahead=5)
     shift = tensor.data_ptr() % PAGE / MIB
     assert named(first, tensor)[0][1] - shift <= 5
     assert named(last, tensor)[0][0] + shift >= 34
@@ -59,7 +59,7 @@ def test_rows_are_named_once_in_the_order_in_which_they_are_handed_out():
 
 def test_no_more_than_half_is_asked_for_ahead():
     tensor = untouched(40, MIB)
-    rows = Rows([tensor], from_end=False)
+    rows = Rows([tensor], from_end=False, ahead=1000)
     assert [stop for _, stop in named(rows, tensor)] == [8, 16, 20]
     assert rows.want(1000)
     assert named(rows, tensor)[-1][1] == 40
@@ -67,12 +67,12 @@ def test_no_more_than_half_is_asked_for_ahead():
 
 def test_views_of_one_buffer_are_asked_for_once():
     buffer = untouched(10, MIB)
-    rows = Rows([buffer[:, : MIB // 4], buffer[:, MIB // 4 :]], from_end=False)
+    rows = Rows([buffer[:, : MIB // 4], buffer[:, MIB // 4 :]], from_end=False, ahead=5)
     assert len(named(rows, buffer)) == 1
 
 
 def test_it_can_be_ended_and_without_rows_there_is_nothing_to_do():
-    populating = Populating(Rows([untouched(50, MIB)], from_end=True), Rows([], from_end=False))
+    populating = Populating(Rows([untouched(50, MIB)], from_end=True, ahead=9), Rows([], from_end=False, ahead=9))
     populating.reach(10**15, 7)
     populating.close()
     assert not populating._thread.is_alive()
