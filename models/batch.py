@@ -11,6 +11,8 @@ from torch import Tensor
 
 from models.config import RopeSpec
 
+FRESH = -1  # in place of a state slot: a state of zeros
+
 
 @dataclass(frozen=True)  # without slots: what is derived is kept
 class ForwardBatch:
@@ -78,7 +80,7 @@ class ForwardBatch:
         for i in (~self._takes_step).nonzero().squeeze(-1).tolist():
             ends = [(first[i] + count, slot) for count, slot in self.snapshots.get(i, ())] + [(first[i + 1], slots[i])]
             starts = [first[i], *(stop for stop, _ in ends)]
-            known = [slots[i] if remembered[i] else -1, *(slot for _, slot in ends)]
+            known = [slots[i] if remembered[i] else FRESH, *(slot for _, slot in ends)]
             runs.append([Piece(starts[k], stop, known[k], slot) for k, (stop, slot) in enumerate(ends)])
         return Runs(runs)
 
@@ -110,7 +112,7 @@ class ForwardBatch:
 
 
 class Piece(NamedTuple):
-    """Rows start .. stop of a batch, of one sequence. begins: the slot whose state they follow, -1: a state of zeros.
+    """Rows start .. stop of a batch, of one sequence. begins: the slot whose state they follow, or FRESH.
     ends: the slot that their state goes to.
     """
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.activations import Activating
-from models.batch import ForwardBatch, Piece
+from models.batch import FRESH, ForwardBatch, Piece
 from models.cache import StateCache
 from models.config import Mamba1Spec, Mamba2Spec, RecurrentSpec
 from models.kernels.interface import RecurrentKernels
@@ -147,8 +147,9 @@ class RecurrentMixer(Activating):
 
 def _begun(pool: Tensor, piece: Piece) -> Tensor:
     """The state (1, ...) that a run begins with, whose first piece this is."""
-    row = pool[max(0, piece.begins) : max(0, piece.begins) + 1]
-    return torch.zeros_like(row) if piece.begins < 0 else row
+    if piece.begins == FRESH:
+        return torch.zeros_like(pool[:1])
+    return pool[piece.begins : piece.begins + 1]
 
 
 def _last_inputs(before: Tensor, x: Tensor) -> Tensor:

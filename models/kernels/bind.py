@@ -43,19 +43,19 @@ KERNELS = {
     ("delta scan", "numba"): ("runs_numba", "delta_scan"),
     ("delta step", "numba"): ("recurrent_numba", "delta_step"),
 }
-# Kernels for all runs of a step at once, where a backend has them.
-RUNS = {
-    ("convolution", "numba"): ("runs_numba", "convolve_runs"),
-    ("selective scan", "numba"): ("runs_numba", "selective_runs"),
-    ("SSD scan", "numba"): ("runs_numba", "ssd_runs"),
-    ("delta scan", "numba"): ("runs_numba", "delta_runs"),
-}
 # The same for libraries, whose kernels a function fetches.
 MAKERS = {
     ("attention", "flash-attn"): ("flash_backends", "flash_attn_kernels"),
     ("attention", "varlen_attn"): ("flash_backends", "varlen_kernels"),
     ("convolution", "causal-conv1d"): ("mamba_backends", "convolve"),
     ("SSD scan", "mamba-ssm"): ("mamba_backends", "ssd_scan"),
+}
+# Kernels for all runs of a step at once, where a backend has them.
+RUNS = {
+    ("convolution", "numba"): ("runs_numba", "convolve_runs"),
+    ("selective scan", "numba"): ("runs_numba", "selective_runs"),
+    ("SSD scan", "numba"): ("runs_numba", "ssd_runs"),
+    ("delta scan", "numba"): ("runs_numba", "delta_runs"),
 }
 
 

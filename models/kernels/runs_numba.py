@@ -14,7 +14,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from models.batch import Runs
+from models.batch import FRESH, Runs
 from models.kernels.numba_scalars import (
     array,
     exp,
@@ -40,7 +40,6 @@ from models.kernels.recurrent_numba import (
 
 CONVOLVED, BLOCK = 128, 32  # channels of a convolution's task, and tokens between two looks at its state
 CHANNELS = 64  # of a selective scan's task: its states fit into the nearest cache
-FRESH = -1  # in place of a slot: the state is of zeros
 
 
 @task
