@@ -254,7 +254,7 @@ def read_rows(tensors: Sequence[Tensor], rows: Sequence[int], *, stream: torch.c
     Args:
         stream: on a GPU, on which the copy goes on after this returns; it is of what the rows are now.
     """
-    index = torch.tensor(rows, dtype=torch.int64, device=tensors[0].device)
+    index = _on_device(rows, tensors[0].device)
     sizes = _sizes(tensors, rows)
     # Together on the device first, so that there is one transfer and not one for each tensor.
     together = torch.empty(sum(sizes), dtype=torch.uint8, device=index.device)
@@ -270,10 +270,15 @@ def read_rows(tensors: Sequence[Tensor], rows: Sequence[int], *, stream: torch.c
     return content.numpy().data
 
 
-def write_rows(tensors: Sequence[Tensor], rows: Sequence[int], content: memoryview) -> None:
+def write_rows(
+    tensors: Sequence[Tensor], rows: Sequence[int], content: memoryview, *, stream: torch.cuda.Stream | None = None
+) -> None:
     """Put back what `read_rows` gave, into rows that may be others; those that go to -1 are left out. `content` must be
     writable, as torch wants it.
 
+    Args:
+        stream: on a GPU, on which the bytes are carried over, beside the steps that were begun before; what is begun
+            after this returns finds them. `content` must stay as it is until then.
     Raises:
         ValueError: it is not of so many rows of these tensors.
     """
@@ -283,15 +288,31 @@ def write_rows(tensors: Sequence[Tensor], rows: Sequence[int], content: memoryvi
     chosen = [number for number, row in enumerate(rows) if row >= 0]
     if not content or not chosen:
         return
-    index, places = (
-        torch.tensor(numbers, dtype=torch.int64, device=tensors[0].device)
-        for numbers in ([rows[number] for number in chosen], chosen)
-    )
-    # A copy even on a CPU: what was read from somewhere may begin at any address.
-    together = torch.frombuffer(content, dtype=torch.uint8).to(index.device, copy=True)
+    device = tensors[0].device
+    index, places = _on_device([rows[number] for number in chosen], device), _on_device(chosen, device)
+    together = _carried_over(torch.frombuffer(content, dtype=torch.uint8), device, stream)
     for tensor, part in zip(tensors, together.split(sizes), strict=True):
         content_rows = _as_rows(part, tensor)
         tensor.index_copy_(0, index, content_rows if len(chosen) == len(rows) else content_rows[places])
+
+
+def _carried_over(content: Tensor, device: torch.device, stream: torch.cuda.Stream | None) -> Tensor:
+    """A copy on the device, for what follows on the current stream."""
+    if stream is None:
+        # A copy even on a CPU: what was read from somewhere may begin at any address.
+        return content.to(device, copy=True)
+    with torch.cuda.stream(stream):
+        copied = content.to(device, non_blocking=True)
+    current = torch.cuda.current_stream(device)
+    current.wait_stream(stream)
+    copied.record_stream(current)  # its memory is not given to others before it is read
+    return copied
+
+
+def _on_device(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Row numbers as a tensor. On a GPU nothing is waited for, as it would be for memory that is not page-locked."""
+    index = torch.tensor(numbers, dtype=torch.int64, pin_memory=device.type == "cuda")
+    return index.to(device, non_blocking=True)
 
 
 def _sizes(tensors: Sequence[Tensor], rows: Sequence[int]) -> list[int]:

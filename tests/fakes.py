@@ -12,6 +12,7 @@ from server.cache.blocks import RowCopy
 from server.cache.host import HostStore
 from server.cache.lower import LowerTiers
 from server.cache.planner import CachePlan
+from server.cache.rows import WriteTimer
 from server.cache.tiers import DiskStore
 from server.config import Policy
 from server.engine import Engine
@@ -57,6 +58,20 @@ class Landed:
 
     def result(self) -> StepResult:
         return self._result
+
+
+class SlowTimer:
+    """Of writes that have arrived when it is asked for the second time, after a second."""
+
+    def __init__(self) -> None:
+        self._asked = 0
+
+    def stop(self) -> None:
+        pass
+
+    def seconds(self) -> float | None:
+        self._asked += 1
+        return 1.0 if self._asked > 1 else None
 
 
 class ScriptedModel:
@@ -127,6 +142,9 @@ class ScriptedModel:
 
     def reads_done(self) -> Callable[[], None]:
         return lambda: None
+
+    def time_writes(self) -> WriteTimer:
+        return SlowTimer()
 
     def write_blocks(self, blocks: Sequence[int], content: memoryview) -> None:
         size = self._plan.block_bytes

@@ -1,7 +1,8 @@
 """Takes what a waiting sequence begins with from the tiers below into the prefix index, before it runs. No torch.
 
-Files are read by threads, while others run; the host's memory is read as fast as a step may be held up. A sequence that
-is aborted, or whose time is over, is fetched for no more. What cannot be read is computed.
+Files are read by threads, while others run. What the host's memory has is carried to the device beside the step
+before, as much of it at once as a step may be held up. A sequence that is aborted, or whose time is over, is fetched
+for no more. What cannot be read is computed.
 """
 
 from collections import deque
@@ -18,7 +19,7 @@ from server.cache.memory import SequenceMemory
 from server.cache.naming import Lookup, PieceNames, Way
 from server.cache.pieces import Piece
 from server.cache.planner import CachePlan
-from server.cache.rows import CacheRows, make_copies
+from server.cache.rows import CacheRows, WriteTimer, make_copies
 from server.cache.runs import Tokens
 from server.cache.tiers import DiskStore
 from server.sequence import Sequence
@@ -32,16 +33,13 @@ LEAST_GAIN = 16  # tokens: fewer are computed as fast as they are found
 
 @dataclass(slots=True)
 class Fetch:
-    """Pieces still to be placed, those of them that are being read, which tiers have given something, and the seconds
-    that the host's took.
-    """
+    """Pieces still to be placed, those of them that are being read, and which tiers have given something."""
 
     tokens: Tokens
     salt: str
     names: deque[str]
     reading: dict[str, "Future[tuple[Piece | None, float]]"] = field(default_factory=dict)
     given: set[str] = field(default_factory=set)
-    copied_s: float = 0.0
 
 
 class Placing:
@@ -109,12 +107,14 @@ class Fetching:
         disk: DiskStore | None,
     ) -> None:
         self._memory, self._costs, self._host, self._disk = memory, costs, host, disk
-        self._placing = Placing(memory, plan, rows)
+        self._rows, self._placing = rows, Placing(memory, plan, rows)
         self._has_blocks = names.has_blocks
         self.lookup = Lookup(names, [store for store in (host, disk) if store is not None])
         self._readers = ThreadPoolExecutor(READERS, "cache-dir-reader") if disk is not None else None
         self._open: dict[str, Fetch] = {}
         self._bytes_left = float("inf")
+        # Pieces of the host's memory on their way to the device, which are theirs as long.
+        self._arriving: deque[tuple[Piece, WriteTimer]] = deque()
 
     @property
     def request_ids(self) -> set[str]:
@@ -122,7 +122,16 @@ class Fetching:
         return set(self._open)
 
     def begin_step(self, *, holds_up: bool) -> None:
+        self.note_arrivals()
         self._bytes_left = self._costs.host_rate * STEP_S if holds_up else float("inf")
+
+    def note_arrivals(self) -> None:
+        """Learn from what has arrived how fast the host's memory is read."""
+        while self._arriving and (seconds := self._arriving[0][1].seconds()) is not None:
+            piece, _ = self._arriving.popleft()
+            self._costs.note_host(piece.header.payload_bytes, seconds)
+            if self._host is not None:
+                self._host.count_seconds(seconds)
 
     def awaits(self, sequence: Sequence) -> bool:
         """Whether a sequence whose turn it is has something to wait for; begins to fetch it, and goes on with it."""
@@ -220,11 +229,10 @@ class Fetching:
         return self._placing.place(piece, fetch.tokens, fetch.salt)
 
     def _place_timed(self, piece: Piece, fetch: Fetch) -> bool:
-        started_s = monotonic()
+        timer = self._rows.time_writes()
         placed = self._place(piece, fetch)
-        seconds = monotonic() - started_s
-        self._costs.note_host(piece.header.payload_bytes, seconds)
-        fetch.copied_s += seconds
+        timer.stop()
+        self._arriving.append((piece, timer))
         return placed
 
     def _read_ahead(self, fetch: Fetch) -> None:
@@ -241,7 +249,7 @@ class Fetching:
             future.cancel()
         for tier, store in (("host", self._host), ("disk", self._disk)):
             if is_used and store is not None and tier in fetch.given:
-                store.count_hit(fetch.copied_s)
+                store.count_hit()
 
 
 def _timed(read: Callable[[str], Piece | None], name: str) -> tuple[Piece | None, float]:

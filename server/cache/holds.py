@@ -1,19 +1,23 @@
 """Beginnings of prompts that a caller asked to be kept for a while, whatever else wants their room."""
 
+from collections.abc import Callable, Iterable
+
 from server.cache.prefix import PrefixIndex
 from server.cache.runs import Run, Snapshot
 
 
 class Holds:
-    """Which ends of paths are kept until when; at most `max_blocks` blocks and `max_snapshots` snapshots in all.
+    """Which ends of paths are kept until when, as many as `fits` says of their blocks and snapshots in all.
 
     What does not fit within that is not kept longer than anything else, which is no error: a hold is a hint.
+
+    Args:
+        fits: whether so many blocks and so many snapshots may be held.
     """
 
-    def __init__(self, index: PrefixIndex, *, max_blocks: int, max_snapshots: int) -> None:
-        self._index = index
-        self._max_blocks, self._max_snapshots = max_blocks, max_snapshots
-        self._held: dict[Run, tuple[float, int, Snapshot | None]] = {}
+    def __init__(self, index: PrefixIndex, *, fits: Callable[[int, int], bool]) -> None:
+        self._index, self._fits = index, fits
+        self._held: dict[Run, tuple[float, Snapshot | None]] = {}
 
     def __len__(self) -> int:
         return len(self._held)
@@ -24,25 +28,21 @@ class Holds:
         end = self._index.pin(run, position)
         if end in self._held:
             self._index.unpin(end)
-            former_s, num_blocks, snapshot = self._held[end]
-            self._held[end] = max(former_s, until_s), num_blocks, snapshot
+            former_s, snapshot = self._held[end]
+            self._held[end] = max(former_s, until_s), snapshot
             return
-        num_blocks = sum(len(part.blocks) for part in end.path())
-        held = self._held.values()
-        if (
-            sum(entry[1] for entry in held) + num_blocks > self._max_blocks
-            or sum(entry[2] is not None for entry in held) + (snapshot is not None) > self._max_snapshots
-        ):
+        num_snapshots = sum(snapshot is not None for _, snapshot in self._held.values())
+        if not self._fits(_num_blocks([*self._held, end]), num_snapshots + (snapshot is not None)):
             self._index.unpin(end)
             return
         if snapshot is not None:
             snapshot.is_held = True
-        self._held[end] = until_s, num_blocks, snapshot
+        self._held[end] = until_s, snapshot
 
     def expire(self, now_s: float) -> None:
         """Let go of what was to be kept until now."""
-        for end in [end for end, (until_s, *_) in self._held.items() if until_s <= now_s]:
-            _, _, snapshot = self._held.pop(end)
+        for end in [end for end, (until_s, _) in self._held.items() if until_s <= now_s]:
+            _, snapshot = self._held.pop(end)
             if snapshot is not None:
                 snapshot.is_held = False
             self._index.unpin(end)
@@ -50,3 +50,8 @@ class Holds:
     def drop(self) -> None:
         """Let go of everything."""
         self.expire(float("inf"))
+
+
+def _num_blocks(ends: Iterable[Run]) -> int:
+    """Blocks of paths; what several begin with counts once."""
+    return sum(len(run.blocks) for run in {run for end in ends for run in end.path()})

@@ -60,9 +60,12 @@ class HostStore:
         """Figures as they are now; what is counted is since the start."""
         return self._stats
 
-    def count_hit(self, seconds: float) -> None:
-        """A sequence goes on from what was read, and from how long it took to bring it to the device."""
+    def count_hit(self) -> None:
+        """A sequence goes on from what was read."""
         self._stats.hits += 1
+
+    def count_seconds(self, seconds: float) -> None:
+        """How long it took to bring a piece that was read to the device."""
         self._stats.read_s += seconds
 
     def size_of(self, *, blocks_bytes: int, state_bytes: int, num_tokens: int) -> int:
@@ -169,8 +172,3 @@ class HostStore:
         self.catalog.remove(entry.header)
         self._stats.bytes -= entry.size
         self._stats.pieces = len(self.entries)
-
-
-def _power_of_two(size: int) -> int:
-    """The least that is not less; none for nothing."""
-    return 1 << (size - 1).bit_length() if size else 0

@@ -134,6 +134,7 @@ class LowerTiers:
             self.disk.close(timeout_s)
 
     def stats(self) -> tuple[TierStats, TierStats]:
+        self._fetching.note_arrivals()
         host = TierStats() if self.host is None else self.host.stats()
         return host, TierStats() if self.disk is None else self.disk.stats()
 

@@ -40,18 +40,17 @@ class SequenceMemory:
             token_bytes=plan.bytes_per_token,
             state_bytes=plan.bytes_per_sequence,
         )
-        # Half of what there is may be held for callers, so that the others can always run.
-        blocks, slots = self.half
-        self.holds = Holds(self.index, max_blocks=blocks, max_snapshots=slots)
+        # No more may be held for callers, so that the others can always run.
+        self.holds = Holds(self.index, fits=self.is_within_half)
         self._held: dict[int, int] = {}  # of each block, how many tables it is in: the rest could be given up
         self._running: set[Sequence] = set()
         self._copies: list[RowCopy] = []
 
-    @property
-    def half(self) -> tuple[int, int]:
-        """Numbers of blocks and slots that together take half of what there is at most."""
-        part = 2 if self._arena is None else 4
-        return self.blocks.size // part, self.slots.size // part
+    def is_within_half(self, num_blocks: int, num_slots: int) -> bool:
+        """Whether so many blocks and slots together take half of what there is at most."""
+        if self._arena is not None:
+            return self._arena.has_room(2 * num_blocks, 2 * num_slots)
+        return 2 * num_blocks <= self.blocks.size and 2 * num_slots <= self.slots.size
 
     @property
     def num_free_blocks(self) -> int:

@@ -13,7 +13,7 @@ from server.cache.tiers import DiskStore
 
 
 class Restoring:
-    """Takes path after path, into half of the blocks and slots at most; all stay pinned until `finish`.
+    """Takes path after path, into half of the bytes at most; all stay pinned until `finish`.
 
     `tokens` has those of each piece that was read. What a piece goes on from is always read before it.
 
@@ -25,7 +25,7 @@ class Restoring:
         self, store: DiskStore, plan: CachePlan, rows: CacheRows, memory: SequenceMemory, *, until_s: float
     ) -> None:
         self._store, self._plan, self._rows, self._memory, self._until_s = store, plan, rows, memory, until_s
-        self._blocks_left, self._slots_left = memory.half
+        self._taken_blocks = self._taken_slots = 0
         self._has_state = bool(plan.bytes_per_sequence)
         self._pinned: list[tuple[Run, int]] = []  # with the number of tokens of the path
         self.tokens: dict[str, Tokens] = {}
@@ -72,13 +72,14 @@ class Restoring:
         if not self._has_state:
             return True
         needed = sum(self._num_blocks(self._store.entries[name].header) for name in names)
-        return needed <= self._blocks_left and self._slots_left > 0
+        return self._memory.is_within_half(self._taken_blocks + needed, self._taken_slots + 1)
 
     def _num_blocks(self, header: Header) -> int:
         return self._plan.num_blocks_for(header.end) - self._plan.num_blocks_for(header.start)
 
     def _read(self, name: str) -> Piece | None:
-        if self._num_blocks(self._store.entries[name].header) > self._blocks_left or time.monotonic() > self._until_s:
+        needed = self._taken_blocks + self._num_blocks(self._store.entries[name].header)
+        if not self._memory.is_within_half(needed, self._taken_slots) or time.monotonic() > self._until_s:
             return None
         piece = self._store.read(name)
         if piece is None or len(piece.blocks) != self._num_blocks(piece.header) * self._plan.block_bytes:
@@ -87,7 +88,7 @@ class Restoring:
 
     def _fill_blocks(self, piece: Piece) -> list[int]:
         count = self._num_blocks(piece.header)
-        self._blocks_left -= count
+        self._taken_blocks += count
         blocks = self._memory.blocks.allocate(count)
         if blocks:
             make_copies(self._rows, self._memory)
@@ -102,7 +103,7 @@ class Restoring:
         run = index.extend(index.pin(run, known), tokens, [-1] * self._plan.num_blocks_for(begin.start) + table)
         if state:
             [slot] = memory.slots.allocate(1)
-            self._slots_left -= 1
+            self._taken_slots += 1
             make_copies(self._rows, memory)
             self._rows.write_state(slot, state)
             index.add_snapshot(run, len(tokens), slot)

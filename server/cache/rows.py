@@ -10,11 +10,23 @@ from server.cache.pieces import Piece
 from server.cache.runs import Tokens
 
 
+class WriteTimer(Protocol):
+    """How long what was written took to arrive."""
+
+    def stop(self) -> None:
+        """What is written from now on does not count."""
+
+    def seconds(self) -> float | None:
+        """None while it is on its way; asked after `stop`."""
+        ...
+
+
 class CacheRows(Protocol):
     """The bytes of blocks and of states, of all layers; the runner has them.
 
-    What is read may arrive later: who looks at the bytes first calls what `reads_done` gave after the read. Everything
-    is in the order of the calls, steps among them: what is read is what was there then.
+    What is read may arrive later: who looks at the bytes first calls what `reads_done` gave after the read. What is
+    written may too, and its content stays as it is until a timer has its seconds. Everything is in the order of the
+    calls, steps among them: what is read is what was there then, and a step finds what was written before.
     """
 
     def read_blocks(self, blocks: Sequence[int]) -> memoryview: ...
@@ -27,6 +39,8 @@ class CacheRows(Protocol):
         """Put back what `read_blocks` gave; blocks that are -1 are left out."""
 
     def write_state(self, slot: int, content: memoryview) -> None: ...
+
+    def time_writes(self) -> WriteTimer: ...
 
     def copy(self, copies: Sequence[RowCopy]) -> None: ...
 

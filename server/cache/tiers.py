@@ -117,8 +117,8 @@ class DiskStore:
         self._stats.pieces = len(self.entries)
         return self._stats
 
-    def count_hit(self, _: float) -> None:
-        """A sequence goes on from what was read; how long that took is known."""
+    def count_hit(self) -> None:
+        """A sequence goes on from what was read."""
         self._stats.hits += 1
 
     def has_room(self, size: int) -> bool:

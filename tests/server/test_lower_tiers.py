@@ -79,6 +79,7 @@ def test_what_the_device_had_no_room_for_comes_back_from_the_hosts_memory(plan):
     stats = engine.stats()
     assert stats.host_hits == 1
     assert 0 < stats.host_bytes_read <= stats.host_bytes <= MIB
+    assert stats.host_read_s >= 1.0  # told when they have arrived, by the script's clock
     # Another question about the same begin, of which whole pieces are shared, or a state.
     crowd_out(engine)
     assert ask(engine, prompt[:150] + numbers(700, 20)).cached_tokens == (128 if plan.bytes_per_sequence else 144)

@@ -9,7 +9,8 @@ from fakes import answer_alone, drain, make_engine, make_request, tokens_of
 
 from server.cache.blocks import Pool
 from server.cache.holds import Holds
-from server.cache.planner import CachePlan
+from server.cache.memory import SequenceMemory
+from server.cache.planner import CachePlan, plan_cache
 from server.cache.prefix import PrefixIndex
 from server.cache.runs import num_equal
 from server.engine import Engine
@@ -225,7 +226,7 @@ def hold(index: PrefixIndex, holds: Holds, tokens: list[int], until_s: float) ->
 
 def test_what_a_caller_marked_is_kept_for_its_time():
     index = index_of(blocks=20, slots=4, token_bytes=8)
-    holds = Holds(index, max_blocks=10, max_snapshots=2)
+    holds = Holds(index, fits=lambda blocks, snapshots: blocks <= 10 and snapshots <= 2)
     leave(index, numbers(1, 40), 20, 40)
     hold(index, holds, numbers(1, 20), 100.0)
     assert not index.free_slots(4)
@@ -242,7 +243,7 @@ def test_what_a_caller_marked_is_kept_for_its_time():
 
 def test_marks_are_kept_longer_by_who_marks_them_again_and_within_a_bound():
     index = index_of(slots=6)
-    holds = Holds(index, max_blocks=0, max_snapshots=1)
+    holds = Holds(index, fits=lambda _, snapshots: snapshots <= 1)
     for start in (1, 100):
         leave(index, numbers(start, 20), 20)
     hold(index, holds, numbers(1, 20), 50.0)
@@ -254,6 +255,26 @@ def test_marks_are_kept_longer_by_who_marks_them_again_and_within_a_bound():
     assert len(known_states(index)) == 1
     holds.drop()
     assert index.free_slots(6)
+
+
+def test_of_marks_on_one_path_its_blocks_count_once():
+    asked = []
+    index = index_of(blocks=20, slots=4, token_bytes=8)
+    holds = Holds(index, fits=lambda *counts: not asked.append(counts))
+    leave(index, numbers(1, 40), 20, 40)
+    for length in (20, 40):
+        hold(index, holds, numbers(1, length), 100.0)
+    assert asked == [(5, 1), (10, 2)]
+
+
+def test_marks_and_running_sequences_share_one_budget_of_bytes():
+    """Half of the bytes may be held, be they blocks or states."""
+    plan = plan_cache(bytes_per_token=16, bytes_per_sequence=256, block_size=4, cache_bytes=64 * 100, max_running=4)
+    memory = SequenceMemory(plan, snapshot_every=1000)
+    assert memory.is_within_half(50, 0)
+    assert not memory.is_within_half(51, 0)
+    assert memory.is_within_half(2, 12)
+    assert not memory.is_within_half(3, 12)
 
 
 @EVERY_KIND
