@@ -21,13 +21,11 @@ from models.batch import ForwardBatch
 from models.cache import KVCache
 from models.config import ScoreSpec
 from models.kernels import attention_torch
+from models.kernels.attention_steps_numba import attend_steps
 from models.kernels.attention_tile_numba import NOTHING, ZERO, cap_score, find, finish, join_tile, pad, read
 from models.kernels.attention_torch import PLAIN
 from models.kernels.attention_vectors_numba import (
     TILE,
-    WIDTH,
-    add_1_by_1,
-    add_1_by_4,
     multiply_1_by_1,
     multiply_1_by_4,
     multiply_4_by_1,
@@ -38,10 +36,10 @@ from models.kernels.attention_vectors_numba import (
 from models.kernels.interface import AttentionKernels
 from models.kernels.numba_scalars import array, flat, floats, in_place, kernel, task, use_torch_threads
 from models.kernels.rotary_numba import rotate, write_kv
+from models.kernels.vectors_numba import WIDTH
 
 BLOCK = 4  # rows of queries that meet a tile at once
 ALL = 1 << 62  # positions: a window as wide as any context
-SMALL = 1 << 18  # products of queries and keys: fewer are done before a second thread is awake
 QUERIES = 256  # rows of queries of a task, for which a tile is read once
 
 
@@ -152,123 +150,6 @@ def _attend_runs(out, q, keys, values, layout, table, position, window, scale, c
         )  # fmt: skip
 
 
-@task
-def _score_some(scores, q, keys, places, memory, at, size, padded):
-    """scores (g, r, TILE) of the positions `places`, at most WIDTH, from the place `at` of a tile on; q (g, r, padded
-    size), flat; memory: for 2 * padded size * WIDTH numbers.
-    """
-    rows, turned = memory[: padded * WIDTH], memory[padded * WIDTH :]
-    groups, heads = scores.shape[0], scores.shape[1]
-    for group in range(groups):
-        read(rows[: len(places) * padded], keys, places, group * size, size)
-        for d in range(0, padded, WIDTH):
-            transpose(turned, d * WIDTH, WIDTH, rows, d, padded)
-        for r in range(heads):
-            row = (group * heads + r) * padded
-            multiply_1_by_1(scores[group, r], at, TILE, q, row, padded, turned, 0, WIDTH, size)
-
-
-@task
-def _add_some(parts, scores, values, places, memory, at, size):
-    """Add to parts (g, r, padded size) the values at `places`, weighed by the scores (g, r, TILE) from `at` on."""
-    groups, heads, padded = parts.shape
-    for group in range(groups):
-        read(memory[: len(places) * padded], values, places, group * size, size)
-        for r in range(heads):
-            part, weights, column = parts[group, r], scores[group, r], 0
-            while column + 4 * WIDTH <= padded:
-                add_1_by_4(part, column, padded, weights, at, TILE, memory, column, padded, len(places))
-                column += 4 * WIDTH
-            while column < padded:
-                add_1_by_1(part, column, padded, weights, at, TILE, memory, column, padded, len(places))
-                column += WIDTH
-
-
-@task
-def _attend_tile(parts, found, q, keys, values, layout, table, tile, first, stop, scale, cap):
-    """One query and the places first .. stop of a tile: parts (g, r, padded size), found (g, r, 2), q (g, r, size).
-
-    All heads read some positions before the next: what lies side by side in memory is read once, in its order.
-    """
-    groups, heads, padded = parts.shape
-    size = q.shape[2]
-    turned = pad(q.copy().reshape((groups * heads, size)), scale, padded)
-    scores, memory = np.zeros((groups, heads, TILE), np.float32), np.zeros(2 * padded * WIDTH, np.float32)
-    places = np.empty(TILE, np.int64)
-    find(places[:stop], layout, table, tile)
-    for at in range(first // WIDTH * WIDTH, stop, WIDTH):
-        _score_some(scores, turned, keys, places[at : min(at + WIDTH, stop)], memory, at, size, padded)
-    for group in range(groups):
-        for r in range(heads):
-            row = scores[group, r]
-            if cap > ZERO:
-                for i in range(TILE):
-                    row[i] = cap_score(row[i], cap)
-            found[group, r, 0], found[group, r, 1] = weigh(row, 0, first, stop)
-    parts[:] = ZERO
-    for begin in range(first // WIDTH * WIDTH, stop, WIDTH):
-        at = max(first, begin)
-        _add_some(parts, scores, values, places[at : min(begin + WIDTH, stop)], memory, at, size)
-
-
-@task
-def _longest_and_all(lengths):
-    """In a loop of one thread: what numba makes of a library's sums in a kernel wakes all of them."""
-    longest = total = 0
-    for length in lengths:
-        longest, total = max(longest, length), total + length
-    return longest, total
-
-
-@task
-def _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap):
-    """Tile i of all sequences' tiles: parts (b, tiles, g, r, padded size), found (b, tiles, g, r, 2)."""
-    b, tile = i // parts.shape[1], i % parts.shape[1]
-    begin = tile * TILE
-    first, stop = max(0, lengths[b] - window - begin), min(TILE, lengths[b] - begin)
-    if first < stop:
-        _attend_tile(
-            parts[b, tile], found[b, tile], q[b], keys, values, layout, tables[b], begin, first, stop, scale, cap
-        )  # fmt: skip
-    else:
-        found[b, tile, :, :, 0] = NOTHING
-
-
-@task
-def _join_tiles(out, parts, found, sinks, i):
-    """Head i of all sequences' heads: out (b, g, r, size) from what the tiles gave; sinks (g, r)."""
-    groups, heads = out.shape[1], out.shape[2]
-    b, group, r = i // (groups * heads), i // heads % groups, i % heads
-    sums, ends = np.zeros(parts.shape[4], np.float32), np.zeros(2, np.float32)
-    ends[0] = NOTHING
-    for tile in range(parts.shape[1]):
-        join_tile(sums, ends, parts[b, tile, group, r], found[b, tile, group, r])
-    finish(out[b, group, r], sums, ends, sinks[group, r])
-
-
-@kernel
-def _attend_steps(out, q, keys, values, layout, tables, lengths, window, scale, cap, sinks):
-    """out, q (b, g, r, size), tables (b, m), lengths (b,), sinks (g, r): all threads read tiles, which are then joined.
-
-    How many tiles there are is known here alone, so that the call is the same however long the sequences have become.
-    """
-    batch, groups, heads, size = q.shape
-    longest, total = _longest_and_all(lengths)
-    tiles, padded = (longest + TILE - 1) // TILE, (size + WIDTH - 1) // WIDTH * WIDTH
-    parts = np.empty((batch, tiles, groups, heads, padded), np.float32)
-    found = np.empty((batch, tiles, groups, heads, 2), np.float32)
-    if total * groups * heads * size <= SMALL:
-        for i in range(batch * tiles):
-            _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap)
-        for i in range(batch * groups * heads):
-            _join_tiles(out, parts, found, sinks, i)
-    else:
-        for i in prange(batch * tiles):
-            _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap)
-        for i in prange(batch * groups * heads):
-            _join_tiles(out, parts, found, sinks, i)
-
-
 Plan = tuple[int, int, tuple[Any, ...], tuple[np.float32, np.float32], Any]
 
 
@@ -340,7 +221,7 @@ def attend_decode(
     shape = (batch, groups, rows, head_dim)
     out = torch.empty(q.shape, dtype=q.dtype)
     use_torch_threads()
-    _attend_steps(
+    attend_steps(
         in_place(out).reshape(shape),
         array(q).reshape(shape),
         *pools,

@@ -5,8 +5,9 @@ It imports numba at its top, so only what has made sure of numba may import it.
 
 import numpy as np
 
-from models.kernels.attention_vectors_numba import WIDTH, widen_vectors
+from models.kernels.attention_vectors_numba import widen_vectors
 from models.kernels.numba_scalars import exp, fma, narrow, strict, task, widen
+from models.kernels.vectors_numba import WIDTH
 
 ZERO, ONE, TWO, NOTHING = np.float32(0), np.float32(1), np.float32(2), np.float32(-np.inf)
 

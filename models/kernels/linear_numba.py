@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from numba import prange
 from torch import Tensor
 
-from models.kernels.attention_vectors_numba import WIDTH, transpose
+from models.kernels.attention_vectors_numba import transpose
 from models.kernels.numba_scalars import array, floats, in_place, kernel, narrow, piece, task, use_torch_threads
 from models.kernels.tiles_numba import PANEL, TALL, tile
+from models.kernels.vectors_numba import WIDTH
 from models.linear import LinearKernels, Panels, Weight, multiply
 
 ROWS = 8 * TALL  # of inputs of a task

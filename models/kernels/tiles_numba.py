@@ -9,23 +9,22 @@ It imports numba at its top, so only what has made sure of numba may import it.
 
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-FEATURES = binding.get_host_cpu_features()
-LANES = 16 if FEATURES.get("avx512f") else 8 if FEATURES.get("avx2") else 4
+from models.kernels import vectors_numba as v
+from models.kernels.vectors_numba import BYTES, FEATURES, FLOAT, INT, INTS, VECTOR, WIDTH
+
 VECTORS = 2  # of a panel
-PANEL = VECTORS * LANES  # outputs
+PANEL = VECTORS * WIDTH  # outputs
 # As many rows as leave registers for the weights: there are 32, or 16 before AVX-512.
-TALL = 12 if LANES == 16 else 4
+TALL = 12 if WIDTH == 16 else 4
 # Multiplies pairs of bfloat16 and adds both products in one instruction.
-HAS_BF16 = LANES == 16 and bool(FEATURES.get("avx512bf16"))
+HAS_BF16 = WIDTH == 16 and bool(FEATURES.get("avx512bf16"))
 AHEAD = 1 << 14  # bytes of weights that are asked for before they are read
 
-FLOAT, BYTE, INT32 = ir.FloatType(), ir.IntType(8), ir.IntType(32)
-FLOATS, WORDS, BYTES = (ir.VectorType(kind, LANES) for kind in (FLOAT, INT32, BYTE))
 _Type: Any = ir.Type
 
 
@@ -42,60 +41,26 @@ class _BFloat(_Type):  # type: ignore[misc]
         return hash(_BFloat)
 
 
-PAIRS = ir.VectorType(_BFloat(), 2 * LANES)
-
-
-def _call(builder, name, result, arguments):
-    function = ir.FunctionType(result, [argument.type for argument in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
-
-
-def _fused(builder, x, y, total):
-    return _call(builder, f"llvm.fmuladd.v{LANES}f32", FLOATS, [x, y, total])
-
-
-def _halves(builder, words):
-    """Pairs of bfloat16 -> their second numbers and their first, in float32."""
-    second = builder.and_(words, ir.Constant(WORDS, [0xFFFF0000] * LANES))
-    first = builder.shl(words, ir.Constant(WORDS, [16] * LANES))
-    return builder.bitcast(second, FLOATS), builder.bitcast(first, FLOATS)
+PAIRS = ir.VectorType(_BFloat(), 2 * WIDTH)
 
 
 def _multiply_add(builder, total, x, w):
     """total + x * w; of pairs, each lane adds the product of its second numbers, then that of its first."""
-    if w.type == FLOATS:
-        return _fused(builder, x, w, total)
+    if w.type == VECTOR:
+        return v.fused(builder, x, w, total)
     if HAS_BF16:
         pairs = [builder.bitcast(words, PAIRS) for words in (x, w)]
-        return _call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, [total, *pairs])
-    for one, other in zip(_halves(builder, x), _halves(builder, w), strict=True):
-        total = _fused(builder, one, other, total)
+        return v.call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", VECTOR, [total, *pairs])
+    for one, other in zip(*(v.of_pairs(builder, words, types.uint16)[::-1] for words in (x, w)), strict=True):
+        total = v.fused(builder, one, other, total)
     return total
-
-
-def _load(builder, address, kind, align):
-    loaded = builder.load(builder.bitcast(address, kind.as_pointer()))
-    loaded.align = align
-    return loaded
 
 
 def _load_weights(builder, address, depth, size):
     """A vector of float32, of pairs of bfloat16, or of integers of 8 bits as float32."""
     if size == 1:
-        return builder.sitofp(builder.sext(_load(builder, address, BYTES, size), WORDS), FLOATS)
-    return _load(builder, address, FLOATS if depth == 1 else WORDS, size)
-
-
-def _spread(builder, number, kind):
-    """A number in every lane."""
-    nothing = ir.Constant(kind, ir.Undefined)
-    first = builder.insert_element(nothing, number, INT32(0))
-    return builder.shuffle_vector(first, nothing, ir.Constant(WORDS, [0] * LANES))
-
-
-def _prefetch(builder, address):
-    address = builder.bitcast(address, BYTE.as_pointer())
-    _call(builder, "llvm.prefetch.p0", ir.VoidType(), [address, INT32(0), INT32(3), INT32(1)])
+        return builder.sitofp(builder.sext(v.load(builder, address, BYTES, size), INTS), VECTOR)
+    return v.load(builder, address, VECTOR if depth == 1 else INTS, size)
 
 
 class _Code:
@@ -109,18 +74,18 @@ class _Code:
 
     def __init__(self, builder, count, sums, x, w, stride, step, depth, size):
         self.builder, self.depth, self.size, self.step = builder, depth, size, step
-        self.vector, self.number = (FLOATS, FLOAT) if depth == 1 else (WORDS, INT32)
+        self.vector, self.number = (VECTOR, FLOAT) if depth == 1 else (INTS, INT)
         self.x, self.w, self.index = x, w, stride.type
         self.rows = [builder.gep(x, [builder.mul(stride, self._constant(row))]) for row in range(count)]
         self.places = [
             [
-                builder.bitcast(builder.gep(sums, [self._constant(row * PANEL + part * LANES)]), FLOATS.as_pointer())
+                builder.bitcast(builder.gep(sums, [self._constant(row * PANEL + part * WIDTH)]), VECTOR.as_pointer())
                 for part in range(VECTORS)
             ]
             for row in range(count)
         ]
         # The compiler makes registers of these.
-        self.totals = [[cgutils.alloca_once(builder, FLOATS) for _ in range(VECTORS)] for _ in range(count)]
+        self.totals = [[cgutils.alloca_once(builder, VECTOR) for _ in range(VECTORS)] for _ in range(count)]
 
     def _constant(self, number):
         return ir.Constant(self.index, number)
@@ -128,20 +93,20 @@ class _Code:
     def open(self):
         for places, totals in zip(self.places, self.totals, strict=True):
             for place, total in zip(places, totals, strict=True):
-                self.builder.store(_load(self.builder, place, FLOATS, 4), total)
+                self.builder.store(v.load(self.builder, place, VECTOR, 4), total)
 
     def add(self, at, prefetches):
         """The products of one step, the number `at`."""
         builder = self.builder
         begin = builder.gep(self.w, [builder.mul(at, self._constant(PANEL * self.depth))])
-        starts = [builder.gep(begin, [self._constant(part * LANES * self.depth)]) for part in range(VECTORS)]
+        starts = [builder.gep(begin, [self._constant(part * WIDTH * self.depth)]) for part in range(VECTORS)]
         weights = [_load_weights(builder, start, self.depth, self.size) for start in starts]
         if prefetches:
             for start in starts:
-                _prefetch(builder, builder.gep(start, [self._constant(AHEAD // self.size)]))
+                v.prefetch(builder, builder.gep(start, [self._constant(AHEAD // self.size)]))
         for row, totals in zip(self.rows, self.totals, strict=True):
             address = builder.gep(row, [builder.mul(at, self._constant(self.step))])
-            x = _spread(builder, _load(builder, address, self.number, 4 // self.depth), self.vector)
+            x = v.spread(builder, v.load(builder, address, self.number, 4 // self.depth), self.vector)
             for total, weight in zip(totals, weights, strict=True):
                 builder.store(_multiply_add(builder, builder.load(total), x, weight), total)
 

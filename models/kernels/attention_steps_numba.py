@@ -1,0 +1,213 @@
+"""Attention of single queries for a processor, compiled by numba: all threads read tiles, which are then joined.
+
+A head of whole vectors is read where the cache holds it, others by way of a copy in float32.
+
+It imports numba at its top, so only what has made sure of numba may import it.
+"""
+
+import numpy as np
+from numba import prange
+
+from models.kernels.attention_rows_numba import (
+    HEADS,
+    ROUND,
+    VECTORS,
+    add_one,
+    add_one_narrow,
+    add_some,
+    add_some_narrow,
+    score_each,
+    score_one,
+    score_shared,
+    turn,
+)
+from models.kernels.attention_tile_numba import NOTHING, ZERO, cap_score, find, finish, join_tile, pad, read
+from models.kernels.attention_vectors_numba import TILE, add_1_by_1, add_1_by_4, multiply_1_by_1, transpose, weigh
+from models.kernels.numba_scalars import kernel, task
+from models.kernels.vectors_numba import WIDTH
+
+SMALL = 1 << 18  # products of queries and keys: fewer are done before a second thread is awake
+
+
+@task
+def _score_some(scores, q, keys, places, memory, at, size, padded):
+    """scores (g, r, TILE) of the positions `places`, at most WIDTH, from the place `at` of a tile on; q (g, r, padded
+    size), flat; memory: for 2 * padded size * WIDTH numbers.
+    """
+    rows, turned = memory[: padded * WIDTH], memory[padded * WIDTH :]
+    groups, heads = scores.shape[0], scores.shape[1]
+    for group in range(groups):
+        read(rows[: len(places) * padded], keys, places, group * size, size)
+        for d in range(0, padded, WIDTH):
+            transpose(turned, d * WIDTH, WIDTH, rows, d, padded)
+        for r in range(heads):
+            row = (group * heads + r) * padded
+            multiply_1_by_1(scores[group, r], at, TILE, q, row, padded, turned, 0, WIDTH, size)
+
+
+@task
+def _add_some(parts, scores, values, places, memory, at, size):
+    """Add to parts (g, r, padded size) the values at `places`, weighed by the scores (g, r, TILE) from `at` on."""
+    groups, heads, padded = parts.shape
+    for group in range(groups):
+        read(memory[: len(places) * padded], values, places, group * size, size)
+        for r in range(heads):
+            part, weights, column = parts[group, r], scores[group, r], 0
+            while column + 4 * WIDTH <= padded:
+                add_1_by_4(part, column, padded, weights, at, TILE, memory, column, padded, len(places))
+                column += 4 * WIDTH
+            while column < padded:
+                add_1_by_1(part, column, padded, weights, at, TILE, memory, column, padded, len(places))
+                column += WIDTH
+
+
+@task
+def _score_whole(scores, q, keys, places, memory, at, size):
+    """The same where a head is whole vectors, of WIDTH places from `at` on; scores (g, r, TILE).
+
+    memory: for HEADS * size * WIDTH numbers.
+    """
+    groups, heads = scores.shape[0], scores.shape[1]
+    scores, each = scores.reshape(groups * heads * TILE), size * WIDTH
+    group = 0
+    while heads == 1 and group + HEADS <= groups:
+        for g in range(HEADS):
+            turn(memory, g * each, keys, (group + g) * size, places, at, size)
+        score_each(scores, group * TILE + at, q, group * size, memory, each, keys, size)
+        group += HEADS
+    while group < groups:
+        turn(memory, 0, keys, group * size, places, at, size)
+        head, last = group * heads, (group + 1) * heads
+        while head + HEADS <= last:
+            score_shared(scores, head * TILE + at, q, head * size, memory, 0, keys, size)
+            head += HEADS
+        while head < last:
+            score_one(scores, head * TILE + at, q, head * size, memory, 0, keys, size)
+            head += 1
+        group += 1
+
+
+@task
+def _add_whole(parts, scores, values, places, at, stop, size):
+    """Add to parts (g, r, size) the values at the places `at` .. `stop`, weighed by the scores (g, r, TILE)."""
+    groups, heads = scores.shape[0], scores.shape[1]
+    parts, scores = parts.reshape(groups * heads * size), scores.reshape(groups * heads * TILE)
+    for group in range(groups):
+        head, last = group * heads, (group + 1) * heads
+        while head < last:
+            many = head + HEADS <= last
+            for column in range(0, size, VECTORS * WIDTH):
+                into, weights, begin = head * size + column, head * TILE + at, group * size + column
+                wide = column + VECTORS * WIDTH <= size
+                if many and wide:
+                    add_some(parts, into, size, scores, weights, values, begin, places, at, stop - at)
+                elif many:
+                    add_some_narrow(parts, into, size, scores, weights, values, begin, places, at, stop - at)
+                elif wide:
+                    add_one(parts, into, size, scores, weights, values, begin, places, at, stop - at)
+                else:
+                    add_one_narrow(parts, into, size, scores, weights, values, begin, places, at, stop - at)
+            head += HEADS if many else 1
+
+
+@task
+def _places(layout, table, tile, stop):
+    """Where a tile's positions are, and those behind it that are read next.
+
+    Behind `stop`, if that is before its end, the last one again: what is read of it does not count.
+    """
+    places = np.empty(TILE + WIDTH, np.int64)
+    known = min(len(places), len(table) * layout[0] - tile) if stop == TILE else stop
+    find(places[:known], layout, table, tile)
+    places[known:] = places[stop - 1]
+    return places
+
+
+@task
+def _attend_tile(parts, found, q, keys, values, layout, table, tile, first, stop, scale, cap):
+    """One query and the places first .. stop of a tile: parts (g, r, padded size), found (g, r, 2), q (g, r, size).
+
+    All heads read some positions before the next: what lies side by side in memory is read once, in its order.
+    """
+    groups, heads, padded = parts.shape
+    size = q.shape[2]
+    is_whole = size % ROUND == 0
+    turned, places = pad(q.copy().reshape((groups * heads, size)), scale, padded), _places(layout, table, tile, stop)
+    scores, memory = np.zeros((groups, heads, TILE), np.float32), np.zeros(HEADS * padded * WIDTH, np.float32)
+    for at in range(first // WIDTH * WIDTH, stop, WIDTH):
+        if is_whole:
+            _score_whole(scores, turned, keys, places, memory, at, size)
+        else:
+            _score_some(scores, turned, keys, places[at : min(at + WIDTH, stop)], memory, at, size, padded)
+    for group in range(groups):
+        for r in range(heads):
+            row = scores[group, r]
+            if cap > ZERO:
+                for i in range(TILE):
+                    row[i] = cap_score(row[i], cap)
+            found[group, r, 0], found[group, r, 1] = weigh(row, 0, first, stop)
+    parts[:] = ZERO
+    for begin in range(first // WIDTH * WIDTH, stop, WIDTH):
+        at, end = max(first, begin), min(begin + WIDTH, stop)
+        if is_whole:
+            _add_whole(parts, scores, values, places, at, end, size)
+        else:
+            _add_some(parts, scores, values, places[at:end], memory, at, size)
+
+
+@task
+def _longest_and_all(lengths):
+    """In a loop of one thread: what numba makes of a library's sums in a kernel wakes all of them."""
+    longest = total = 0
+    for length in lengths:
+        longest, total = max(longest, length), total + length
+    return longest, total
+
+
+@task
+def _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap):
+    """Tile i of all sequences' tiles: parts (b, tiles, g, r, padded size), found (b, tiles, g, r, 2)."""
+    b, tile = i // parts.shape[1], i % parts.shape[1]
+    begin = tile * TILE
+    first, stop = max(0, lengths[b] - window - begin), min(TILE, lengths[b] - begin)
+    if first < stop:
+        _attend_tile(
+            parts[b, tile], found[b, tile], q[b], keys, values, layout, tables[b], begin, first, stop, scale, cap
+        )  # fmt: skip
+    else:
+        found[b, tile, :, :, 0] = NOTHING
+
+
+@task
+def _join_tiles(out, parts, found, sinks, i):
+    """Head i of all sequences' heads: out (b, g, r, size) from what the tiles gave; sinks (g, r)."""
+    groups, heads = out.shape[1], out.shape[2]
+    b, group, r = i // (groups * heads), i // heads % groups, i % heads
+    sums, ends = np.zeros(parts.shape[4], np.float32), np.zeros(2, np.float32)
+    ends[0] = NOTHING
+    for tile in range(parts.shape[1]):
+        join_tile(sums, ends, parts[b, tile, group, r], found[b, tile, group, r])
+    finish(out[b, group, r], sums, ends, sinks[group, r])
+
+
+@kernel
+def attend_steps(out, q, keys, values, layout, tables, lengths, window, scale, cap, sinks):
+    """out, q (b, g, r, size), tables (b, m), lengths (b,), sinks (g, r): all threads read tiles, which are then joined.
+
+    How many tiles there are is known here alone, so that the call is the same however long the sequences have become.
+    """
+    batch, groups, heads, size = q.shape
+    longest, total = _longest_and_all(lengths)
+    tiles, padded = (longest + TILE - 1) // TILE, (size + WIDTH - 1) // WIDTH * WIDTH
+    parts = np.empty((batch, tiles, groups, heads, padded), np.float32)
+    found = np.empty((batch, tiles, groups, heads, 2), np.float32)
+    if total * groups * heads * size <= SMALL:
+        for i in range(batch * tiles):
+            _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap)
+        for i in range(batch * groups * heads):
+            _join_tiles(out, parts, found, sinks, i)
+    else:
+        for i in prange(batch * tiles):
+            _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap)
+        for i in prange(batch * groups * heads):
+            _join_tiles(out, parts, found, sinks, i)
