@@ -21,8 +21,9 @@ from models.batch import ForwardBatch
 from models.cache import KVCache
 from models.config import ScoreSpec
 from models.kernels import attention_torch
+from models.kernels.attention_forms_numba import comes_in_pairs, depth_of, queries, read_tile, room, weights_of
 from models.kernels.attention_steps_numba import attend_steps
-from models.kernels.attention_tile_numba import NOTHING, ZERO, cap_score, find, finish, join_tile, pad, read
+from models.kernels.attention_tile_numba import NOTHING, ONE, ZERO, cap_score, find, finish, join_tile
 from models.kernels.attention_torch import PLAIN
 from models.kernels.attention_vectors_numba import (
     TILE,
@@ -30,7 +31,6 @@ from models.kernels.attention_vectors_numba import (
     multiply_1_by_4,
     multiply_4_by_1,
     multiply_4_by_4,
-    transpose,
     weigh,
 )
 from models.kernels.interface import AttentionKernels
@@ -47,28 +47,34 @@ def _meeting(rows: int, multiply_wide: Any, multiply_narrow: Any) -> Any:
     """What meets a tile with so many rows at once, by products of as many rows and of four vectors or one."""
 
     @task
-    def meet(part, scores, found, q, row, keys_turned, values_read, firsts, stops, size, cap):
+    def meet(part, scores, words, found, q, row, keys_turned, values_read, firsts, stops, size, scale, cap):
         """Rows of q (rows, padded size) from `row` on with a tile's positions firsts .. stops, each row its own.
 
         part (rows, padded size): sums of the values, found (rows, 2): the largest score and the sum of the weights.
+        words: for the weights, where they need room.
         """
-        padded = values_read.shape[0] // TILE
+        depth = depth_of(q)
+        padded = values_read.shape[0] // (TILE // depth)
         first, stop = firsts[0], stops[0]
         for r in range(1, rows):
             first, stop = min(first, firsts[r]), max(stop, stops[r])
         for column in range(0, stop, 4 * WIDTH):
-            multiply_wide(scores, column, TILE, q, row * padded, padded, keys_turned, column, TILE, size)
+            each = padded // depth
+            multiply_wide(scores, column, TILE, q, row * each, each, keys_turned, column, TILE, size // depth)
         if cap > ZERO:
             for i in range(rows * TILE):
-                scores[i] = cap_score(scores[i], cap)
+                scores[i] = cap_score(scores[i] * scale, cap)
+            scale = ONE
         for r in range(rows):
-            found[r, 0], found[r, 1] = weigh(scores, r * TILE, firsts[r], stops[r])
-        column, begin, count = 0, first * padded, stop - first
+            found[r, 0], found[r, 1] = weigh(scores, r * TILE, firsts[r], stops[r], scale)
+        weights, row_of = weights_of(words, scores, rows), TILE // depth
+        first //= depth
+        column, begin, count = 0, first * padded, (stop + depth - 1) // depth - first
         while column + 4 * WIDTH <= padded:
-            multiply_wide(part, column, padded, scores, first, TILE, values_read, begin + column, padded, count)
+            multiply_wide(part, column, padded, weights, first, row_of, values_read, begin + column, padded, count)
             column += 4 * WIDTH
         while column < padded:
-            multiply_narrow(part, column, padded, scores, first, TILE, values_read, begin + column, padded, count)
+            multiply_narrow(part, column, padded, weights, first, row_of, values_read, begin + column, padded, count)
             column += WIDTH
 
     return meet
@@ -79,11 +85,11 @@ _meet_one = _meeting(1, multiply_1_by_4, multiply_1_by_1)
 
 
 @task
-def _meet_rows(sums, ends, memory, q, keys_turned, values_read, seen, heads, window, size, cap):
+def _meet_rows(sums, ends, memory, words, q, keys_turned, values_read, seen, heads, window, size, scale, cap):
     """All rows of q (rows, padded size), flat, with a tile: sums (rows, padded size), ends (rows, 2).
 
     seen: of the tile's positions, those up to the first query's own; `heads` rows are one query. memory: for scores
-    (BLOCK, TILE) and sums (BLOCK, padded size).
+    (BLOCK, TILE) and sums (BLOCK, padded size). words: for weights (BLOCK, TILE) in the form of q.
     """
     rows, padded = sums.shape
     scores, part, found = memory[: BLOCK * TILE], memory[BLOCK * TILE :], np.empty((BLOCK, 2), np.float32)
@@ -96,9 +102,11 @@ def _meet_rows(sums, ends, memory, q, keys_turned, values_read, seen, heads, win
             firsts[r], stops[r] = max(0, stop - window), min(TILE, stop)
         if stops[step - 1] > 0 and firsts[0] < TILE:
             if step == BLOCK:
-                _meet_four(part, scores, found, q, row, keys_turned, values_read, firsts, stops, size, cap)
+                _meet_four(
+                    part, scores, words, found, q, row, keys_turned, values_read, firsts, stops, size, scale, cap
+                )
             else:
-                _meet_one(part, scores, found, q, row, keys_turned, values_read, firsts, stops, size, cap)
+                _meet_one(part, scores, words, found, q, row, keys_turned, values_read, firsts, stops, size, scale, cap)
             for r in range(step):
                 join_tile(sums[row + r], ends[row + r], part[r * padded : (r + 1) * padded], found[r])
         row += step
@@ -106,28 +114,29 @@ def _meet_rows(sums, ends, memory, q, keys_turned, values_read, seen, heads, win
 
 @task
 def _attend_run(out, q, keys, values, layout, table, group, position, window, scale, cap, sinks):
-    """One key head and some queries: out, q (n, r, size), at the positions from `position` on; sinks (r,).
+    """One key head and some queries: out (n, r, size), at the positions from `position` on; sinks (r,).
 
-    keys, values, layout: the memory of two pools and where positions lie in it, as `find` has it. table (m,).
+    q: of the same shape, or of pairs. keys, values, layout: the memory of two pools and where positions lie in it, as
+    `find` has it. table (m,).
     """
-    count, heads, size = q.shape
+    count, heads, size = out.shape
     padded = (size + WIDTH - 1) // WIDTH * WIDTH
-    turned = pad(q.copy().reshape((count * heads, size)), scale, padded)
+    rows = queries(q, padded)
     sums, ends = np.zeros((count * heads, padded), np.float32), np.zeros((count * heads, 2), np.float32)
     ends[:, 0] = NOTHING
-    keys_turned, values_read, keys_read = np.zeros((3, TILE * padded), np.float32)
+    depth, whole = depth_of(q), TILE * padded
+    keys_turned, values_read, words = room(q, whole // depth), room(q, whole // depth), room(q, BLOCK * TILE // depth)
+    read_first = np.zeros(whole if depth == 1 else 0, np.float32)
     memory, places = np.zeros(BLOCK * (TILE + padded), np.float32), np.empty(TILE, np.int64)
     last = position + count
     for tile in range(max(0, position + 1 - window) // TILE * TILE, last, TILE):
         there = places[: min(TILE, last - tile)]
         find(there, layout, table, tile)
-        read(keys_read[: len(there) * padded], keys, there, group * size, size)
-        read(values_read[: len(there) * padded], values, there, group * size, size)
-        for i in range(0, len(there), WIDTH):
-            for d in range(0, padded, WIDTH):
-                transpose(keys_turned, d * TILE + i, TILE, keys_read, i * padded + d, padded)
+        low = max(0, position + 1 - window - tile)
+        read_tile(keys_turned, values_read, read_first, keys, values, there, low, group * size, size)
         _meet_rows(
-            sums, ends, memory, turned, keys_turned, values_read, position + 1 - tile, heads, window, size, cap
+            sums, ends, memory, words, rows, keys_turned, values_read, position + 1 - tile, heads, window, size, scale,
+            cap,
         )  # fmt: skip
     for row in range(count * heads):
         finish(out[row // heads, row % heads], sums[row], ends[row], sinks[row % heads])
@@ -135,7 +144,7 @@ def _attend_run(out, q, keys, values, layout, table, group, position, window, sc
 
 @kernel
 def _attend_runs(out, q, keys, values, layout, table, position, window, scale, cap, sinks):
-    """out, q (n, g, r, size), sinks (g, r)."""
+    """out, q (n, g, r, size), the latter perhaps in pairs; sinks (g, r)."""
     count, groups, heads = q.shape[:3]
     each = max(1, QUERIES // heads)
     pieces = (count + each - 1) // each
@@ -160,6 +169,12 @@ def _plan(cache: KVCache, heads: int, head_dim: int, scores: ScoreSpec, sinks: T
     sink_rows = np.full((groups, rows), NOTHING) if sinks is None else floats(sinks).reshape(groups, rows)
     pools = flat(keys), flat(cache.values), (keys.shape[1], keys.stride(0), keys.stride(1))
     return groups, rows, pools, (np.float32(scale), np.float32(scores.softcap or 0)), sink_rows
+
+
+def _in_their_form(q: Tensor, shape: tuple[int, ...]) -> Any:
+    """Queries as kernels want them: as they are stored, or as pairs."""
+    numbers = array(q).reshape(shape)
+    return numbers.view(np.int32) if comes_in_pairs(shape[-1], numbers.dtype) else numbers
 
 
 def attend_prefill(
@@ -187,7 +202,7 @@ def attend_prefill(
     use_torch_threads()
     _attend_runs(
         out.numpy().reshape(shape),
-        floats(q).reshape(shape),
+        _in_their_form(q, shape),
         *pools,
         block_table.contiguous().numpy(),
         context_len,
@@ -223,7 +238,7 @@ def attend_decode(
     use_torch_threads()
     attend_steps(
         in_place(out).reshape(shape),
-        array(q).reshape(shape),
+        _in_their_form(q, shape),
         *pools,
         block_tables.contiguous().numpy(),
         lengths.numpy(),

@@ -22,17 +22,18 @@ HEADS = 4  # at once
 SECOND, LINE = 2, 64  # of the processor's caches the second, and bytes of a line
 
 
-def _build_turn(typing, out, out_at, keys, at, places, first, size):
-    """The keys' `size` numbers from `at` on behind each of WIDTH places, turned: out (size, WIDTH), as they are stored.
+def _build_turn(typing, out, out_at, stride, keys, at, places, first, size):
+    """The keys' `size` numbers from `at` on behind each of WIDTH places, turned, as they are stored: rows of WIDTH, one
+    every `stride`.
 
-    Of 16 bits two numbers that follow each other stay together: out (size / 2, WIDTH) of pairs. What lies behind the
-    next WIDTH places is asked for.
+    Of 16 bits two numbers that follow each other stay together, and a row is of such pairs. What lies behind the next
+    WIDTH places is asked for.
     """
 
     def build(context, builder, signature, arguments):
-        out, keys, places = (v.memory(context, builder, signature.args[i], arguments[i]) for i in (0, 2, 4))
-        out_at, at, first, size = (arguments[i] for i in (1, 3, 5, 6))
-        long, each = at.type, WIDTH if isinstance(signature.args[2].dtype, types.Float) else ROUND
+        out, keys, places = (v.memory(context, builder, signature.args[i], arguments[i]) for i in (0, 3, 5))
+        out_at, stride, at, first, size = (arguments[i] for i in (1, 2, 4, 6, 7))
+        long, each = at.type, WIDTH if isinstance(signature.args[3].dtype, types.Float) else ROUND
         rows = [builder.load(builder.gep(places, [builder.add(first, long(i))])) for i in range(2 * WIDTH)]
         rows = [builder.gep(keys, [builder.add(row, at)]) for row in rows]
 
@@ -41,16 +42,17 @@ def _build_turn(typing, out, out_at, keys, at, places, first, size):
             content = [v.load(builder, builder.gep(row, [offset]), INTS, 2) for row in rows[:WIDTH]]
             for row in rows[WIDTH:]:
                 v.prefetch(builder, builder.gep(row, [offset]), SECOND)
-            into = builder.add(out_at, builder.mul(number, long(WIDTH * WIDTH)))
+            row = builder.mul(number, long(WIDTH))
             for i, vector in enumerate(v.transposed(builder, content)):
-                v.store(builder, vector, builder.gep(out, [builder.add(into, long(i * WIDTH))]))
+                into = builder.add(out_at, builder.mul(builder.add(row, long(i)), stride))
+                v.store(builder, vector, builder.gep(out, [into]))
             return held
 
         v.loop(builder, builder.sdiv(size, long(each)), [], turn)
         return context.get_dummy_value()
 
     place = types.int64
-    return types.void(out, place, keys, place, places, place, place), build
+    return types.void(out, place, place, keys, place, places, place, place), build
 
 
 turn: Any = intrinsic(_build_turn)
@@ -60,29 +62,34 @@ def _scorer(heads: int, *, shares: bool) -> Any:
     """Scores of so many heads' queries against what `turn` gave for each; shares: for all of them together."""
 
     def score(typing, scores, scores_at, q, q_at, turned, stride, keys, size):
-        """scores (heads, TILE) at `scores_at`, WIDTH of each; q (heads, size) at `q_at`; turned: one every `stride`."""
+        """scores (heads, TILE) at `scores_at`, WIDTH of each; turned: one every `stride`.
+
+        q (heads, size) at `q_at`, in float32 or, if the keys are bfloat16, in pairs: then `size` counts those.
+        """
 
         def build(context, builder, signature, arguments):
             scores, q, turned = (v.memory(context, builder, signature.args[i], arguments[i]) for i in (0, 2, 4))
             scores_at, q_at, stride, size = (arguments[i] for i in (1, 3, 5, 7))
             kind, long = signature.args[6].dtype, size.type
-            depth = 1 if isinstance(kind, types.Float) else 2
+            pairs = not isinstance(signature.args[2].dtype, types.Float)
+            depth = 1 if pairs or isinstance(kind, types.Float) else 2
             sources = [builder.gep(turned, [builder.mul(stride, long(h))]) for h in range(1 if shares else heads)]
             queries = [builder.gep(q, [builder.add(q_at, builder.mul(size, long(h)))]) for h in range(heads)]
 
             def read(source: Any, number: Any) -> tuple[Any, ...]:
                 address = builder.gep(source, [builder.mul(number, long(WIDTH))])
                 if depth == 1:
-                    return (v.load(builder, address, VECTOR, 4),)
+                    return (v.load(builder, address, INTS if pairs else VECTOR, 4),)
                 return v.of_pairs(builder, v.load(builder, address, INTS, 4), kind)
 
-            def add(number: Any, sums: list[Any]) -> list[Any]:
-                content = [read(source, number) for source in sources] * (heads // len(sources))
-                begin = builder.mul(number, long(depth))
+            def add(step: Any, sums: list[Any]) -> list[Any]:
+                content = [read(source, step) for source in sources] * (heads // len(sources))
+                begin = builder.mul(step, long(depth))
                 for d in range(depth):
                     places = [builder.gep(query, [builder.add(begin, long(d))]) for query in queries]
-                    numbers = [v.spread(builder, builder.load(place, align=4)) for place in places]
-                    sums = [v.fused(builder, numbers[h], content[h][d], sums[h]) for h in range(heads)]
+                    numbers = [builder.load(place, align=4) for place in places]
+                    spread = [v.spread(builder, number, content[0][0].type) for number in numbers]
+                    sums = [v.multiply_add(builder, spread[h], content[h][d], sums[h]) for h in range(heads)]
                 return sums
 
             sums = v.loop(builder, builder.sdiv(size, long(depth)), [everywhere(0)] * heads, add)
@@ -107,6 +114,8 @@ def _adder(heads: int, vectors: int) -> Any:
     def add_values(typing, sums, sums_at, stride, weights, weights_at, values, at, places, first, count):
         """sums: a row every `stride` from `sums_at` on. weights (heads, TILE) at `weights_at`, for the places first ..
         first + count, behind each of which the values begin at `at`.
+
+        The weights are float32 or, if the values are bfloat16, pairs: then `weights_at`, `first` and `count` are too.
         """
 
         def build(context, builder, signature, arguments):
@@ -116,23 +125,32 @@ def _adder(heads: int, vectors: int) -> Any:
             )
             sums_at, stride, weights_at, at, first, count = (arguments[i] for i in (1, 2, 4, 6, 8, 9))
             kind, long = signature.args[5].dtype, count.type
+            depth = 1 if isinstance(signature.args[3].dtype, types.Float) else 2
             starts = [builder.add(sums_at, builder.mul(stride, long(h))) for h in range(heads)]
             columns = [long(c * WIDTH) for c in range(vectors)]
             into = [builder.gep(sums, [builder.add(start, column)]) for start in starts for column in columns]
 
+            def row(place: Any, offset: int) -> Any:
+                start = builder.load(builder.gep(places, [builder.add(place, long(offset))]))
+                return builder.gep(values, [builder.add(start, at)])
+
             def add(k: Any, held: list[Any]) -> list[Any]:
-                place = builder.load(builder.gep(places, [builder.add(first, k)]))
-                row = builder.gep(values, [builder.add(place, at)])
-                right = [v.load_numbers(builder, builder.gep(row, [column]), kind) for column in columns]
-                ahead = builder.load(builder.gep(places, [builder.add(first, builder.add(k, long(WIDTH)))]))
-                ahead = builder.gep(values, [builder.add(ahead, at)])
-                for column in columns[:: max(1, LINE * 8 // kind.bitwidth // WIDTH)]:
-                    v.prefetch(builder, builder.gep(ahead, [column]), SECOND)
+                place = builder.mul(builder.add(first, k), long(depth))
+                rows = [row(place, offset) for offset in range(depth)]
+                addresses = [[builder.gep(start, [column]) for start in rows] for column in columns]
+                if depth == 1:
+                    right = [v.load_numbers(builder, address, kind) for (address,) in addresses]
+                else:
+                    right = [v.load_pairs(builder, *pair) for pair in addresses]
+                for ahead in [row(place, offset + WIDTH) for offset in range(depth)]:
+                    for column in columns[:: max(1, LINE * 8 // kind.bitwidth // WIDTH)]:
+                        v.prefetch(builder, builder.gep(ahead, [column]), SECOND)
                 added = []
                 for h in range(heads):
-                    weight = builder.gep(weights, [builder.add(builder.add(weights_at, long(h * TILE)), k)])
-                    left = v.spread(builder, builder.load(weight, align=4))
-                    added += [v.fused(builder, left, right[c], held[h * vectors + c]) for c in range(vectors)]
+                    weight = builder.add(builder.add(weights_at, long(h * TILE // depth)), k)
+                    left = builder.load(builder.gep(weights, [weight]), align=4)
+                    left = v.spread(builder, left, right[0].type)
+                    added += [v.multiply_add(builder, left, right[c], held[h * vectors + c]) for c in range(vectors)]
                 return added
 
             begin = [v.load(builder, place, VECTOR, 4) for place in into]

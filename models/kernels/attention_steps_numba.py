@@ -8,6 +8,7 @@ It imports numba at its top, so only what has made sure of numba may import it.
 import numpy as np
 from numba import prange
 
+from models.kernels.attention_forms_numba import depth_of, queries, room, weights_of
 from models.kernels.attention_rows_numba import (
     HEADS,
     ROUND,
@@ -21,7 +22,7 @@ from models.kernels.attention_rows_numba import (
     score_shared,
     turn,
 )
-from models.kernels.attention_tile_numba import NOTHING, ZERO, cap_score, find, finish, join_tile, pad, read
+from models.kernels.attention_tile_numba import NOTHING, ONE, ZERO, cap_score, find, finish, join_tile, read
 from models.kernels.attention_vectors_numba import TILE, add_1_by_1, add_1_by_4, multiply_1_by_1, transpose, weigh
 from models.kernels.numba_scalars import kernel, task
 from models.kernels.vectors_numba import WIDTH
@@ -65,48 +66,51 @@ def _add_some(parts, scores, values, places, memory, at, size):
 def _score_whole(scores, q, keys, places, memory, at, size):
     """The same where a head is whole vectors, of WIDTH places from `at` on; scores (g, r, TILE).
 
-    memory: for HEADS * size * WIDTH numbers.
+    q: in the form of the kernel. memory: for HEADS * size * WIDTH numbers.
     """
     groups, heads = scores.shape[0], scores.shape[1]
-    scores, each = scores.reshape(groups * heads * TILE), size * WIDTH
+    scores, each, length = scores.reshape(groups * heads * TILE), size * WIDTH, size // depth_of(q)
     group = 0
     while heads == 1 and group + HEADS <= groups:
         for g in range(HEADS):
-            turn(memory, g * each, keys, (group + g) * size, places, at, size)
-        score_each(scores, group * TILE + at, q, group * size, memory, each, keys, size)
+            turn(memory, g * each, WIDTH, keys, (group + g) * size, places, at, size)
+        score_each(scores, group * TILE + at, q, group * length, memory, each, keys, length)
         group += HEADS
     while group < groups:
-        turn(memory, 0, keys, group * size, places, at, size)
+        turn(memory, 0, WIDTH, keys, group * size, places, at, size)
         head, last = group * heads, (group + 1) * heads
         while head + HEADS <= last:
-            score_shared(scores, head * TILE + at, q, head * size, memory, 0, keys, size)
+            score_shared(scores, head * TILE + at, q, head * length, memory, 0, keys, length)
             head += HEADS
         while head < last:
-            score_one(scores, head * TILE + at, q, head * size, memory, 0, keys, size)
+            score_one(scores, head * TILE + at, q, head * length, memory, 0, keys, length)
             head += 1
         group += 1
 
 
 @task
-def _add_whole(parts, scores, values, places, at, stop, size):
-    """Add to parts (g, r, size) the values at the places `at` .. `stop`, weighed by the scores (g, r, TILE)."""
-    groups, heads = scores.shape[0], scores.shape[1]
-    parts, scores = parts.reshape(groups * heads * size), scores.reshape(groups * heads * TILE)
+def _add_whole(parts, weights, values, places, at, stop):
+    """Add to parts (g, r, size) the values at the places `at` .. `stop`, weighed: weights (g * r * TILE), flat.
+
+    Places and weights are counted in elements of the form.
+    """
+    groups, heads, size = parts.shape
+    parts, tile, count = parts.reshape(parts.size), len(weights) // (groups * heads), stop - at
     for group in range(groups):
         head, last = group * heads, (group + 1) * heads
         while head < last:
             many = head + HEADS <= last
             for column in range(0, size, VECTORS * WIDTH):
-                into, weights, begin = head * size + column, head * TILE + at, group * size + column
+                into, row, begin = head * size + column, head * tile + at, group * size + column
                 wide = column + VECTORS * WIDTH <= size
                 if many and wide:
-                    add_some(parts, into, size, scores, weights, values, begin, places, at, stop - at)
+                    add_some(parts, into, size, weights, row, values, begin, places, at, count)
                 elif many:
-                    add_some_narrow(parts, into, size, scores, weights, values, begin, places, at, stop - at)
+                    add_some_narrow(parts, into, size, weights, row, values, begin, places, at, count)
                 elif wide:
-                    add_one(parts, into, size, scores, weights, values, begin, places, at, stop - at)
+                    add_one(parts, into, size, weights, row, values, begin, places, at, count)
                 else:
-                    add_one_narrow(parts, into, size, scores, weights, values, begin, places, at, stop - at)
+                    add_one_narrow(parts, into, size, weights, row, values, begin, places, at, count)
             head += HEADS if many else 1
 
 
@@ -124,6 +128,38 @@ def _places(layout, table, tile, stop):
 
 
 @task
+def _weigh_all(found, scores, first, stop, scale, cap):
+    """Scores (g, r, TILE) become weights; found (g, r, 2)."""
+    for group in range(scores.shape[0]):
+        for r in range(scores.shape[1]):
+            row, factor = scores[group, r], scale
+            if cap > ZERO:
+                for i in range(TILE):
+                    row[i] = cap_score(row[i] * scale, cap)
+                factor = ONE
+            found[group, r, 0], found[group, r, 1] = weigh(row, 0, first, stop, factor)
+
+
+@task
+def _attend_whole(parts, found, q, keys, values, layout, table, tile, first, stop, scale, cap):
+    """As `_attend_tile`, of heads that are whole vectors."""
+    groups, heads, size = parts.shape
+    depth, rows, places = depth_of(q), queries(q, size), _places(layout, table, tile, stop)
+    places[:first] = places[first]
+    scores, memory = np.zeros((groups, heads, TILE), np.float32), np.empty(HEADS * size * WIDTH, np.float32)
+    for at in range(first // WIDTH * WIDTH, stop, WIDTH):
+        _score_whole(scores, rows, keys, places, memory, at, size)
+    _weigh_all(found, scores, first, stop, scale, cap)
+    count = groups * heads
+    words = room(q, count * TILE // depth if depth > 1 else 0)
+    weights = weights_of(words, scores.reshape(count * TILE), count)
+    parts[:] = ZERO
+    for begin in range(first // WIDTH * WIDTH, stop, WIDTH):
+        at, end = max(first, begin) // depth, (min(begin + WIDTH, stop) + depth - 1) // depth
+        _add_whole(parts, weights, values, places, at, end)
+
+
+@task
 def _attend_tile(parts, found, q, keys, values, layout, table, tile, first, stop, scale, cap):
     """One query and the places first .. stop of a tile: parts (g, r, padded size), found (g, r, 2), q (g, r, size).
 
@@ -131,28 +167,15 @@ def _attend_tile(parts, found, q, keys, values, layout, table, tile, first, stop
     """
     groups, heads, padded = parts.shape
     size = q.shape[2]
-    is_whole = size % ROUND == 0
-    turned, places = pad(q.copy().reshape((groups * heads, size)), scale, padded), _places(layout, table, tile, stop)
-    scores, memory = np.zeros((groups, heads, TILE), np.float32), np.zeros(HEADS * padded * WIDTH, np.float32)
+    turned, places = queries(q, padded), _places(layout, table, tile, stop)
+    scores, memory = np.zeros((groups, heads, TILE), np.float32), np.zeros(2 * padded * WIDTH, np.float32)
     for at in range(first // WIDTH * WIDTH, stop, WIDTH):
-        if is_whole:
-            _score_whole(scores, turned, keys, places, memory, at, size)
-        else:
-            _score_some(scores, turned, keys, places[at : min(at + WIDTH, stop)], memory, at, size, padded)
-    for group in range(groups):
-        for r in range(heads):
-            row = scores[group, r]
-            if cap > ZERO:
-                for i in range(TILE):
-                    row[i] = cap_score(row[i], cap)
-            found[group, r, 0], found[group, r, 1] = weigh(row, 0, first, stop)
+        _score_some(scores, turned, keys, places[at : min(at + WIDTH, stop)], memory, at, size, padded)
+    _weigh_all(found, scores, first, stop, scale, cap)
     parts[:] = ZERO
     for begin in range(first // WIDTH * WIDTH, stop, WIDTH):
-        at, end = max(first, begin), min(begin + WIDTH, stop)
-        if is_whole:
-            _add_whole(parts, scores, values, places, at, end, size)
-        else:
-            _add_some(parts, scores, values, places[at:end], memory, at, size)
+        at = max(first, begin)
+        _add_some(parts, scores, values, places[at : min(begin + WIDTH, stop)], memory, at, size)
 
 
 @task
@@ -165,12 +188,16 @@ def _longest_and_all(lengths):
 
 
 @task
-def _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap):
+def _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap, size):
     """Tile i of all sequences' tiles: parts (b, tiles, g, r, padded size), found (b, tiles, g, r, 2)."""
     b, tile = i // parts.shape[1], i % parts.shape[1]
     begin = tile * TILE
     first, stop = max(0, lengths[b] - window - begin), min(TILE, lengths[b] - begin)
-    if first < stop:
+    if first < stop and size % ROUND == 0:
+        _attend_whole(
+            parts[b, tile], found[b, tile], q[b], keys, values, layout, tables[b], begin, first, stop, scale, cap
+        )  # fmt: skip
+    elif first < stop:
         _attend_tile(
             parts[b, tile], found[b, tile], q[b], keys, values, layout, tables[b], begin, first, stop, scale, cap
         )  # fmt: skip
@@ -192,22 +219,22 @@ def _join_tiles(out, parts, found, sinks, i):
 
 @kernel
 def attend_steps(out, q, keys, values, layout, tables, lengths, window, scale, cap, sinks):
-    """out, q (b, g, r, size), tables (b, m), lengths (b,), sinks (g, r): all threads read tiles, which are then joined.
+    """out, q (b, g, r, size), the latter perhaps in pairs; tables (b, m), lengths (b,), sinks (g, r).
 
     How many tiles there are is known here alone, so that the call is the same however long the sequences have become.
     """
-    batch, groups, heads, size = q.shape
+    batch, groups, heads, size = out.shape
     longest, total = _longest_and_all(lengths)
     tiles, padded = (longest + TILE - 1) // TILE, (size + WIDTH - 1) // WIDTH * WIDTH
     parts = np.empty((batch, tiles, groups, heads, padded), np.float32)
     found = np.empty((batch, tiles, groups, heads, 2), np.float32)
     if total * groups * heads * size <= SMALL:
         for i in range(batch * tiles):
-            _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap)
+            _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap, size)
         for i in range(batch * groups * heads):
             _join_tiles(out, parts, found, sinks, i)
     else:
         for i in prange(batch * tiles):
-            _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap)
+            _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap, size)
         for i in prange(batch * groups * heads):
             _join_tiles(out, parts, found, sinks, i)

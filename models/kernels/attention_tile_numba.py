@@ -75,10 +75,10 @@ def finish(out, sums, ends, sink):
 
 
 @task
-def pad(q, scale, padded):
-    """q (rows, size) times the scale, (rows * padded size,), with zeros behind each row."""
+def pad(q, padded):
+    """q (rows, size) in float32, (rows * padded size,), with zeros behind each row."""
     out = np.zeros(q.shape[0] * padded, np.float32)
     for row in range(q.shape[0]):
         for d in range(q.shape[1]):
-            out[row * padded + d] = widen(q[row, d]) * scale
+            out[row * padded + d] = widen(q[row, d])
     return out

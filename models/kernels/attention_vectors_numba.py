@@ -1,7 +1,8 @@
 """Vector code of attention over runs: small products held in registers, and what softmax needs.
 
-Each function works on flat float32 arrays, at places and with strides in numbers, and has one order of its operations
-whatever stands beside it: a row of a product gets the same bits in a block of four as alone.
+Each function works on flat arrays, at places and with strides in their numbers, and has one order of its operations
+whatever stands beside it: a row of a product gets the same bits in a block of four as alone. Arrays are of float32, or
+of integers of 32 bits that are pairs of bfloat16.
 
 It imports numba at its top, so only what has made sure of numba may import it.
 """
@@ -13,7 +14,7 @@ from numba.extending import intrinsic
 
 from models.kernels import vectors_numba as v
 from models.kernels.numba_scalars import LEAST, LN2_HIGH, LN2_LOW, LOG2E
-from models.kernels.vectors_numba import INT, INTS, VECTOR, WIDTH, everywhere
+from models.kernels.vectors_numba import FLOAT, INT, INTS, VECTOR, WIDTH, everywhere
 
 TILE = 128  # numbers of a row of weights
 TERMS = (1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0)  # of e^x
@@ -42,13 +43,17 @@ def _sum(builder: Any, a: Any, b: Any) -> Any:
 
 
 def _multiplier(rows: int, vectors: int, *, adds: bool = False) -> Any:
-    """out (rows, vectors * WIDTH) = a (rows, count) b (count, vectors * WIDTH); adds: to what is there, in order."""
+    """out (rows, vectors * WIDTH) = a (rows, count) b (count, vectors * WIDTH); adds: to what is there, in order.
+
+    out is float32, a and b are that or pairs, both.
+    """
 
     def multiply(typing, out, out_at, out_stride, a, a_at, a_stride, b, b_at, b_stride, count):
         def build(context, builder, signature, arguments):
             out, a, b = (v.memory(context, builder, signature.args[i], arguments[i]) for i in (0, 3, 6))
             out_at, out_stride, a_at, a_stride, b_at, b_stride, count = (arguments[i] for i in (1, 2, 4, 5, 7, 8, 9))
-            long = count.type
+            long, number = count.type, FLOAT if isinstance(signature.args[3].dtype, types.Float) else INT
+            vector = VECTOR if number == FLOAT else INTS
             starts = [builder.add(a_at, builder.mul(a_stride, long(r))) for r in range(rows)]
             ends = [builder.add(out_at, builder.mul(out_stride, long(r))) for r in range(rows)]
             into = [builder.gep(out, [builder.add(end, long(c * WIDTH))]) for end in ends for c in range(vectors)]
@@ -56,16 +61,17 @@ def _multiplier(rows: int, vectors: int, *, adds: bool = False) -> Any:
             def add(k: Any, sums: list[Any]) -> list[Any]:
                 at = builder.add(b_at, builder.mul(b_stride, k))
                 places = [builder.gep(b, [builder.add(at, long(c * WIDTH))]) for c in range(vectors)]
-                right = [v.load(builder, place, VECTOR, 4) for place in places]
+                right = [v.load(builder, place, vector, 4) for place in places]
                 added = []
                 for r, start in enumerate(starts):
-                    left = v.spread(builder, builder.load(builder.gep(a, [builder.add(start, k)]), align=4))
-                    added += [v.fused(builder, left, right[c], sums[r * vectors + c]) for c in range(vectors)]
+                    first = v.load(builder, builder.gep(a, [builder.add(start, k)]), number, 4)
+                    left = v.spread(builder, first, vector)
+                    added += [v.multiply_add(builder, left, right[c], sums[r * vectors + c]) for c in range(vectors)]
                 return added
 
             begin = [v.load(builder, place, VECTOR, 4) if adds else everywhere(0) for place in into]
-            for vector, place in zip(v.loop(builder, count, begin, add), into, strict=True):
-                v.store(builder, vector, place)
+            for result, place in zip(v.loop(builder, count, begin, add), into, strict=True):
+                v.store(builder, result, place)
             return context.get_dummy_value()
 
         place = types.int64
@@ -127,8 +133,8 @@ def _build_transpose(typing, out, out_at, out_stride, source, at, stride):
 transpose: Any = intrinsic(_build_transpose)
 
 
-def _build_weigh(typing, scores, at, first, stop):
-    """Turn the scores of the places first .. stop into e^(score - their largest), all others into 0.
+def _build_weigh(typing, scores, at, first, stop, scale):
+    """Turn the scores of the places first .. stop, times scale, into e^(score - their largest), all others into 0.
 
     Of a row of TILE numbers; -> the largest, -inf where there is none, and the sum.
     """
@@ -138,11 +144,12 @@ def _build_weigh(typing, scores, at, first, stop):
         at, long = arguments[1], arguments[1].type
         low, high = (v.spread(builder, builder.trunc(arguments[i], INT), INTS) for i in (2, 3))
         places = [builder.gep(scores, [builder.add(at, long(i * WIDTH))]) for i in range(TILE // WIDTH)]
+        scale = v.spread(builder, arguments[4])
         inside, found = [], []
         for i, place in enumerate(places):
             lanes = builder.add(v.LANES, everywhere(i * WIDTH, INTS))
             inside.append(builder.and_(builder.icmp_signed(">=", lanes, low), builder.icmp_signed("<", lanes, high)))
-            score = v.load(builder, place, VECTOR, 4)
+            score = builder.fmul(v.load(builder, place, VECTOR, 4), scale)
             found.append(builder.select(inside[i], score, everywhere(float("-inf"))))
         peaks = found[0]
         for vector in found[1:]:
@@ -156,7 +163,31 @@ def _build_weigh(typing, scores, at, first, stop):
         return context.make_tuple(builder, signature.return_type, (peak, v.fold(builder, total, _sum)))
 
     result = types.UniTuple(types.float32, 2)
-    return result(scores, types.int64, types.int64, types.int64), build
+    return result(scores, types.int64, types.int64, types.int64, types.float32), build
 
 
 weigh: Any = intrinsic(_build_weigh)
+
+
+def _build_pair_up(typing, words, scores, rows):
+    """Rows of TILE numbers, rounded to bfloat16: their neighbours become pairs, rows of half as many words."""
+
+    def build(context, builder, signature, arguments):
+        words, scores = (v.memory(context, builder, signature.args[i], arguments[i]) for i in (0, 1))
+        long = arguments[2].type
+
+        def pair_up(number: Any, held: list[Any]) -> list[Any]:
+            places = [builder.mul(number, long(2 * WIDTH)) for _ in range(2)]
+            places[1] = builder.add(places[1], long(WIDTH))
+            both = [v.load(builder, builder.gep(scores, [place]), VECTOR, 4) for place in places]
+            into = builder.gep(words, [builder.mul(number, long(WIDTH))])
+            v.store(builder, v.as_pairs(builder, *both) if v.HAS_PAIRS else everywhere(0, INTS), into)
+            return held
+
+        v.loop(builder, builder.mul(arguments[2], long(TILE // WIDTH // 2)), [], pair_up)
+        return context.get_dummy_value()
+
+    return types.void(words, scores, types.int64), build
+
+
+pair_up: Any = intrinsic(_build_pair_up)

@@ -15,45 +15,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from models.kernels import vectors_numba as v
-from models.kernels.vectors_numba import BYTES, FEATURES, FLOAT, INT, INTS, VECTOR, WIDTH
+from models.kernels.vectors_numba import BYTES, FLOAT, INT, INTS, VECTOR, WIDTH
 
 VECTORS = 2  # of a panel
 PANEL = VECTORS * WIDTH  # outputs
 # As many rows as leave registers for the weights: there are 32, or 16 before AVX-512.
 TALL = 12 if WIDTH == 16 else 4
-# Multiplies pairs of bfloat16 and adds both products in one instruction.
-HAS_BF16 = WIDTH == 16 and bool(FEATURES.get("avx512bf16"))
 AHEAD = 1 << 14  # bytes of weights that are asked for before they are read
-
-_Type: Any = ir.Type
-
-
-class _BFloat(_Type):  # type: ignore[misc]
-    """LLVM's own bfloat16, for which llvmlite has no class."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
-
-    def __hash__(self) -> int:
-        return hash(_BFloat)
-
-
-PAIRS = ir.VectorType(_BFloat(), 2 * WIDTH)
-
-
-def _multiply_add(builder, total, x, w):
-    """total + x * w; of pairs, each lane adds the product of its second numbers, then that of its first."""
-    if w.type == VECTOR:
-        return v.fused(builder, x, w, total)
-    if HAS_BF16:
-        pairs = [builder.bitcast(words, PAIRS) for words in (x, w)]
-        return v.call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", VECTOR, [total, *pairs])
-    for one, other in zip(*(v.of_pairs(builder, words, types.uint16)[::-1] for words in (x, w)), strict=True):
-        total = v.fused(builder, one, other, total)
-    return total
 
 
 def _load_weights(builder, address, depth, size):
@@ -108,7 +76,7 @@ class _Code:
             address = builder.gep(row, [builder.mul(at, self._constant(self.step))])
             x = v.spread(builder, v.load(builder, address, self.number, 4 // self.depth), self.vector)
             for total, weight in zip(totals, weights, strict=True):
-                builder.store(_multiply_add(builder, builder.load(total), x, weight), total)
+                builder.store(v.multiply_add(builder, x, weight, builder.load(total)), total)
 
     def close(self):
         for places, totals in zip(self.places, self.totals, strict=True):

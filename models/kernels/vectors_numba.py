@@ -18,9 +18,29 @@ from models.kernels.numba_scalars import HAS_FMA
 FEATURES = binding.get_host_cpu_features()
 WIDTH = 16 if FEATURES.get("avx512f") else 8 if FEATURES.get("avx2") else 4  # numbers of a vector
 
+# Multiplies pairs of bfloat16 and adds both products in one instruction.
+HAS_PAIRS = WIDTH == 16 and bool(FEATURES.get("avx512bf16"))
+
 FLOAT, INT, SHORT, BYTE = ir.FloatType(), ir.IntType(32), ir.IntType(16), ir.IntType(8)
 VECTOR, INTS, SHORTS, BYTES = (ir.VectorType(kind, WIDTH) for kind in (FLOAT, INT, SHORT, BYTE))
 HALVES = ir.VectorType(ir.HalfType(), WIDTH)
+_Type: Any = ir.Type
+
+
+class _BFloat(_Type):  # type: ignore[misc]
+    """LLVM's own bfloat16, for which llvmlite has no class."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+PAIRS = ir.VectorType(_BFloat(), 2 * WIDTH)
 LANES = ir.Constant(INTS, list(range(WIDTH)))
 
 
@@ -41,6 +61,30 @@ def fused(builder: Any, factor: Any, x: Any, added: Any) -> Any:
     if not HAS_FMA:
         return builder.fadd(builder.fmul(factor, x), added)
     return call(builder, f"llvm.fma.v{WIDTH}f32", VECTOR, [factor, x, added])
+
+
+def multiply_add(builder: Any, x: Any, y: Any, added: Any) -> Any:
+    """added + x * y; of pairs of bfloat16, each lane adds the product of its second numbers, then that of its first."""
+    if x.type == VECTOR:
+        return fused(builder, x, y, added)
+    if HAS_PAIRS:
+        pairs = [builder.bitcast(words, PAIRS) for words in (x, y)]
+        return call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", VECTOR, [added, *pairs])
+    for one, other in zip(*(of_pairs(builder, words, types.uint16)[::-1] for words in (x, y)), strict=True):
+        added = fused(builder, one, other, added)
+    return added
+
+
+def as_pairs(builder: Any, first: Any, second: Any) -> Any:
+    """Two vectors of float32 that follow each other, rounded to bfloat16: neighbours become pairs. Needs HAS_PAIRS."""
+    pairs = call(builder, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", PAIRS, [second, first])
+    return builder.bitcast(pairs, INTS)
+
+
+def load_pairs(builder: Any, first: Any, second: Any) -> Any:
+    """Pairs of a number at one address and one at another, of 16 bits each."""
+    low, high = (builder.zext(load(builder, address, SHORTS, 2), INTS) for address in (first, second))
+    return builder.or_(low, builder.shl(high, everywhere(16, INTS)))
 
 
 def spread(builder: Any, number: Any, kind: Any = VECTOR) -> Any:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from attention_cases import SCORES, SHAPES, paged
+from attention_cases import SCORES, SHAPES, Shape, paged
 from paged_driver import PagedDriver
 
 from models.cache import KVCache
@@ -13,6 +13,8 @@ pytest.importorskip("numba", reason="numba is an extra")
 from models.kernels.attention_numba import attend_decode, attend_prefill
 
 LENGTH = 150  # over a tile of the attention
+# Heads of whole vectors are read where they lie, four or one at once.
+HEADS = SHAPES | {"five, no groups": Shape(5, 5, 64, 16), "groups of 6": Shape(12, 2, 96, 16)}
 FAMILIES = ("gemma2", "gpt-oss", "jamba", "llama-tied", "mamba2-tied", "mistral-window", "qwen3-next", "zamba2")
 
 
@@ -47,12 +49,14 @@ def test_chunks_and_company(pairs, device, name, dtype):
     assert torch.equal(read(decoder, [40, *[1] * 4, 65, *[1] * 41], {}), whole)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_attention(shape, scores):
+@pytest.mark.parametrize("shape", HEADS.values(), ids=HEADS)
+def test_attention(shape, scores, dtype):
     """A query alone is the query in a run, in runs that begin and end anywhere."""
     length, generator = 300, torch.Generator().manual_seed(2)
-    cache, q = paged(shape, [length], generator), torch.randn(300, shape.heads, shape.head_dim, generator=generator)
+    cache = paged(shape, [length], generator, dtype)
+    q = torch.randn(300, shape.heads, shape.head_dim, generator=generator).to(dtype)
     kv, table = KVCache(cache.keys, cache.values), cache.tables[0].long()
     sinks = torch.randn(shape.heads, generator=generator)
     whole = attend_prefill(q, kv, table, 0, scores=scores, sinks=sinks)

@@ -339,9 +339,11 @@ def test_prefill(shape, scores, dtype):
         torch.testing.assert_close(out.double(), wanted.double(), rtol=tolerance, atol=tolerance)
 
 
-def test_decoding_in_bfloat16():
-    shape = Shape(4, 2, 80, 16)
-    decode_both(shape, [1, 300], scores=ScoreSpec(softcap=20.0), dtype=torch.bfloat16, with_sinks=True)
+@pytest.mark.parametrize("scores", [ScoreSpec(softcap=20.0), SCORES["short window"]], ids=["capped", "short window"])
+@pytest.mark.parametrize("shape", [Shape(4, 2, 80, 16), Shape(5, 5, 64, 16), Shape(12, 2, 96, 16)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_decoding_of_heads_of_all_kinds(dtype, shape, scores):
+    decode_both(shape, [1, 2, 130, 300], scores=scores, dtype=dtype, with_sinks=True)
 
 
 @DTYPES
