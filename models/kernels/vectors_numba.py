@@ -16,7 +16,7 @@ from numba.core import cgutils
 from models.kernels.numba_scalars import HAS_FMA
 
 FEATURES = binding.get_host_cpu_features()
-WIDTH = 16 if FEATURES.get("avx512f") else 8 if FEATURES.get("avx2") else 4  # numbers of a vector
+WIDTH = 16 if FEATURES.get("avx512f") else 8  # numbers of a vector; where registers hold four, two of them
 
 # Multiplies pairs of bfloat16 and adds both products in one instruction.
 HAS_PAIRS = WIDTH == 16 and bool(FEATURES.get("avx512bf16"))
