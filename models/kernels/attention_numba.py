@@ -23,14 +23,19 @@ from models.config import ScoreSpec
 from models.kernels import attention_torch
 from models.kernels.attention_forms_numba import comes_in_pairs, depth_of, queries, read_tile, room, weights_of
 from models.kernels.attention_steps_numba import attend_steps
-from models.kernels.attention_tile_numba import NOTHING, ONE, ZERO, cap_score, find, finish, join_tile
+from models.kernels.attention_tile_numba import NOTHING, ONE, ZERO, cap_score, find, finish, join_tiles
 from models.kernels.attention_torch import PLAIN
 from models.kernels.attention_vectors_numba import (
     TILE,
+    add_1_by_1,
+    add_1_by_4,
+    add_4_by_1,
+    add_4_by_4,
     multiply_1_by_1,
     multiply_1_by_4,
     multiply_4_by_1,
     multiply_4_by_4,
+    peak_of,
     weigh,
 )
 from models.kernels.interface import AttentionKernels
@@ -38,77 +43,125 @@ from models.kernels.numba_scalars import array, flat, floats, in_place, kernel, 
 from models.kernels.rotary_numba import rotate, write_kv
 from models.kernels.vectors_numba import WIDTH
 
-BLOCK = 4  # rows of queries that meet a tile at once
+ROWS = 16  # of queries that meet a tile at once
+NEAR = 4 * WIDTH  # positions that they meet one after the other
 ALL = 1 << 62  # positions: a window as wide as any context
-QUERIES = 256  # rows of queries of a task, for which a tile is read once
+# Rows of queries of a task, for which a tile is read once: fewer where threads would have less than TASKS each.
+MOST, LEAST, TASKS = 512, 64, 4
 
 
-def _meeting(rows: int, multiply_wide: Any, multiply_narrow: Any) -> Any:
-    """What meets a tile with so many rows at once, by products of as many rows and of four vectors or one."""
+def _scoring(height: int, multiply: Any) -> Any:
+    """What multiplies blocks of so many rows of queries by a tile's keys."""
 
     @task
-    def meet(part, scores, words, found, q, row, keys_turned, values_read, firsts, stops, size, scale, cap):
-        """Rows of q (rows, padded size) from `row` on with a tile's positions firsts .. stops, each row its own.
-
-        part (rows, padded size): sums of the values, found (rows, 2): the largest score and the sum of the weights.
-        words: for the weights, where they need room.
-        """
+    def score(scores, q, row, blocks, keys_turned, firsts, stops, size, padded):
         depth = depth_of(q)
-        padded = values_read.shape[0] // (TILE // depth)
-        first, stop = firsts[0], stops[0]
-        for r in range(1, rows):
-            first, stop = min(first, firsts[r]), max(stop, stops[r])
-        for column in range(0, stop, 4 * WIDTH):
-            each = padded // depth
-            multiply_wide(scores, column, TILE, q, row * each, each, keys_turned, column, TILE, size // depth)
+        each, last = padded // depth, stops[blocks * height - 1]
+        for column in range(0, last, NEAR):
+            for b in range(blocks):
+                if firsts[b * height] < column + NEAR and column < stops[(b + 1) * height - 1]:
+                    multiply(
+                        scores, b * height * TILE + column, TILE, q, (row + b * height) * each, each,
+                        keys_turned, column, TILE, size // depth,
+                    )  # fmt: skip
+
+    return score
+
+
+def _adding(multiply_wide: Any, multiply_narrow: Any, add_wide: Any, add_narrow: Any) -> Any:
+    """What sums some of a tile's values for a block of rows: from nothing on, or adding to what is there."""
+
+    @task
+    def add(part, part_at, weights, at, tile, values_read, first, count, begins):
+        padded, column = part.shape[0] // ROWS, 0
+        while column + 4 * WIDTH <= padded:
+            place = first * padded + column
+            if begins:
+                multiply_wide(part, part_at + column, padded, weights, at, tile, values_read, place, padded, count)
+            else:
+                add_wide(part, part_at + column, padded, weights, at, tile, values_read, place, padded, count)
+            column += 4 * WIDTH
+        while column < padded:
+            place = first * padded + column
+            if begins:
+                multiply_narrow(part, part_at + column, padded, weights, at, tile, values_read, place, padded, count)
+            else:
+                add_narrow(part, part_at + column, padded, weights, at, tile, values_read, place, padded, count)
+            column += WIDTH
+
+    return add
+
+
+def _meeting(height: int, score: Any, add: Any) -> Any:
+    """What meets a tile with blocks of so many rows."""
+
+    @task
+    def meet(part, scores, words, found, q, row, blocks, keys_turned, values_read, firsts, stops, size, scale, cap):
+        """Rows of q (rows, padded size) from `row` on, `blocks` blocks, with a tile's positions firsts .. stops, each
+        row its own, none before those of the row before.
+
+        part (ROWS, padded size): sums of the values, found (2, rows): the largest score and the sum of the weights.
+        words: for the weights, where they need room. All blocks read some positions before the next are read: they
+        stay in the nearest cache.
+        """
+        depth, padded, rows = depth_of(q), part.shape[0] // ROWS, blocks * height
+        score(scores, q, row, blocks, keys_turned, firsts, stops, size, padded)
         if cap > ZERO:
             for i in range(rows * TILE):
                 scores[i] = cap_score(scores[i] * scale, cap)
             scale = ONE
         for r in range(rows):
-            found[r, 0], found[r, 1] = weigh(scores, r * TILE, firsts[r], stops[r], scale)
-        weights, row_of = weights_of(words, scores, rows), TILE // depth
-        first //= depth
-        column, begin, count = 0, first * padded, (stop + depth - 1) // depth - first
-        while column + 4 * WIDTH <= padded:
-            multiply_wide(part, column, padded, weights, first, row_of, values_read, begin + column, padded, count)
-            column += 4 * WIDTH
-        while column < padded:
-            multiply_narrow(part, column, padded, weights, first, row_of, values_read, begin + column, padded, count)
-            column += WIDTH
+            found[0, r] = peak_of(scores, r * TILE, firsts[r], stops[r], scale)
+        for r in range(rows):
+            found[1, r] = weigh(scores, r * TILE, firsts[r], stops[r], scale, found[0, r])
+        weights, tile = weights_of(words, scores, rows), TILE // depth
+        for begin in range(0, TILE, NEAR):
+            for b in range(blocks):
+                first = max(firsts[b * height], begin) // depth
+                stop = (min(stops[(b + 1) * height - 1], begin + NEAR) + depth - 1) // depth
+                if begin == 0 or first < stop:
+                    at, into = b * height * tile + first, b * height * padded
+                    add(part, into, weights, at, tile, values_read, first, stop - first, begin == 0)
 
     return meet
 
 
-_meet_four = _meeting(BLOCK, multiply_4_by_4, multiply_4_by_1)
-_meet_one = _meeting(1, multiply_1_by_4, multiply_1_by_1)
+_meet_fours = _meeting(
+    4, _scoring(4, multiply_4_by_4), _adding(multiply_4_by_4, multiply_4_by_1, add_4_by_4, add_4_by_1)
+)
+_meet_ones = _meeting(
+    1, _scoring(1, multiply_1_by_4), _adding(multiply_1_by_4, multiply_1_by_1, add_1_by_4, add_1_by_1)
+)
 
 
 @task
 def _meet_rows(sums, ends, memory, words, q, keys_turned, values_read, seen, heads, window, size, scale, cap):
-    """All rows of q (rows, padded size), flat, with a tile: sums (rows, padded size), ends (rows, 2).
+    """All rows of q (rows, padded size), flat, with a tile: sums (rows, padded size), ends (2, rows).
 
     seen: of the tile's positions, those up to the first query's own; `heads` rows are one query. memory: for scores
-    (BLOCK, TILE) and sums (BLOCK, padded size). words: for weights (BLOCK, TILE) in the form of q.
+    (ROWS, TILE) and sums (ROWS, padded size). words: for weights (ROWS, TILE) in the form of q.
     """
     rows, padded = sums.shape
-    scores, part, found = memory[: BLOCK * TILE], memory[BLOCK * TILE :], np.empty((BLOCK, 2), np.float32)
-    firsts, stops = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
+    scores, part, found = memory[: ROWS * TILE], memory[ROWS * TILE :], np.empty((2, ROWS), np.float32)
+    firsts, stops = np.empty(ROWS, np.int64), np.empty(ROWS, np.int64)
     row = 0
     while row < rows:
-        step = BLOCK if row + BLOCK <= rows else 1
+        step = min(ROWS, rows - row)
+        step = step // 4 * 4 if step >= 4 else step
         for r in range(step):
             stop = seen + (row + r) // heads
             firsts[r], stops[r] = max(0, stop - window), min(TILE, stop)
         if stops[step - 1] > 0 and firsts[0] < TILE:
-            if step == BLOCK:
-                _meet_four(
-                    part, scores, words, found, q, row, keys_turned, values_read, firsts, stops, size, scale, cap
-                )
+            if step >= 4:
+                _meet_fours(
+                    part, scores, words, found, q, row, step // 4, keys_turned, values_read, firsts, stops, size,
+                    scale, cap,
+                )  # fmt: skip
             else:
-                _meet_one(part, scores, words, found, q, row, keys_turned, values_read, firsts, stops, size, scale, cap)
-            for r in range(step):
-                join_tile(sums[row + r], ends[row + r], part[r * padded : (r + 1) * padded], found[r])
+                _meet_ones(
+                    part, scores, words, found, q, row, step, keys_turned, values_read, firsts, stops, size, scale, cap
+                )
+            join_tiles(sums[row : row + step], ends[:, row : row + step], part.reshape((ROWS, padded)), found)
         row += step
 
 
@@ -122,12 +175,12 @@ def _attend_run(out, q, keys, values, layout, table, group, position, window, sc
     count, heads, size = out.shape
     padded = (size + WIDTH - 1) // WIDTH * WIDTH
     rows = queries(q, padded)
-    sums, ends = np.zeros((count * heads, padded), np.float32), np.zeros((count * heads, 2), np.float32)
-    ends[:, 0] = NOTHING
+    sums, ends = np.zeros((count * heads, padded), np.float32), np.zeros((2, count * heads), np.float32)
+    ends[0] = NOTHING
     depth, whole = depth_of(q), TILE * padded
-    keys_turned, values_read, words = room(q, whole // depth), room(q, whole // depth), room(q, BLOCK * TILE // depth)
+    keys_turned, values_read, words = room(q, whole // depth), room(q, whole // depth), room(q, ROWS * TILE // depth)
     read_first = np.zeros(whole if depth == 1 else 0, np.float32)
-    memory, places = np.zeros(BLOCK * (TILE + padded), np.float32), np.empty(TILE, np.int64)
+    memory, places = np.zeros(ROWS * (TILE + padded), np.float32), np.empty(TILE, np.int64)
     last = position + count
     for tile in range(max(0, position + 1 - window) // TILE * TILE, last, TILE):
         there = places[: min(TILE, last - tile)]
@@ -139,14 +192,13 @@ def _attend_run(out, q, keys, values, layout, table, group, position, window, sc
             cap,
         )  # fmt: skip
     for row in range(count * heads):
-        finish(out[row // heads, row % heads], sums[row], ends[row], sinks[row % heads])
+        finish(out[row // heads, row % heads], sums[row], ends[:, row], sinks[row % heads])
 
 
 @kernel
-def _attend_runs(out, q, keys, values, layout, table, position, window, scale, cap, sinks):
-    """out, q (n, g, r, size), the latter perhaps in pairs; sinks (g, r)."""
-    count, groups, heads = q.shape[:3]
-    each = max(1, QUERIES // heads)
+def _attend_runs(out, q, keys, values, layout, table, position, window, scale, cap, sinks, each):
+    """out, q (n, g, r, size), the latter perhaps in pairs; sinks (g, r); each: queries of a task."""
+    count, groups = q.shape[:2]
     pieces = (count + each - 1) // each
     for i in prange(groups * pieces):
         group, piece = i // pieces, i % pieces
@@ -209,6 +261,7 @@ def attend_prefill(
         context_len + count if scores.window is None else scores.window,
         *numbers,
         sink_rows,
+        max(1, min(MOST, max(LEAST, count * heads // (TASKS * torch.get_num_threads()))) // rows),
     )
     return out.to(q.dtype)
 

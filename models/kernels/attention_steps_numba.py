@@ -23,7 +23,15 @@ from models.kernels.attention_rows_numba import (
     turn,
 )
 from models.kernels.attention_tile_numba import NOTHING, ONE, ZERO, cap_score, find, finish, join_tile, read
-from models.kernels.attention_vectors_numba import TILE, add_1_by_1, add_1_by_4, multiply_1_by_1, transpose, weigh
+from models.kernels.attention_vectors_numba import (
+    TILE,
+    add_1_by_1,
+    add_1_by_4,
+    multiply_1_by_1,
+    peak_of,
+    transpose,
+    weigh,
+)
 from models.kernels.numba_scalars import kernel, task
 from models.kernels.vectors_numba import WIDTH
 
@@ -137,7 +145,8 @@ def _weigh_all(found, scores, first, stop, scale, cap):
                 for i in range(TILE):
                     row[i] = cap_score(row[i] * scale, cap)
                 factor = ONE
-            found[group, r, 0], found[group, r, 1] = weigh(row, 0, first, stop, factor)
+            found[group, r, 0] = peak_of(row, 0, first, stop, factor)
+            found[group, r, 1] = weigh(row, 0, first, stop, factor, found[group, r, 0])
 
 
 @task

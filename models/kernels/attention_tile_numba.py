@@ -65,6 +65,24 @@ def join_tile(sums, ends, part, found):
 
 
 @task
+def join_tiles(sums, ends, parts, found):
+    """The same of rows at once: sums (rows, padded size), ends (2, rows), parts (.., padded size), found (2, ..)."""
+    rows = sums.shape[0]
+    factors = np.empty((3, rows), np.float32)
+    for r in range(rows):
+        factors[0, r] = peak = max(ends[0, r], found[0, r])
+        factors[1, r] = exp(ends[0, r] - peak)
+        factors[2, r] = exp(found[0, r] - peak)
+    for r in range(rows):
+        if found[0, r] == NOTHING:
+            continue
+        ends[0, r], factor, factor_of_more = factors[0, r], factors[1, r], factors[2, r]
+        ends[1, r] = _join(ends[1, r], factor, found[1, r], factor_of_more)
+        for d in range(sums.shape[1]):
+            sums[r, d] = _join(sums[r, d], factor, parts[r, d], factor_of_more)
+
+
+@task
 def finish(out, sums, ends, sink):
     """out (size,) from all tiles' sums; sink: a logit that takes weight and gives nothing, -inf for none."""
     peak = max(ends[0], sink)

@@ -84,6 +84,8 @@ multiply_4_by_4: Any = _multiplier(4, 4)
 multiply_4_by_1: Any = _multiplier(4, 1)
 multiply_1_by_4: Any = _multiplier(1, 4)
 multiply_1_by_1: Any = _multiplier(1, 1)
+add_4_by_4: Any = _multiplier(4, 4, adds=True)
+add_4_by_1: Any = _multiplier(4, 1, adds=True)
 add_1_by_4: Any = _multiplier(1, 4, adds=True)
 add_1_by_1: Any = _multiplier(1, 1, adds=True)
 
@@ -133,39 +135,53 @@ def _build_transpose(typing, out, out_at, out_stride, source, at, stride):
 transpose: Any = intrinsic(_build_transpose)
 
 
-def _build_weigh(typing, scores, at, first, stop, scale):
-    """Turn the scores of the places first .. stop, times scale, into e^(score - their largest), all others into 0.
+def _scores_of_row(context, builder, signature, arguments):
+    """Where the vectors of a row of TILE scores are, which lanes lie in first .. stop, and the scaled scores."""
+    scores = v.memory(context, builder, signature.args[0], arguments[0])
+    at, scale = arguments[1], v.spread(builder, arguments[4])
+    low, high = (v.spread(builder, builder.trunc(arguments[i], INT), INTS) for i in (2, 3))
+    places = [builder.gep(scores, [builder.add(at, at.type(i * WIDTH))]) for i in range(TILE // WIDTH)]
+    numbers = [builder.add(v.LANES, everywhere(i * WIDTH, INTS)) for i in range(TILE // WIDTH)]
+    inside = [
+        builder.and_(builder.icmp_signed(">=", lanes, low), builder.icmp_signed("<", lanes, high)) for lanes in numbers
+    ]
+    return places, inside, [builder.fmul(v.load(builder, place, VECTOR, 4), scale) for place in places]
 
-    Of a row of TILE numbers; -> the largest, -inf where there is none, and the sum.
+
+def _build_peak_of(typing, scores, at, first, stop, scale):
+    """The largest score of the places first .. stop of a row of TILE, times scale; -inf where there is none."""
+
+    def build(context, builder, signature, arguments):
+        _, inside, found = _scores_of_row(context, builder, signature, arguments)
+        peaks = [
+            builder.select(mask, vector, everywhere(float("-inf"))) for mask, vector in zip(inside, found, strict=True)
+        ]
+        while len(peaks) > 1:
+            peaks = [_larger(builder, *peaks[i : i + 2]) for i in range(0, len(peaks), 2)]
+        return v.fold(builder, peaks[0], _larger)
+
+    return types.float32(scores, types.int64, types.int64, types.int64, types.float32), build
+
+
+def _build_weigh(typing, scores, at, first, stop, scale, peak):
+    """Turn the scores of the places first .. stop, times scale, into e^(score - peak), all others of the row into 0;
+    -> the sum.
     """
 
     def build(context, builder, signature, arguments):
-        scores = v.memory(context, builder, signature.args[0], arguments[0])
-        at, long = arguments[1], arguments[1].type
-        low, high = (v.spread(builder, builder.trunc(arguments[i], INT), INTS) for i in (2, 3))
-        places = [builder.gep(scores, [builder.add(at, long(i * WIDTH))]) for i in range(TILE // WIDTH)]
-        scale = v.spread(builder, arguments[4])
-        inside, found = [], []
-        for i, place in enumerate(places):
-            lanes = builder.add(v.LANES, everywhere(i * WIDTH, INTS))
-            inside.append(builder.and_(builder.icmp_signed(">=", lanes, low), builder.icmp_signed("<", lanes, high)))
-            score = builder.fmul(v.load(builder, place, VECTOR, 4), scale)
-            found.append(builder.select(inside[i], score, everywhere(float("-inf"))))
-        peaks = found[0]
-        for vector in found[1:]:
-            peaks = _larger(builder, peaks, vector)
-        peak = v.fold(builder, peaks, _larger)
-        against, total = v.spread(builder, peak), everywhere(0)
+        places, inside, found = _scores_of_row(context, builder, signature, arguments)
+        against, total = v.spread(builder, arguments[5]), everywhere(0)
         for vector, mask, place in zip(found, inside, places, strict=True):
             weights = builder.select(mask, _exp(builder, builder.fsub(vector, against)), everywhere(0))
             v.store(builder, weights, place)
             total = builder.fadd(total, weights)
-        return context.make_tuple(builder, signature.return_type, (peak, v.fold(builder, total, _sum)))
+        return v.fold(builder, total, _sum)
 
-    result = types.UniTuple(types.float32, 2)
-    return result(scores, types.int64, types.int64, types.int64, types.float32), build
+    kinds = (types.int64, types.int64, types.int64, types.float32, types.float32)
+    return types.float32(scores, *kinds), build
 
 
+peak_of: Any = intrinsic(_build_peak_of)
 weigh: Any = intrinsic(_build_weigh)
 
 
