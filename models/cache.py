@@ -278,7 +278,7 @@ def write_rows(
 
     Args:
         stream: on a GPU, on which the bytes are carried over, beside the steps that were begun before; what is begun
-            after this returns finds them. `content` must stay as it is until then.
+            after this returns finds them. `content` must stay as it is until they have arrived.
     Raises:
         ValueError: it is not of so many rows of these tensors.
     """

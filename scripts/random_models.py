@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -59,18 +60,21 @@ def write_random_model(kind: str, directory: Path) -> Path:
     return directory
 
 
+def _with_attention(sizes: Sizes) -> dict[str, Any]:
+    """What the configurations of models with attention say alike."""
+    return {
+        "vocab_size": sizes.vocab,
+        "hidden_size": sizes.width,
+        "intermediate_size": sizes.inner,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.key_heads,
+        "max_position_embeddings": sizes.positions,
+    }
+
+
 def _transformer(sizes: Sizes) -> PreTrainedModel:
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=sizes.vocab,
-            hidden_size=sizes.width,
-            intermediate_size=sizes.inner,
-            num_hidden_layers=sizes.layers,
-            num_attention_heads=sizes.heads,
-            num_key_value_heads=sizes.key_heads,
-            max_position_embeddings=sizes.positions,
-        )
-    )
+    return LlamaForCausalLM(LlamaConfig(**_with_attention(sizes)))
 
 
 def _mamba(sizes: Sizes) -> PreTrainedModel:
@@ -92,13 +96,7 @@ def _mamba(sizes: Sizes) -> PreTrainedModel:
 def _hybrid(sizes: Sizes) -> PreTrainedModel:
     return FalconH1ForCausalLM(
         FalconH1Config(
-            vocab_size=sizes.vocab,
-            hidden_size=sizes.width,
-            intermediate_size=sizes.inner,
-            num_hidden_layers=sizes.layers,
-            num_attention_heads=sizes.heads,
-            num_key_value_heads=sizes.key_heads,
-            max_position_embeddings=sizes.positions,
+            **_with_attention(sizes),
             mamba_d_ssm=2 * sizes.width,
             mamba_n_heads=sizes.recurrent_heads,
             mamba_d_state=sizes.state,
