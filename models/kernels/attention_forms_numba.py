@@ -15,7 +15,7 @@ from numba.extending import intrinsic, overload
 
 from models.kernels import vectors_numba as v
 from models.kernels.attention_rows_numba import ROUND, turn
-from models.kernels.attention_tile_numba import pad, read
+from models.kernels.attention_tile_numba import ONE, pad, read
 from models.kernels.attention_vectors_numba import TILE, pair_up, transpose
 from models.kernels.numba_scalars import task
 from models.kernels.vectors_numba import WIDTH
@@ -35,8 +35,13 @@ def room(q, count):
     raise NotImplementedError
 
 
-def queries(q, padded):
-    """All rows of q, flat, each padded to so many numbers; of pairs no head needs that."""
+def queries(q, padded, scale):
+    """All rows of q, flat, each padded to so many numbers and scaled; pairs stay as they are."""
+    raise NotImplementedError
+
+
+def scale_of_scores(q, scale):
+    """What is left to scale by once `queries` has had its turn."""
     raise NotImplementedError
 
 
@@ -68,10 +73,15 @@ def _room(q, count):
 
 
 @overload(queries)
-def _queries(q, padded):
+def _queries(q, padded, scale):
     if _in_pairs(q):
-        return lambda q, padded: q.copy().reshape(q.size)
-    return lambda q, padded: pad(q.copy().reshape((q.size // q.shape[-1], q.shape[-1])), padded)
+        return lambda q, padded, scale: q.copy().reshape(q.size)
+    return lambda q, padded, scale: pad(q.copy().reshape((q.size // q.shape[-1], q.shape[-1])), padded, scale)
+
+
+@overload(scale_of_scores, inline="always")
+def _scale_of_scores(q, scale):
+    return (lambda q, scale: scale) if _in_pairs(q) else lambda q, scale: ONE
 
 
 @overload(weights_of)

@@ -21,16 +21,20 @@ from models.batch import ForwardBatch
 from models.cache import KVCache
 from models.config import ScoreSpec
 from models.kernels import attention_torch
-from models.kernels.attention_forms_numba import comes_in_pairs, depth_of, queries, read_tile, room, weights_of
+from models.kernels.attention_forms_numba import (
+    comes_in_pairs,
+    depth_of,
+    queries,
+    read_tile,
+    room,
+    scale_of_scores,
+    weights_of,
+)
 from models.kernels.attention_steps_numba import attend_steps
 from models.kernels.attention_tile_numba import NOTHING, ONE, ZERO, cap_score, find, finish, join_tiles
 from models.kernels.attention_torch import PLAIN
 from models.kernels.attention_vectors_numba import (
     TILE,
-    add_1_by_1,
-    add_1_by_4,
-    add_4_by_1,
-    add_4_by_4,
     multiply_1_by_1,
     multiply_1_by_4,
     multiply_4_by_1,
@@ -62,31 +66,25 @@ def _scoring(height: int, multiply: Any) -> Any:
                 if firsts[b * height] < column + NEAR and column < stops[(b + 1) * height - 1]:
                     multiply(
                         scores, b * height * TILE + column, TILE, q, (row + b * height) * each, each,
-                        keys_turned, column, TILE, size // depth,
+                        keys_turned, column, TILE, size // depth, False,
                     )  # fmt: skip
 
     return score
 
 
-def _adding(multiply_wide: Any, multiply_narrow: Any, add_wide: Any, add_narrow: Any) -> Any:
-    """What sums some of a tile's values for a block of rows: from nothing on, or adding to what is there."""
+def _adding(multiply_wide: Any, multiply_narrow: Any) -> Any:
+    """What sums some of a tile's values for a block of rows; keeps: adding to what is there."""
 
     @task
-    def add(part, part_at, weights, at, tile, values_read, first, count, begins):
+    def add(part, part_at, weights, at, tile, values_read, first, count, keeps):
         padded, column = part.shape[0] // ROWS, 0
         while column + 4 * WIDTH <= padded:
             place = first * padded + column
-            if begins:
-                multiply_wide(part, part_at + column, padded, weights, at, tile, values_read, place, padded, count)
-            else:
-                add_wide(part, part_at + column, padded, weights, at, tile, values_read, place, padded, count)
+            multiply_wide(part, part_at + column, padded, weights, at, tile, values_read, place, padded, count, keeps)
             column += 4 * WIDTH
         while column < padded:
             place = first * padded + column
-            if begins:
-                multiply_narrow(part, part_at + column, padded, weights, at, tile, values_read, place, padded, count)
-            else:
-                add_narrow(part, part_at + column, padded, weights, at, tile, values_read, place, padded, count)
+            multiply_narrow(part, part_at + column, padded, weights, at, tile, values_read, place, padded, count, keeps)
             column += WIDTH
 
     return add
@@ -121,17 +119,13 @@ def _meeting(height: int, score: Any, add: Any) -> Any:
                 stop = (min(stops[(b + 1) * height - 1], begin + NEAR) + depth - 1) // depth
                 if begin == 0 or first < stop:
                     at, into = b * height * tile + first, b * height * padded
-                    add(part, into, weights, at, tile, values_read, first, stop - first, begin == 0)
+                    add(part, into, weights, at, tile, values_read, first, stop - first, begin > 0)
 
     return meet
 
 
-_meet_fours = _meeting(
-    4, _scoring(4, multiply_4_by_4), _adding(multiply_4_by_4, multiply_4_by_1, add_4_by_4, add_4_by_1)
-)
-_meet_ones = _meeting(
-    1, _scoring(1, multiply_1_by_4), _adding(multiply_1_by_4, multiply_1_by_1, add_1_by_4, add_1_by_1)
-)
+_meet_fours = _meeting(4, _scoring(4, multiply_4_by_4), _adding(multiply_4_by_4, multiply_4_by_1))
+_meet_ones = _meeting(1, _scoring(1, multiply_1_by_4), _adding(multiply_1_by_4, multiply_1_by_1))
 
 
 @task
@@ -174,7 +168,7 @@ def _attend_run(out, q, keys, values, layout, table, group, position, window, sc
     """
     count, heads, size = out.shape
     padded = (size + WIDTH - 1) // WIDTH * WIDTH
-    rows = queries(q, padded)
+    rows, scale = queries(q, padded, scale), scale_of_scores(q, scale)
     sums, ends = np.zeros((count * heads, padded), np.float32), np.zeros((2, count * heads), np.float32)
     ends[0] = NOTHING
     depth, whole = depth_of(q), TILE * padded

@@ -10,15 +10,17 @@ import it.
 
 from typing import Any
 
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from models.kernels import vectors_numba as v
-from models.kernels.attention_vectors_numba import TILE
+from models.kernels.attention_vectors_numba import TILE, add_products
 from models.kernels.vectors_numba import INTS, VECTOR, WIDTH, everywhere
 
 ROUND = 2 * WIDTH  # numbers of a head, of which there must be a multiple
 HEADS = 4  # at once
+TRUE = ir.Constant(ir.IntType(1), 1)
 SECOND, LINE = 2, 64  # of the processor's caches the second, and bytes of a line
 
 
@@ -134,7 +136,7 @@ def _adder(heads: int, vectors: int) -> Any:
                 start = builder.load(builder.gep(places, [builder.add(place, long(offset))]))
                 return builder.gep(values, [builder.add(start, at)])
 
-            def add(k: Any, held: list[Any]) -> list[Any]:
+            def operands(k: Any) -> tuple[list[Any], list[Any]]:
                 place = builder.mul(builder.add(first, k), long(depth))
                 rows = [row(place, offset) for offset in range(depth)]
                 addresses = [[builder.gep(start, [column]) for start in rows] for column in columns]
@@ -145,17 +147,11 @@ def _adder(heads: int, vectors: int) -> Any:
                 for ahead in [row(place, offset + WIDTH) for offset in range(depth)]:
                     for column in columns[:: max(1, LINE * 8 // kind.bitwidth // WIDTH)]:
                         v.prefetch(builder, builder.gep(ahead, [column]), SECOND)
-                added = []
-                for h in range(heads):
-                    weight = builder.add(builder.add(weights_at, long(h * TILE // depth)), k)
-                    left = builder.load(builder.gep(weights, [weight]), align=4)
-                    left = v.spread(builder, left, right[0].type)
-                    added += [v.multiply_add(builder, left, right[c], held[h * vectors + c]) for c in range(vectors)]
-                return added
+                places = [builder.add(builder.add(weights_at, long(h * TILE // depth)), k) for h in range(heads)]
+                left = [builder.load(builder.gep(weights, [place]), align=4) for place in places]
+                return [v.spread(builder, weight, right[0].type) for weight in left], right
 
-            begin = [v.load(builder, place, VECTOR, 4) for place in into]
-            for vector, place in zip(v.loop(builder, count, begin, add), into, strict=True):
-                v.store(builder, vector, place)
+            add_products(builder, into, TRUE, count, operands)
             return context.get_dummy_value()
 
         place = types.int64

@@ -1,6 +1,6 @@
 """Attention of single queries for a processor, compiled by numba: all threads read tiles, which are then joined.
 
-A head of whole vectors is read where the cache holds it, others by way of a copy in float32.
+A head of so many numbers that they fill vectors is read where the cache holds it, others by way of a copy in float32.
 
 It imports numba at its top, so only what has made sure of numba may import it.
 """
@@ -8,7 +8,7 @@ It imports numba at its top, so only what has made sure of numba may import it.
 import numpy as np
 from numba import prange
 
-from models.kernels.attention_forms_numba import depth_of, queries, room, weights_of
+from models.kernels.attention_forms_numba import depth_of, queries, room, scale_of_scores, weights_of
 from models.kernels.attention_rows_numba import (
     HEADS,
     ROUND,
@@ -23,15 +23,7 @@ from models.kernels.attention_rows_numba import (
     turn,
 )
 from models.kernels.attention_tile_numba import NOTHING, ONE, ZERO, cap_score, find, finish, join_tile, read
-from models.kernels.attention_vectors_numba import (
-    TILE,
-    add_1_by_1,
-    add_1_by_4,
-    multiply_1_by_1,
-    peak_of,
-    transpose,
-    weigh,
-)
+from models.kernels.attention_vectors_numba import TILE, peak_of, weigh
 from models.kernels.numba_scalars import kernel, task
 from models.kernels.vectors_numba import WIDTH
 
@@ -39,40 +31,8 @@ SMALL = 1 << 18  # products of queries and keys: fewer are done before a second 
 
 
 @task
-def _score_some(scores, q, keys, places, memory, at, size, padded):
-    """scores (g, r, TILE) of the positions `places`, at most WIDTH, from the place `at` of a tile on; q (g, r, padded
-    size), flat; memory: for 2 * padded size * WIDTH numbers.
-    """
-    rows, turned = memory[: padded * WIDTH], memory[padded * WIDTH :]
-    groups, heads = scores.shape[0], scores.shape[1]
-    for group in range(groups):
-        read(rows[: len(places) * padded], keys, places, group * size, size)
-        for d in range(0, padded, WIDTH):
-            transpose(turned, d * WIDTH, WIDTH, rows, d, padded)
-        for r in range(heads):
-            row = (group * heads + r) * padded
-            multiply_1_by_1(scores[group, r], at, TILE, q, row, padded, turned, 0, WIDTH, size)
-
-
-@task
-def _add_some(parts, scores, values, places, memory, at, size):
-    """Add to parts (g, r, padded size) the values at `places`, weighed by the scores (g, r, TILE) from `at` on."""
-    groups, heads, padded = parts.shape
-    for group in range(groups):
-        read(memory[: len(places) * padded], values, places, group * size, size)
-        for r in range(heads):
-            part, weights, column = parts[group, r], scores[group, r], 0
-            while column + 4 * WIDTH <= padded:
-                add_1_by_4(part, column, padded, weights, at, TILE, memory, column, padded, len(places))
-                column += 4 * WIDTH
-            while column < padded:
-                add_1_by_1(part, column, padded, weights, at, TILE, memory, column, padded, len(places))
-                column += WIDTH
-
-
-@task
-def _score_whole(scores, q, keys, places, memory, at, size):
-    """The same where a head is whole vectors, of WIDTH places from `at` on; scores (g, r, TILE).
+def _score(scores, at, q, keys, apart, places, place, memory, size):
+    """scores (g, r, TILE) from `at` on, of WIDTH places from `place` on.
 
     q: in the form of the kernel. memory: for HEADS * size * WIDTH numbers.
     """
@@ -81,11 +41,11 @@ def _score_whole(scores, q, keys, places, memory, at, size):
     group = 0
     while heads == 1 and group + HEADS <= groups:
         for g in range(HEADS):
-            turn(memory, g * each, WIDTH, keys, (group + g) * size, places, at, size)
+            turn(memory, g * each, WIDTH, keys, (group + g) * apart, places, place, size)
         score_each(scores, group * TILE + at, q, group * length, memory, each, keys, length)
         group += HEADS
     while group < groups:
-        turn(memory, 0, WIDTH, keys, group * size, places, at, size)
+        turn(memory, 0, WIDTH, keys, group * apart, places, place, size)
         head, last = group * heads, (group + 1) * heads
         while head + HEADS <= last:
             score_shared(scores, head * TILE + at, q, head * length, memory, 0, keys, length)
@@ -97,28 +57,29 @@ def _score_whole(scores, q, keys, places, memory, at, size):
 
 
 @task
-def _add_whole(parts, weights, values, places, at, stop):
-    """Add to parts (g, r, size) the values at the places `at` .. `stop`, weighed: weights (g * r * TILE), flat.
+def _add(parts, weights, at, values, apart, places, place, count):
+    """Add to parts (g, r, size) the values at `count` places from `place` on, weighed: weights (g * r * TILE), flat,
+    from `at` on in each row.
 
     Places and weights are counted in elements of the form.
     """
     groups, heads, size = parts.shape
-    parts, tile, count = parts.reshape(parts.size), len(weights) // (groups * heads), stop - at
+    parts, tile = parts.reshape(parts.size), len(weights) // (groups * heads)
     for group in range(groups):
         head, last = group * heads, (group + 1) * heads
         while head < last:
             many = head + HEADS <= last
             for column in range(0, size, VECTORS * WIDTH):
-                into, row, begin = head * size + column, head * tile + at, group * size + column
+                into, row, begin = head * size + column, head * tile + at, group * apart + column
                 wide = column + VECTORS * WIDTH <= size
                 if many and wide:
-                    add_some(parts, into, size, weights, row, values, begin, places, at, count)
+                    add_some(parts, into, size, weights, row, values, begin, places, place, count)
                 elif many:
-                    add_some_narrow(parts, into, size, weights, row, values, begin, places, at, count)
+                    add_some_narrow(parts, into, size, weights, row, values, begin, places, place, count)
                 elif wide:
-                    add_one(parts, into, size, weights, row, values, begin, places, at, count)
+                    add_one(parts, into, size, weights, row, values, begin, places, place, count)
                 else:
-                    add_one_narrow(parts, into, size, weights, row, values, begin, places, at, count)
+                    add_one_narrow(parts, into, size, weights, row, values, begin, places, place, count)
             head += HEADS if many else 1
 
 
@@ -150,41 +111,66 @@ def _weigh_all(found, scores, first, stop, scale, cap):
 
 
 @task
-def _attend_whole(parts, found, q, keys, values, layout, table, tile, first, stop, scale, cap):
-    """As `_attend_tile`, of heads that are whole vectors."""
-    groups, heads, size = parts.shape
-    depth, rows, places = depth_of(q), queries(q, size), _places(layout, table, tile, stop)
+def _copy(rows, pool, places, first, stop, size, padded):
+    """Heads first .. stop of some positions, padded: rows (stop - first, WIDTH, padded size), flat."""
+    for group in range(first, stop):
+        begin = (group - first) * WIDTH * padded
+        read(rows[begin : begin + len(places) * padded], pool, places, group * size, size)
+
+
+@task
+def _score_copied(scores, at, q, keys, places, copied, copies, memory, size, padded):
+    """As `_score`, of all `places`, by way of copies."""
+    groups, heads = scores.shape[0], scores.shape[1]
+    for first in range(0, groups, HEADS):
+        stop = min(first + HEADS, groups)
+        _copy(copied, keys, places, first, stop, size, padded)
+        _score(scores[first:stop], at, q[first * heads * padded :], copied, WIDTH * padded, copies, 0, memory, padded)
+
+
+@task
+def _add_copied(parts, weights, at, values, places, copied, copies, size):
+    """As `_add`, of all `places`, by way of copies."""
+    groups, heads, padded = parts.shape
+    tile = len(weights) // (groups * heads)
+    for first in range(0, groups, HEADS):
+        stop = min(first + HEADS, groups)
+        _copy(copied, values, places, first, stop, size, padded)
+        mine = weights[first * heads * tile : stop * heads * tile]
+        _add(parts[first:stop], mine, at, copied, WIDTH * padded, copies, 0, len(places))
+
+
+@task
+def _attend_tile(parts, found, q, keys, values, layout, table, tile, first, stop, scale, cap):
+    """One query and the places first .. stop of a tile: parts (g, r, padded size), found (g, r, 2), q (g, r, size) or
+    in pairs.
+
+    All heads read some positions before the next: what lies side by side in memory is read once, in its order.
+    """
+    groups, heads, padded = parts.shape
+    depth, rows, places = depth_of(q), queries(q, padded, scale), _places(layout, table, tile, stop)
     places[:first] = places[first]
-    scores, memory = np.zeros((groups, heads, TILE), np.float32), np.empty(HEADS * size * WIDTH, np.float32)
+    size, count = q.shape[2] * depth, groups * heads
+    lies_whole = size == padded
+    copied = np.zeros(0 if lies_whole else WIDTH * HEADS * padded, np.float32)
+    copies = np.arange(2 * WIDTH) % WIDTH * padded
+    scores, memory = np.zeros((groups, heads, TILE), np.float32), np.empty(HEADS * padded * WIDTH, np.float32)
     for at in range(first // WIDTH * WIDTH, stop, WIDTH):
-        _score_whole(scores, rows, keys, places, memory, at, size)
-    _weigh_all(found, scores, first, stop, scale, cap)
-    count = groups * heads
+        if lies_whole:
+            _score(scores, at, rows, keys, size, places, at, memory, padded)
+        else:
+            mine = places[at : at + WIDTH]
+            _score_copied(scores, at, rows, keys, mine, copied, copies, memory, size, padded)
+    _weigh_all(found, scores, first, stop, scale_of_scores(q, scale), cap)
     words = room(q, count * TILE // depth if depth > 1 else 0)
     weights = weights_of(words, scores.reshape(count * TILE), count)
     parts[:] = ZERO
     for begin in range(first // WIDTH * WIDTH, stop, WIDTH):
         at, end = max(first, begin) // depth, (min(begin + WIDTH, stop) + depth - 1) // depth
-        _add_whole(parts, weights, values, places, at, end)
-
-
-@task
-def _attend_tile(parts, found, q, keys, values, layout, table, tile, first, stop, scale, cap):
-    """One query and the places first .. stop of a tile: parts (g, r, padded size), found (g, r, 2), q (g, r, size).
-
-    All heads read some positions before the next: what lies side by side in memory is read once, in its order.
-    """
-    groups, heads, padded = parts.shape
-    size = q.shape[2]
-    turned, places = queries(q, padded), _places(layout, table, tile, stop)
-    scores, memory = np.zeros((groups, heads, TILE), np.float32), np.zeros(2 * padded * WIDTH, np.float32)
-    for at in range(first // WIDTH * WIDTH, stop, WIDTH):
-        _score_some(scores, turned, keys, places[at : min(at + WIDTH, stop)], memory, at, size, padded)
-    _weigh_all(found, scores, first, stop, scale, cap)
-    parts[:] = ZERO
-    for begin in range(first // WIDTH * WIDTH, stop, WIDTH):
-        at = max(first, begin)
-        _add_some(parts, scores, values, places[at : min(begin + WIDTH, stop)], memory, at, size)
+        if lies_whole:
+            _add(parts, weights, at, values, size, places, at, end - at)
+        else:
+            _add_copied(parts, weights, at, values, places[at:end], copied, copies, size)
 
 
 @task
@@ -197,16 +183,12 @@ def _longest_and_all(lengths):
 
 
 @task
-def _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap, size):
+def _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap):
     """Tile i of all sequences' tiles: parts (b, tiles, g, r, padded size), found (b, tiles, g, r, 2)."""
     b, tile = i // parts.shape[1], i % parts.shape[1]
     begin = tile * TILE
     first, stop = max(0, lengths[b] - window - begin), min(TILE, lengths[b] - begin)
-    if first < stop and size % ROUND == 0:
-        _attend_whole(
-            parts[b, tile], found[b, tile], q[b], keys, values, layout, tables[b], begin, first, stop, scale, cap
-        )  # fmt: skip
-    elif first < stop:
+    if first < stop:
         _attend_tile(
             parts[b, tile], found[b, tile], q[b], keys, values, layout, tables[b], begin, first, stop, scale, cap
         )  # fmt: skip
@@ -234,16 +216,16 @@ def attend_steps(out, q, keys, values, layout, tables, lengths, window, scale, c
     """
     batch, groups, heads, size = out.shape
     longest, total = _longest_and_all(lengths)
-    tiles, padded = (longest + TILE - 1) // TILE, (size + WIDTH - 1) // WIDTH * WIDTH
+    tiles, padded = (longest + TILE - 1) // TILE, (size + ROUND - 1) // ROUND * ROUND
     parts = np.empty((batch, tiles, groups, heads, padded), np.float32)
     found = np.empty((batch, tiles, groups, heads, 2), np.float32)
     if total * groups * heads * size <= SMALL:
         for i in range(batch * tiles):
-            _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap, size)
+            _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap)
         for i in range(batch * groups * heads):
             _join_tiles(out, parts, found, sinks, i)
     else:
         for i in prange(batch * tiles):
-            _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap, size)
+            _attend_place(parts, found, q, keys, values, layout, tables, lengths, i, window, scale, cap)
         for i in prange(batch * groups * heads):
             _join_tiles(out, parts, found, sinks, i)

@@ -93,10 +93,10 @@ def finish(out, sums, ends, sink):
 
 
 @task
-def pad(q, padded):
-    """q (rows, size) in float32, (rows * padded size,), with zeros behind each row."""
+def pad(q, padded, scale):
+    """q (rows, size) in float32, (rows * padded size,), scaled, with zeros behind each row."""
     out = np.zeros(q.shape[0] * padded, np.float32)
     for row in range(q.shape[0]):
         for d in range(q.shape[1]):
-            out[row * padded + d] = widen(q[row, d])
+            out[row * padded + d] = widen(q[row, d]) * scale
     return out

@@ -7,6 +7,7 @@ of integers of 32 bits that are pairs of bfloat16.
 It imports numba at its top, so only what has made sure of numba may import it.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from numba import types
@@ -42,13 +43,36 @@ def _sum(builder: Any, a: Any, b: Any) -> Any:
     return builder.fadd(a, b)
 
 
-def _multiplier(rows: int, vectors: int, *, adds: bool = False) -> Any:
-    """out (rows, vectors * WIDTH) = a (rows, count) b (count, vectors * WIDTH); adds: to what is there, in order.
+def add_products(
+    builder: Any,
+    into: list[Any],
+    keeps: Any,
+    count: Any,
+    operands: Callable[[Any], tuple[list[Any], list[Any]]],
+) -> None:
+    """Add to the vectors at the addresses `into`, a row's after the other, `count` outer products, in order.
+
+    operands: what to multiply in a round, a vector for each row and for each column. keeps: whether what is at the
+    addresses counts, else the sums begin with nothing.
+    """
+
+    def add(k: Any, sums: list[Any]) -> list[Any]:
+        left, right = operands(k)
+        pairs = [(x, y) for x in left for y in right]
+        return [v.multiply_add(builder, *pair, total) for pair, total in zip(pairs, sums, strict=True)]
+
+    begin = [builder.select(keeps, v.load(builder, place, VECTOR, 4), everywhere(0)) for place in into]
+    for result, place in zip(v.loop(builder, count, begin, add), into, strict=True):
+        v.store(builder, result, place)
+
+
+def _multiplier(rows: int, vectors: int) -> Any:
+    """out (rows, vectors * WIDTH) = a (rows, count) b (count, vectors * WIDTH); keeps: added to what is there.
 
     out is float32, a and b are that or pairs, both.
     """
 
-    def multiply(typing, out, out_at, out_stride, a, a_at, a_stride, b, b_at, b_stride, count):
+    def multiply(typing, out, out_at, out_stride, a, a_at, a_stride, b, b_at, b_stride, count, keeps):
         def build(context, builder, signature, arguments):
             out, a, b = (v.memory(context, builder, signature.args[i], arguments[i]) for i in (0, 3, 6))
             out_at, out_stride, a_at, a_stride, b_at, b_stride, count = (arguments[i] for i in (1, 2, 4, 5, 7, 8, 9))
@@ -58,24 +82,18 @@ def _multiplier(rows: int, vectors: int, *, adds: bool = False) -> Any:
             ends = [builder.add(out_at, builder.mul(out_stride, long(r))) for r in range(rows)]
             into = [builder.gep(out, [builder.add(end, long(c * WIDTH))]) for end in ends for c in range(vectors)]
 
-            def add(k: Any, sums: list[Any]) -> list[Any]:
+            def operands(k: Any) -> tuple[list[Any], list[Any]]:
                 at = builder.add(b_at, builder.mul(b_stride, k))
-                places = [builder.gep(b, [builder.add(at, long(c * WIDTH))]) for c in range(vectors)]
-                right = [v.load(builder, place, vector, 4) for place in places]
-                added = []
-                for r, start in enumerate(starts):
-                    first = v.load(builder, builder.gep(a, [builder.add(start, k)]), number, 4)
-                    left = v.spread(builder, first, vector)
-                    added += [v.multiply_add(builder, left, right[c], sums[r * vectors + c]) for c in range(vectors)]
-                return added
+                columns = [builder.gep(b, [builder.add(at, long(c * WIDTH))]) for c in range(vectors)]
+                right = [v.load(builder, place, vector, 4) for place in columns]
+                places = [builder.gep(a, [builder.add(start, k)]) for start in starts]
+                return [v.spread(builder, v.load(builder, place, number, 4), vector) for place in places], right
 
-            begin = [v.load(builder, place, VECTOR, 4) if adds else everywhere(0) for place in into]
-            for result, place in zip(v.loop(builder, count, begin, add), into, strict=True):
-                v.store(builder, result, place)
+            add_products(builder, into, arguments[10], count, operands)
             return context.get_dummy_value()
 
         place = types.int64
-        return types.void(out, place, place, a, place, place, b, place, place, place), build
+        return types.void(out, place, place, a, place, place, b, place, place, place, types.boolean), build
 
     return intrinsic(multiply)
 
@@ -84,10 +102,6 @@ multiply_4_by_4: Any = _multiplier(4, 4)
 multiply_4_by_1: Any = _multiplier(4, 1)
 multiply_1_by_4: Any = _multiplier(1, 4)
 multiply_1_by_1: Any = _multiplier(1, 1)
-add_4_by_4: Any = _multiplier(4, 4, adds=True)
-add_4_by_1: Any = _multiplier(4, 1, adds=True)
-add_1_by_4: Any = _multiplier(1, 4, adds=True)
-add_1_by_1: Any = _multiplier(1, 1, adds=True)
 
 
 def _build_widen_vectors(typing, out, out_at, source, at, count):
