@@ -31,14 +31,17 @@ class Rows:
     """Rows of tensors on a processor, in the order in which they are handed out; how many of them are there already.
 
     Args:
-        from_end: the last row is the first that is handed out. ahead: rows that shall be there beyond those in use.
+        from_end: the last row is the first that is handed out. ahead: rows that shall be there beyond those in use;
+            None: all of them.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], *, from_end: bool, ahead: int) -> None:
+    def __init__(self, tensors: Sequence[Tensor], *, from_end: bool, ahead: int | None) -> None:
         self._tensors, self._from_end = whole_rows(tensors) if tensors else (), from_end
         self._count = len(self._tensors[0]) if self._tensors else 0
         self._row_bytes = sum(tensor.stride(0) * tensor.itemsize for tensor in self._tensors)
-        self._ahead = min(ahead, AHEAD // self._row_bytes, -(-self._count // 2)) if self._count else 0
+        self._ahead = self._count
+        if ahead is not None and self._count:
+            self._ahead = min(ahead, AHEAD // self._row_bytes, -(-self._count // 2))
         self._done, self._wanted = 0, self._ahead
 
     def want(self, used: int) -> bool:
@@ -87,10 +90,11 @@ class Populating:
         """The step is done."""
         self._busy, self._computed_s = False, time.monotonic()
 
-    def wait(self, seconds: float | None = None) -> None:
-        """Until all that is wanted now is there, or cannot be, but no longer than so many seconds."""
+    def wait(self, seconds: float | None = None) -> bool:
+        """Until all that is wanted now is there, or cannot be, but no longer than so many seconds; whether it is."""
         with self._changed:
             self._changed.wait_for(lambda: self._idle or self._ended, seconds)
+            return self._idle and not self._ended
 
     def close(self) -> None:
         """End it, done or not."""

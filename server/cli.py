@@ -87,6 +87,10 @@ CacheGib = Annotated[float | None, typer.Option(help="Each model's cache, in GiB
 MemoryFraction = Annotated[
     float | None, typer.Option(help="On a GPU: of its memory, for weights, caches and steps. Default: 0.9.")
 ]
+PopulateCache = Annotated[
+    bool,
+    typer.Option(help="On a CPU, take all of the cache's memory at the start and not as it is used."),
+]
 HostCacheGib = Annotated[
     float | None,
     typer.Option(
@@ -162,6 +166,7 @@ def serve(
     device: DeviceOption = "auto",
     cache_gib: CacheGib = None,
     memory_fraction: MemoryFraction = None,
+    populate_cache: PopulateCache = False,
     host_cache_gib: HostCacheGib = None,
     block_size: BlockSize = None,
     max_context: MaxContext = None,
@@ -199,7 +204,7 @@ def serve(
         prefill_chunk=prefill_chunk,
         prefix_cache=prefix_cache,
         snapshot_every=snapshot_every,
-        **memory_options(cache_gib, memory_fraction, host_cache_gib, cache_dir, cache_dir_gib),
+        **memory_options(cache_gib, memory_fraction, host_cache_gib, cache_dir, cache_dir_gib, populate=populate_cache),
         policy=policy,
         max_gap_s=max_gap_s,
         **step_options(threads, cuda_graphs, overlap, num_models=len(models)),
@@ -215,12 +220,19 @@ def number_options(dtype: Dtype, state_dtype: StateDtype, quantization: Quantiza
 
 
 def memory_options(
-    cache_gib: float | None, fraction: float | None, host_gib: float | None, directory: Path | None, disk_gib: float
+    cache_gib: float | None,
+    fraction: float | None,
+    host_gib: float | None,
+    directory: Path | None,
+    disk_gib: float,
+    *,
+    populate: bool,
 ) -> dict[str, Any]:
     """The options of the cache and of the tiers below it, as EngineConfig has them."""
     return {
         "cache_bytes": None if cache_gib is None else round(cache_gib * GIB),
         "memory_fraction": fraction,
+        "populate_cache": populate,
         "host_cache_bytes": None if host_gib is None else round(host_gib * GIB),
         "cache_dir": None if directory is None else str(directory.expanduser().resolve()),
         "cache_dir_bytes": round(disk_gib * GIB),

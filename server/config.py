@@ -35,18 +35,18 @@ class EngineConfig:
     state_dtype: in which recurrent states are kept between steps; all is computed in float32. quantization: of the
     matrices of weights. overlap: the next step is decided while one is computed; None: on a GPU. cuda_graphs: decode
     steps are captured once and replayed. block_size None: what the attention kernels like best. cache_bytes None:
-    chosen from the free memory, of which memory_share is this engine's where several share a device. memory_fraction:
-    of a GPU's memory, what weights, caches and steps take in all; None: most of it. max_context None: as much as the
-    model and the cache allow. step_tokens: tokens that one step may compute, prefill and decode together.
-    prefill_chunk: the most that one prompt takes of a step, so that a long prompt leaves room for others.
-    max_queue_tokens: of prompts that wait, in all; None: no bound. prefix_cache: what was computed is kept for prompts
-    that begin alike, as long as there is room. snapshot_every: tokens between the recurrent states that a long prompt
-    leaves for that; None: chosen from their bytes. policy: whose turn it is, see server/queue.py. max_gap_s: how long
-    prefills may hold up decodes and newcomers, in each step. host_cache_bytes: of the host's memory for what the device
-    has no room for; None: a part of what is free beside a GPU, else nothing. cache_dir: where what was computed is kept
-    for the engine's next life, at most cache_dir_bytes of it for each model; None: nowhere. An engine that is not ready
-    after start_timeout_s, or that says nothing for stall_timeout_s, in the longest of its steps, is taken for stuck and
-    started anew.
+    chosen from the free memory, of which memory_share is this engine's where several share a device. populate_cache:
+    all of its memory is there before the first request, not as it is used. memory_fraction: of a GPU's memory, what
+    weights, caches and steps take in all; None: most of it. max_context None: as much as the model and the cache allow.
+    step_tokens: tokens that one step may compute, prefill and decode together. prefill_chunk: the most that one prompt
+    takes of a step, so that a long prompt leaves room for others. max_queue_tokens: of prompts that wait, in all; None:
+    no bound. prefix_cache: what was computed is kept for prompts that begin alike, as long as there is room.
+    snapshot_every: tokens between the recurrent states that a long prompt leaves for that; None: chosen from their
+    bytes. policy: whose turn it is, see server/queue.py. max_gap_s: how long prefills may hold up decodes and
+    newcomers, in each step. host_cache_bytes: of the host's memory for what the device has no room for; None: a part of
+    what is free beside a GPU, else nothing. cache_dir: where what was computed is kept for the engine's next life, at
+    most cache_dir_bytes of it for each model; None: nowhere. An engine that is not ready after start_timeout_s, or that
+    says nothing for stall_timeout_s, in the longest of its steps, is taken for stuck and started anew.
     """
 
     dtype: Dtype = "auto"
@@ -56,6 +56,7 @@ class EngineConfig:
     block_size: int | None = None
     cache_bytes: int | None = None
     memory_share: float = 1.0
+    populate_cache: bool = False
     memory_fraction: float | None = None
     max_context: int | None = None
     max_running: int = 64

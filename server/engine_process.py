@@ -195,7 +195,7 @@ def build(model: str, directory: Path, config: EngineConfig) -> tuple[Engine, Re
     )
     warm_up(runner, plan, limits)
     steps = capture(runner, config, limits, plan)
-    runner.populate()
+    populate(runner, config)
     info = EngineInfo(
         model=model,
         kind=runner.decoder.config.kind,
@@ -243,6 +243,15 @@ def default_host_bytes(device: torch.device, config: EngineConfig) -> int:
     if device.type != "cuda" or not config.prefix_cache:
         return 0
     return int(psutil.virtual_memory().available / 4 * config.memory_share)
+
+
+def populate(runner: Runner, config: EngineConfig) -> None:
+    begin_s = time.monotonic()
+    there = runner.populate(whole=config.populate_cache)
+    if config.populate_cache and there:
+        log.info("--populate-cache: all memory of the cache is there, after %.1f s", time.monotonic() - begin_s)
+    elif config.populate_cache:
+        log.warning("--populate-cache: this system does not give memory before it is used")
 
 
 def describe_choices(choices: Sequence[Choice]) -> str:

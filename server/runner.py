@@ -127,16 +127,21 @@ class Runner:
         self.rows = DeviceRows(self._caches, self.device)
         return choices
 
-    def populate(self) -> None:
-        """On a processor, have the memory of blocks and states there before they are handed out: a part at once, the
-        rest behind.
+    def populate(self, *, whole: bool = False) -> bool:
+        """On a processor, have the memory of blocks and states there before they are handed out: a part at once and
+        the rest behind, or the whole of it at once.
+
+        Returns:
+            Whether what was to be there at once is.
         """
-        if self.device.type == "cpu":
-            ahead = POPULATED_TOKENS // self._block_size
-            blocks = Rows(block_tensors(self._caches), from_end=False, ahead=ahead)
-            slots = Rows(state_tensors(self._caches), from_end=True, ahead=POPULATED_STATES)
-            self._populating = Populating(blocks, slots)
-            self._populating.wait(POPULATED_S)
+        if self.device.type != "cpu":
+            return True
+        blocks = Rows(
+            block_tensors(self._caches), from_end=False, ahead=None if whole else POPULATED_TOKENS // self._block_size
+        )
+        slots = Rows(state_tensors(self._caches), from_end=True, ahead=None if whole else POPULATED_STATES)
+        self._populating = Populating(blocks, slots)
+        return self._populating.wait(None if whole else POPULATED_S)
 
     @property
     def cache_layout(self) -> str:

@@ -129,6 +129,8 @@ def _ours(places: Places) -> Rival:  # noqa: ARG001
 
     def enter(race: Race) -> Contender:
         options = ["--dtype", race.dtype, "--threads", str(race.threads), "--cache-gib", str(race.cache_gib)]
+        # As theirs; what happens beside requests otherwise has no time here.
+        options += ["--populate-cache"]
         # While others are timed its processes stand still, and must not be taken for hanging.
         options += ["--no-access-log", "--stall-timeout-s", "86400", "--max-context", str(race.context)]
         command = [sys.executable, "-m", "fathom", "serve", f"{MODEL}={race.checkpoint}", *options, *race.serve_options]

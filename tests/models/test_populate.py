@@ -32,7 +32,7 @@ def test_what_comes_next_is_there_and_what_was_there_is_kept():
     blocks[0, 5], states[99, 5] = 7, 8
     before = resident_bytes()
     populating = Populating(Rows([blocks], from_end=False, ahead=30), Rows([states], from_end=True, ahead=1))
-    populating.wait()
+    assert populating.wait()
     # Large pages may make it somewhat more.
     assert 28 * MIB < resident_bytes() - before < 36 * MIB
     populating.reach(0, 40)
@@ -65,6 +65,13 @@ def test_no_more_than_half_is_asked_for_ahead():
     assert named(rows, tensor)[-1][1] == 40
 
 
+def test_the_whole_is_asked_for_where_that_is_wanted():
+    tensor = untouched(40, MIB)
+    rows = Rows([tensor], from_end=False, ahead=None)
+    assert named(rows, tensor)[-1][1] == 40
+    assert not rows.want(40)
+
+
 def test_views_of_one_buffer_are_asked_for_once():
     buffer = untouched(10, MIB)
     rows = Rows([buffer[:, : MIB // 4], buffer[:, MIB // 4 :]], from_end=False, ahead=5)
@@ -76,4 +83,4 @@ def test_it_can_be_ended_and_without_rows_there_is_nothing_to_do():
     populating.reach(10**15, 7)
     populating.close()
     assert not populating._thread.is_alive()
-    populating.wait()
+    assert not populating.wait()

@@ -1,7 +1,9 @@
 """What an engine process makes of its options before it serves: the cache's share of the memory, and what it tells."""
 
 import contextlib
+import gc
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -165,6 +167,23 @@ def test_a_context_that_cannot_fit_is_refused_with_the_arithmetic(tmp_path):
     build("tiny", directory, replace(config, max_context=most))
     with pytest.raises(ConfigError, match="--max-context 5,000 is more than the model's 4,096 positions"):
         build("tiny", directory, replace(config, max_context=5000))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system gives no memory before it is used")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_cache_takes_its_memory_at_once_where_that_is_wanted(tmp_path, caplog, kind):
+    directory, taken = write_tiny_model(kind, tmp_path), []
+    for whole in (False, True):
+        config = EngineConfig(device="cpu", threads=1, cache_bytes=90 * MIB, populate_cache=whole)
+        before = psutil.Process().memory_info().rss
+        with caplog.at_level("INFO", "fathom.engine"):
+            engine, _ = build("tiny", directory, config)
+        taken.append(psutil.Process().memory_info().rss - before)
+        engine.close()
+        del engine, _
+        gc.collect()
+    assert taken[1] > 85 * MIB > 60 * MIB > taken[0]
+    assert "--populate-cache: all memory of the cache is there" in caplog.text
 
 
 def test_a_part_of_a_gpu_is_refused_where_there_is_none(tmp_path):
