@@ -19,10 +19,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from evals.calibrate_cli import calibrate
 from evals.config import DEFAULT_BUDGETS, ConfigError, RunConfig, RunStoppedError
-from evals.datasets import load_dataset
+from evals.datasets import NAMES, load_dataset
 from evals.output import SUMMARY_FILE, read_load, write_outputs
-from evals.records import PERMISSIONS, Dataset, Permission
+from evals.plan_cli import plan
+from evals.records import CONDITIONS, PERMISSIONS, CacheState, Condition, Dataset, Order, Permission, Unit
+from evals.retrieval import METHODS
+from evals.retrieval.dense import DEFAULT_MODEL
+from evals.retrieval.index_files import default_cache
 from evals.runner import RunResult, run_evals
 from evals.store import FILE_NAME
 from evals.summary import summary_table
@@ -34,10 +39,23 @@ app = typer.Typer(no_args_is_help=True, help="How hallucination changes with con
 Endpoint = Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible server, as http://127.0.0.1:8000")]
 Models = Annotated[list[str], typer.Option("--model", help="Model to ask; may be given several times.")]
 Out = Annotated[Path, typer.Option(help="Directory for the store, summary.json and report.html.")]
-DatasetName = Annotated[str, typer.Option("--dataset", help="world (generated) or nq (needs --data).")]
+DatasetName = Annotated[str, typer.Option("--dataset", help=f"One of {', '.join(NAMES)}; the latter need --data.")]
 Data = Annotated[Path | None, typer.Option(help="Directory of the dataset's files.")]
 DEFAULT_BUDGETS_TEXT = ",".join(map(str, DEFAULT_BUDGETS))
 Budgets = Annotated[str, typer.Option(help="Most tokens of documents, ascending; 0 asks without documents.")]
+UnitOption = Annotated[Unit, typer.Option(help="What budgets count.")]
+Conditions = Annotated[
+    list[str] | None,
+    typer.Option("--condition", help=f"{', '.join(CONDITIONS)}; may be given several times. Default: natural."),
+]
+OrderOption = Annotated[Order, typer.Option(help="In which order of rank documents stand.")]
+Depth = Annotated[
+    float | None,
+    typer.Option(help="Where gold documents stand, 0 first to 1 last. Default: elsewhere for each question, evenly."),
+]
+RetrieverOption = Annotated[str, typer.Option("--retriever", help=f"One of {', '.join(METHODS)}.")]
+RetrieverModel = Annotated[str, typer.Option(help="Of dense: a directory, or a name on the Hub. Default: MiniLM.")]
+CacheOption = Annotated[CacheState, typer.Option(help="cold: have the server recompute every prompt, by a cache_salt.")]
 Permissions = Annotated[
     list[str] | None,
     typer.Option("--permission", help=f"{', '.join(PERMISSIONS)}; may be given twice. Default: {PERMISSIONS[0]}."),
@@ -64,6 +82,13 @@ def run(
     dataset: DatasetName = "world",
     data: Data = None,
     budgets: Budgets = DEFAULT_BUDGETS_TEXT,
+    unit: UnitOption = "tokens",
+    conditions: Conditions = None,
+    order: OrderOption = "rank",
+    depth: Depth = None,
+    retriever: RetrieverOption = "bm25",
+    retriever_model: RetrieverModel = DEFAULT_MODEL,
+    cache: CacheOption = "warm",
     permissions: Permissions = None,
     n: Count = 200,
     seed: Seed = 0,
@@ -85,7 +110,11 @@ def run(
                 model=model,
                 out=out,
                 budgets=parse_budgets(budgets),
+                conditions=parse_conditions(conditions or ["natural"]),
+                **document_options(unit, order, depth, retriever, retriever_model),
                 permissions=parse_permissions(permissions or [PERMISSIONS[0]]),
+                cache=cache,
+                seed=seed,
                 num_questions=n,
                 max_tokens=max_tokens,
                 concurrency=concurrency,
@@ -94,24 +123,13 @@ def run(
             )
             for model in models
         ]
-        results = ask_all(console, configs, load_dataset(dataset, path=data, seed=seed))
-        show(console, out)
-    except RunStoppedError as error:
-        # What was answered is worth its report; where that cannot be written, the first cause is the one to tell.
-        with contextlib.suppress(ConfigError):
-            show(console, out)
-        raise refused(console, error) from error
+        results = run_and_show(console, configs, dataset, data)
     except ConfigError as error:
         raise refused(console, error) from error
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on where this one stood")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    failures = [result for result in results if result.failed]
-    if failures:
-        console.print(f"[bold red]{sum(result.failed for result in failures)} samples failed[/bold red]", end="; ")
-        console.print("the same command asks them again")
-        console.print(f"the first error: {escape(failures[0].first_error or '')}", soft_wrap=True)
-        raise typer.Exit(EXIT_FAILED_SAMPLES)
+    tell_failures(console, [result for result in results if result.failed])
 
 
 @app.command()
@@ -125,6 +143,48 @@ def report(
         show(console, directory, [read_load(file) for file in load or []])
     except ConfigError as error:
         raise refused(console, error) from error
+
+
+app.command("plan")(plan)
+app.command("calibrate")(calibrate)
+
+
+def document_options(unit: Unit, order: Order, depth: float | None, retriever: str, model: str) -> dict[str, Any]:
+    """What fills a context, and in which order, as RunConfig has it."""
+    return {
+        "unit": unit,
+        "order": order,
+        "depth": depth,
+        "retriever": retriever,
+        "retriever_model": model,
+        "index_cache": default_cache(),
+    }
+
+
+def run_and_show(console: Console, configs: Sequence[RunConfig], name: str, data: Path | None) -> list[RunResult]:
+    """Ask everything and report it.
+
+    Raises:
+        ConfigError: an option cannot be, or asking cannot go on.
+    """
+    first = configs[0]
+    try:
+        results = ask_all(console, configs, load_dataset(name, path=data, seed=first.seed))
+    except RunStoppedError:
+        # What was answered is worth its report; where that cannot be written, the first cause is the one to tell.
+        with contextlib.suppress(ConfigError):
+            show(console, first.out)
+        raise
+    show(console, first.out)
+    return results
+
+
+def tell_failures(console: Console, failures: Sequence[RunResult]) -> None:
+    if failures:
+        console.print(f"[bold red]{sum(result.failed for result in failures)} samples failed[/bold red]", end="; ")
+        console.print("the same command asks them again")
+        console.print(f"the first error: {escape(failures[0].first_error or '')}", soft_wrap=True)
+        raise typer.Exit(EXIT_FAILED_SAMPLES)
 
 
 def parse_budgets(text: str) -> tuple[int, ...]:
@@ -145,6 +205,16 @@ def parse_permissions(names: Sequence[str]) -> tuple[Permission, ...]:
     if unknown:
         raise ConfigError(f"--permission must be one of {', '.join(PERMISSIONS)}, got {unknown[0]!r}")
     return tuple(permission for permission in PERMISSIONS if permission in names)
+
+
+def parse_conditions(names: Sequence[str]) -> tuple[Condition, ...]:
+    """Raises:
+    ConfigError: a name is none.
+    """
+    unknown = [name for name in names if name not in CONDITIONS]
+    if unknown:
+        raise ConfigError(f"--condition must be one of {', '.join(CONDITIONS)}, got {unknown[0]!r}")
+    return tuple(condition for condition in CONDITIONS if condition in names)
 
 
 def progress_bar(console: Console) -> Progress:

@@ -139,18 +139,27 @@ async def _get_patiently(session: aiohttp.ClientSession, url: str, max_attempts:
 
 
 async def ask(
-    session: aiohttp.ClientSession, config: RunConfig, dialect: Dialect, messages: Sequence[dict[str, str]]
+    session: aiohttp.ClientSession,
+    config: RunConfig,
+    dialect: Dialect,
+    messages: Sequence[dict[str, str]],
+    *,
+    salt: str | None = None,
 ) -> Answer:
-    """Ask, and ask again while the server says to come later or cannot be reached, or would take other fields."""
+    """Ask, and ask again while the server says to come later or cannot be reached, or would take other fields.
+
+    Args:
+        salt: by which the server tells this prompt's prefixes from all others that it keeps.
+    """
     attempts, num_failures = 0, 0
     while True:
-        body = dialect.body(config, messages)
+        body = dialect.body(config, messages, salt)
         attempt = await _attempt(session, f"{config.api_url}/chat/completions", body)
         attempts += 1
         if attempt.refused_status in REFUSALS:
             dialect.learn(attempt.refusal)
             # Compared with what was sent: another request may have learned it meanwhile.
-            if dialect.body(config, messages) != body:
+            if dialect.body(config, messages, salt) != body:
                 continue
         num_failures += 1
         if attempt.again_after_s is None or num_failures == config.max_attempts:

@@ -3,7 +3,19 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evals.records import PERMISSIONS, Permission
+from evals.records import (
+    CACHE_STATES,
+    CONDITIONS,
+    ORDERS,
+    PERMISSIONS,
+    UNITS,
+    WITHOUT_LENGTH,
+    CacheState,
+    Condition,
+    Order,
+    Permission,
+    Unit,
+)
 
 DEFAULT_BUDGETS = (0, 256, 512, 1024, 2048, 4096)
 
@@ -20,7 +32,10 @@ class RunStoppedError(ConfigError):
 class RunConfig:
     """One model on one dataset.
 
-    budgets: most tokens of documents, ascending; 0 asks without documents. num_questions: how many of the dataset's
+    budgets: most of documents, ascending, in `unit`; 0 asks without documents. conditions: see evals/conditions.py.
+    order: of the documents. depth: where what supports the answer stands, from 0 to 1; None: another place for each
+    question, all evenly. retriever, retriever_model, index_cache: see evals/retrieval. cache: cold has the server
+    recompute every prompt. num_questions: how many of the dataset's
     questions, from its first. max_attempts: how often a request that the server could not take is sent; eight take
     half a minute, in which an engine that died is back.
     api_key is sent and never stored.
@@ -30,7 +45,16 @@ class RunConfig:
     model: str
     out: Path
     budgets: tuple[int, ...] = DEFAULT_BUDGETS
+    unit: Unit = "tokens"
+    conditions: tuple[Condition, ...] = ("natural",)
+    order: Order = "rank"
+    depth: float | None = None
     permissions: tuple[Permission, ...] = ("must_answer",)
+    retriever: str = "bm25"
+    retriever_model: str = "minilm"
+    index_cache: Path | None = None
+    cache: CacheState = "warm"
+    seed: int = 0
     num_questions: int = 200
     max_tokens: int = 32
     concurrency: int = 4
@@ -43,9 +67,7 @@ class RunConfig:
             raise ConfigError(f"--endpoint must be an http:// or https:// URL, got {self.endpoint!r}")
         if not self.budgets or min(self.budgets) < 0 or list(self.budgets) != sorted(set(self.budgets)):
             raise ConfigError(f"--budgets must be ascending whole numbers from 0, each once, got {self.budgets}")
-        unknown = [permission for permission in self.permissions if permission not in PERMISSIONS]
-        if unknown or not self.permissions:
-            raise ConfigError(f"--permission must be one of {', '.join(PERMISSIONS)}, got {self.permissions}")
+        self._check_choices()
         for option, value in {
             "--n": self.num_questions,
             "--max-tokens": self.max_tokens,
@@ -55,6 +77,31 @@ class RunConfig:
         }.items():
             if value <= 0:
                 raise ConfigError(f"{option} must be above 0, got {value}")
+
+    def _check_choices(self) -> None:
+        for option, values, known in (
+            ("--permission", self.permissions, PERMISSIONS),
+            ("--condition", self.conditions, CONDITIONS),
+            ("--unit", (self.unit,), UNITS),
+            ("--order", (self.order,), ORDERS),
+            ("--cache", (self.cache,), CACHE_STATES),
+        ):
+            if not values or any(value not in known for value in values):
+                raise ConfigError(f"{option} must be one of {', '.join(known)}, got {', '.join(values) or 'none'}")
+        if self.depth is not None and not 0 <= self.depth <= 1:
+            raise ConfigError(f"--depth must be from 0 to 1, got {self.depth:g}")
+        if self.budgets == (0,) and any(condition not in (*WITHOUT_LENGTH, "natural") for condition in self.conditions):
+            raise ConfigError("--budgets 0 leaves no room for documents, which the --condition has")
+
+    def budgets_of(self, condition: Condition) -> tuple[int, ...]:
+        """At which budgets a condition is asked; one without a length at 0."""
+        return (0,) if condition in WITHOUT_LENGTH else tuple(budget for budget in self.budgets if budget > 0)
+
+    @property
+    def asked_conditions(self) -> tuple[Condition, ...]:
+        """Those that were wanted, and that without documents where there is a budget of 0."""
+        wanted = {*self.conditions, *(["closed"] if 0 in self.budgets else [])}
+        return tuple(condition for condition in CONDITIONS if condition in wanted and self.budgets_of(condition))
 
     @property
     def root_url(self) -> str:

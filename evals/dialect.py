@@ -33,7 +33,7 @@ class Dialect:
     def __init__(self) -> None:
         self.changes: list[str] = []
 
-    def body(self, config: RunConfig, messages: Sequence[dict[str, str]]) -> dict[str, Any]:
+    def body(self, config: RunConfig, messages: Sequence[dict[str, str]], salt: str | None = None) -> dict[str, Any]:
         limit = "max_completion_tokens" if OTHER_LIMIT in self.changes else "max_tokens"
         body: dict[str, Any] = {
             "model": config.model,
@@ -41,6 +41,8 @@ class Dialect:
             limit: config.max_tokens,
             "stream": True,
         }
+        if salt is not None:
+            body["cache_salt"] = salt
         if NO_TEMPERATURE not in self.changes:
             body["temperature"] = 0
         if NO_STREAM_OPTIONS not in self.changes:

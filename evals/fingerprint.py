@@ -38,6 +38,10 @@ def take_fingerprint(
             "prompts": prompts_digest(),
             "retriever": retriever,
             "--max-tokens": str(config.max_tokens),
+            "--unit": config.unit,
+            "--order": config.order,
+            "--depth": "spread" if config.depth is None else f"{config.depth:g}",
+            "--cache": config.cache,
         },
         own={"kind": served.kind, **_identity(config, served), **_computation(served), COUNTING: counting},
     )

@@ -6,10 +6,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 from evals.records import HallucinationKind, SampleRow, Verdict
-from evals.stats import Difference, Rate, paired_difference, rate
+from evals.stats.paired import Difference, holm, paired_difference
+from evals.stats.rates import Rate, rate
+from evals.stats.turning import Turning, turning_point
 from loadtest import latency
 
 SCORED: tuple[Verdict, ...] = ("correct", "hallucinated", "abstained")
+
+
+def describe_points(by_budget: Mapping[int, Sequence[SampleRow]]) -> list[dict[str, Any]]:
+    """All points of a series, in the order of their budgets."""
+    points = [describe_point(budget, by_budget[budget], by_budget.get(0, [])) for budget in sorted(by_budget)]
+    changes = [point["vs_closed_book"] for point in points if point["vs_closed_book"] is not None]
+    for change, adjusted in zip(changes, holm([change["p_value"] for change in changes]), strict=True):
+        change["p_adjusted"] = adjusted
+    return points
+
+
+def turning_of(by_budget: Mapping[int, Sequence[SampleRow]]) -> Turning | None:
+    """Where the rate of hallucinations stops to fall, of the budgets with documents."""
+    clusters = {row.question_id: row.cluster for rows in by_budget.values() for row in rows}
+    return turning_point({budget: _hallucinations(rows) for budget, rows in by_budget.items()}, clusters)
 
 
 def describe_point(budget: int, rows: Sequence[SampleRow], closed_book: Sequence[SampleRow]) -> dict[str, Any]:
@@ -22,6 +39,9 @@ def describe_point(budget: int, rows: Sequence[SampleRow], closed_book: Sequence
         "prompt_tokens_mean": mean(prompt_tokens),
         "context_length": spread(prompt_tokens),
         "document_tokens_mean": mean(row.document_tokens for row in rows),
+        "leaks_mean": mean(row.num_leaks for row in rows),
+        "duplicates_mean": mean(row.num_duplicates for row in rows),
+        "depth_mean": mean(row.depth for row in rows if row.depth is not None),
         "documents_mean": mean(len(row.doc_ids) for row in rows),
         "recall": rate(sum(row.gold_in_context for row in answerable), len(answerable)),
         **verdict_rates(rows),

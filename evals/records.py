@@ -1,13 +1,24 @@
 """The records that flow through the harness. Plain data: no I/O, no HTTP, no statistics."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Literal
 
 Permission = Literal["must_answer", "may_abstain"]
 Verdict = Literal["correct", "hallucinated", "abstained", "unscored"]
-HallucinationKind = Literal["distractor", "fabricated"]
+HallucinationKind = Literal["conflict", "distractor", "fabricated"]
+Condition = Literal["closed", "oracle", "natural", "gold+distractors", "no-gold", "conflict"]
+Order = Literal["rank", "reversed", "random"]
+Unit = Literal["tokens", "documents"]
+CacheState = Literal["warm", "cold"]
 
 PERMISSIONS: tuple[Permission, ...] = ("must_answer", "may_abstain")
+CONDITIONS: tuple[Condition, ...] = ("closed", "oracle", "natural", "gold+distractors", "no-gold", "conflict")
+# Whose contexts have no length of their own: they are asked once, at a budget of 0.
+WITHOUT_LENGTH: tuple[Condition, ...] = ("closed", "oracle")
+ORDERS: tuple[Order, ...] = ("rank", "reversed", "random")
+UNITS: tuple[Unit, ...] = ("tokens", "documents")
+CACHE_STATES: tuple[CacheState, ...] = ("warm", "cold")
 VERDICTS: tuple[Verdict, ...] = ("correct", "hallucinated", "abstained", "unscored")
 # Where the token counts of documents come from.
 SERVED, ESTIMATED = "served tokenizer", "estimate: bytes / 3"
@@ -30,6 +41,9 @@ class Question:
     any answer. `gold_ids` are the documents that together support the answer. `cluster` groups
     questions whose errors are not independent (same entity, same article): intervals are clustered on it.
     `pair` is shared by an unanswerable question and its answerable twin: the same wording about another entity.
+    `topic_ids` are the documents that it was written about, whether they answer it or not. `any_gold`: any one of the
+    gold documents is enough. `long_form`: the answers are so long that words do not tell whether another is right.
+    `known`: somebody knows what is right; else `answers` are empty, which then says nothing.
     """
 
     id: str
@@ -39,10 +53,19 @@ class Question:
     kind: str
     cluster: str
     pair: str | None = None
+    topic_ids: tuple[str, ...] = ()
+    any_gold: bool = False
+    long_form: bool = False
+    known: bool = True
 
     @property
     def answerable(self) -> bool:
         return bool(self.answers)
+
+    def is_supported_by(self, doc_ids: Container[str]) -> bool:
+        """Whether what supports the answer is among these documents."""
+        found = [gold in doc_ids for gold in self.gold_ids]
+        return any(found) if self.any_gold else bool(found) and all(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +93,13 @@ class RunNote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRow:
-    """One asked question at one budget: a row of the store, keyed by (model, dataset, permission, budget, question_id).
+    """One asked question at one budget: a row of the store, keyed by model, dataset, condition, permission, budget and
+    question_id.
+
+    budget: most tokens, or documents, of the context; 0 where the condition has no length. depth: where the first
+    document that supports the answer stood, 0 = first of all, 1 = last. num_leaks: other documents with an answer in
+    their words. num_duplicates: documents that say the same as one before. planted: what an altered document says in
+    place of the answer.
 
     Times are seconds on the client's monotonic clock, relative to `sent_s`'s own clock; derived latencies
     (`ttft_s`, `tpot_s`, `e2e_s`) are kept beside the raw stamps. Byte counts are the server's own, None where
@@ -111,3 +140,8 @@ class SampleRow:
     state_bytes: int | None
     peak_bytes: int | None
     attempts: int = 1
+    condition: Condition = "natural"
+    depth: float | None = None
+    num_leaks: int = 0
+    num_duplicates: int = 0
+    planted: str | None = None

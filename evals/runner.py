@@ -6,14 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from evals.client import fetch_model, open_session
+from evals.conditions import corpus_of
 from evals.config import ConfigError, RunConfig, RunStoppedError
+from evals.contexts import Asked, ContextBuilder
 from evals.dialect import Dialect
 from evals.fingerprint import take_fingerprint
 from evals.prompts import SYSTEM_PROMPTS, build_messages
-from evals.records import ESTIMATED, Dataset, Permission, Question
-from evals.retrieval import Retriever
+from evals.records import ESTIMATED, Dataset
+from evals.retrieval import open_retriever
+from evals.retrieval.ranking import Retriever
 from evals.retry import COME_AGAIN
-from evals.sample import RunContext, Sampled, ask_sample, nested_contexts
+from evals.sample import RunContext, Sampled, ask_sample
 from evals.store import Store
 from evals.tokens import TokenCounter
 
@@ -26,7 +29,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """How one run went. `asked` leaves out what the store held already; `failed` are rows with an error."""
+    """How one run went. `asked` leaves out what the store held already; `failed` are rows with an error; `left_out`
+    are those for which the question has no context: no gold to give, or none that fits into the budget.
+    """
 
     total: int
     asked: int
@@ -34,6 +39,7 @@ class RunResult:
     first_error: str | None
     kind: str
     counting: str
+    left_out: int = 0
 
 
 @dataclass(slots=True)
@@ -44,6 +50,7 @@ class _Tally:
     finished: int = 0
     asked: int = 0
     failed: int = 0
+    left_out: int = 0
     first_error: str | None = None
     first_refusals: list[int | None] = field(default_factory=list)
 
@@ -65,18 +72,24 @@ class _Tally:
         return status is not None and 400 <= status < 500 and status not in COME_AGAIN
 
 
-def plan(config: RunConfig, dataset: Dataset) -> list[tuple[Question, Permission]]:
-    """What is asked at all budgets, in order.
+def plan(config: RunConfig, dataset: Dataset) -> list[Asked]:
+    """What is asked, in order: one question after the other, under all its conditions.
 
     Raises:
-        ConfigError: more questions are wanted than there are.
+        ConfigError: more questions are wanted than there are, or documents of a dataset that has none.
     """
     if config.num_questions > len(dataset.questions):
         raise ConfigError(
             f"--n {config.num_questions} is more than the {len(dataset.questions)} questions of {dataset.name}"
         )
-    questions = dataset.questions[: config.num_questions]
-    return [(question, permission) for permission in config.permissions for question in questions]
+    if not dataset.documents and config.asked_conditions != ("closed",):
+        raise ConfigError(f"--budgets: {dataset.name} has questions without documents; ask it with --budgets 0")
+    return [
+        Asked(question, number, permission, condition, config.budgets_of(condition))
+        for permission in config.permissions
+        for number, question in enumerate(dataset.questions[: config.num_questions])
+        for condition in config.asked_conditions
+    ]
 
 
 async def run_eval(config: RunConfig, dataset: Dataset) -> RunResult:
@@ -101,21 +114,35 @@ async def run_evals(
         plan(config, dataset)
     async with contextlib.AsyncExitStack() as stack:
         store = stack.enter_context(Store(configs[0].out))
+        retriever = await asyncio.to_thread(_open_retriever, configs[0], dataset)
+        corpus = corpus_of(dataset, configs[0].seed)
         runs = []
         for config in configs:
             session = await stack.enter_async_context(open_session(config))
             served = await fetch_model(session, config)
             counter = TokenCounter(session, config)
             await counter.start()
-            run = RunContext(config, dataset, served, session, counter, Dialect())
+            contexts = ContextBuilder(config, counter, retriever, corpus)
+            run = RunContext(config, dataset, served, session, counter, Dialect(), contexts)
             await _check_context(run)
             runs.append(run)
         for run in runs:
-            _check_store(run, store)
+            _check_store(run, store, retriever)
             if run.counter.source == ESTIMATED:
                 say(f"{run.config.model}: the endpoint counts no tokens; documents are counted by an {ESTIMATED}")
-        retriever = await asyncio.to_thread(Retriever, dataset.documents)
-        return [await _ask_all(run, store, retriever, progress=progress, say=say) for run in runs]
+        return [await _ask_all(run, store, progress=progress, say=say) for run in runs]
+
+
+def _open_retriever(config: RunConfig, dataset: Dataset) -> Retriever | None:
+    if not dataset.documents:
+        return None
+    return open_retriever(
+        config.retriever,
+        dataset.documents,
+        model=config.retriever_model,
+        seed=config.seed,
+        cache=config.index_cache,
+    )
 
 
 async def _check_context(run: RunContext) -> None:
@@ -126,9 +153,10 @@ async def _check_context(run: RunContext) -> None:
     if limit is None:
         return
     permission = max(config.permissions, key=lambda name: len(SYSTEM_PROMPTS[name]))
-    question = max((question.text for question, _ in plan(config, run.dataset)), key=len)
+    question = max((asked.question.text for asked in plan(config, run.dataset)), key=len)
     frame = await run.counter.count_chat(build_messages(permission, (), question))
-    needed = config.budgets[-1] + frame + config.max_tokens
+    # Of documents nobody knows the tokens yet: what does not fit then, the server refuses.
+    needed = (config.budgets[-1] if config.unit == "tokens" else 0) + frame + config.max_tokens
     if needed > limit:
         option = "--max-tokens" if config.max_tokens > config.budgets[-1] else "--budgets"
         raise ConfigError(
@@ -138,31 +166,34 @@ async def _check_context(run: RunContext) -> None:
         )
 
 
-def _check_store(run: RunContext, store: Store) -> None:
-    fingerprint = take_fingerprint(
-        run.config, run.dataset, run.served, retriever=Retriever.name, counting=run.counter.source
-    )
+def _check_store(run: RunContext, store: Store, retriever: Retriever | None) -> None:
+    name = "none" if retriever is None else retriever.name
+    fingerprint = take_fingerprint(run.config, run.dataset, run.served, retriever=name, counting=run.counter.source)
     store.check_run(run.config.model, run.dataset.name, fingerprint)
 
 
-async def _ask_all(run: RunContext, store: Store, retriever: Retriever, *, progress: Progress, say: Say) -> RunResult:
+async def _ask_all(run: RunContext, store: Store, *, progress: Progress, say: Say) -> RunResult:
     """Several questions at once, the budgets of each one after the other."""
     config = run.config
     series = plan(config, run.dataset)
     done = store.done_keys()
     waiting = iter(series)
-    tally = _Tally(total=len(series) * len(config.budgets))
+    tally = _Tally(total=sum(len(asked.budgets) for asked in series))
     told: set[str] = set()
 
     async def worker() -> None:
-        for question, permission in waiting:
-            missing = [budget for budget in config.budgets if run.key(permission, budget, question) not in done]
-            tally.finished += len(config.budgets) - len(missing)
+        for asked in waiting:
+            missing = [budget for budget in asked.budgets if run.key(asked, budget) not in done]
+            tally.finished += len(asked.budgets) - len(missing)
             progress(config.model, tally.finished, tally.total)
-            contexts = await nested_contexts(run, retriever, question, missing)
+            contexts = await run.contexts.build(asked, missing)
             # Ascending, so that a server with a prefix cache finds the shorter context in it.
-            for budget, documents in zip(missing, contexts, strict=True):
-                sampled = await ask_sample(run, question, permission, budget, documents)
+            for budget, context in zip(missing, contexts, strict=True):
+                if context is None:
+                    tally.left_out += 1
+                    tally.finished += 1
+                    continue
+                sampled = await ask_sample(run, asked, budget, context)
                 # Before the row: no sample may lie in the store without what must be known of it.
                 _note_changes(run, store, told, say)
                 store.put(sampled.row)
@@ -180,7 +211,17 @@ async def _ask_all(run: RunContext, store: Store, retriever: Retriever, *, progr
         if stopping is None or others is not None:
             raise
         raise RunStoppedError(str(stopping.exceptions[0])) from stopping
-    return RunResult(tally.total, tally.asked, tally.failed, tally.first_error, run.served.kind, run.counter.source)
+    if tally.left_out:
+        say(f"{config.model}: {tally.left_out} samples are left out: no such context, or none that small")
+    return RunResult(
+        total=tally.total,
+        asked=tally.asked,
+        failed=tally.failed,
+        first_error=tally.first_error,
+        kind=run.served.kind,
+        counting=run.counter.source,
+        left_out=tally.left_out,
+    )
 
 
 def _note_changes(run: RunContext, store: Store, told: set[str], say: Say) -> None:

@@ -1,17 +1,16 @@
 """One sample: documents into a prompt, the prompt to the endpoint, a graded row back."""
 
-from collections.abc import Sequence
+import uuid
 from dataclasses import dataclass
 
 import aiohttp
 
 from evals.client import Answer, ServedModel, ask
 from evals.config import RunConfig
+from evals.contexts import Asked, Context, ContextBuilder
 from evals.dialect import Dialect
-from evals.packing import pack
 from evals.prompts import build_messages
-from evals.records import SERVED, Dataset, Document, Permission, Question, SampleRow
-from evals.retrieval import Retriever
+from evals.records import SERVED, Dataset, SampleRow
 from evals.scoring.grade import Grade, grade
 from evals.store import SampleKey
 from evals.tokens import TokenCounter
@@ -32,8 +31,11 @@ class RunContext:
     counter: TokenCounter
     dialect: Dialect
 
-    def key(self, permission: Permission, budget: int, question: Question) -> SampleKey:
-        return SampleKey(self.config.model, self.dataset.name, permission, budget, question.id)
+    contexts: ContextBuilder
+
+    def key(self, asked: Asked, budget: int) -> SampleKey:
+        names = self.config.model, self.dataset.name, asked.condition, asked.permission
+        return SampleKey(*names, budget, asked.question.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,47 +46,20 @@ class Sampled:
     refused_status: int | None
 
 
-async def nested_contexts(
-    run: RunContext, retriever: Retriever, question: Question, budgets: Sequence[int]
-) -> list[tuple[Document, ...]]:
-    """The packed documents for each budget. Only as many documents are counted as the largest can hold."""
-    if not budgets:
-        return []
-    ranked: list[Document] = []
-    counts: dict[str, int] = {}
-    room = budgets[-1]
-    for document in retriever.top(question.text, len(run.dataset.documents)):
-        if room <= 0:
-            break
-        counts[document.id] = await run.counter.count(document)
-        ranked.append(document)
-        room -= counts[document.id]
-    return [pack(ranked, counts, budget) for budget in budgets]
-
-
-async def ask_sample(
-    run: RunContext, question: Question, permission: Permission, budget: int, documents: Sequence[Document]
-) -> Sampled:
+async def ask_sample(run: RunContext, asked: Asked, budget: int, context: Context) -> Sampled:
     """Ask and grade. An answer with an error, or to a prompt that was cut, has no verdict."""
-    document_tokens = sum([await run.counter.count(document) for document in documents])
-    answer = await ask(run.session, run.config, run.dialect, build_messages(permission, documents, question.text))
-    cut = _cut(answer.usage, document_tokens) if run.counter.source == SERVED else None
-    error = answer.error or cut
-    verdict = UNSCORED if error is not None else grade(question, answer.text, documents, permission=permission)
-    gold_ids, doc_ids = question.gold_ids, tuple(document.id for document in documents)
-    row = _row(
-        run.key(permission, budget, question),
-        question,
-        answer,
-        verdict,
-        permission=permission,
-        kind=run.served.kind,
-        doc_ids=doc_ids,
-        # Of a prompt that was cut nobody knows which documents the model saw.
-        gold_in_context=cut is None and bool(gold_ids) and set(gold_ids) <= set(doc_ids),
-        document_tokens=document_tokens,
-        error=error,
-    )
+    question, config = asked.question, run.config
+    salt = uuid.uuid4().hex if config.cache == "cold" else None
+    messages = build_messages(asked.permission, context.documents, question.text)
+    answer = await ask(run.session, config, run.dialect, messages, salt=salt)
+    cut = _cut(answer.usage, context.tokens) if run.counter.source == SERVED else None
+    error = answer.error or cut or (_reused(answer.usage) if salt else None)
+    verdict = UNSCORED
+    if error is None:
+        verdict = grade(question, answer.text, context.documents, permission=asked.permission, planted=context.planted)
+    # Of a prompt that was cut nobody knows which documents the model saw.
+    seen = cut is None and question.is_supported_by({document.id for document in context.documents})
+    row = _row(run, asked, context, answer, verdict, budget=budget, gold_in_context=seen, error=error)
     return Sampled(row, answer.refused_status)
 
 
@@ -98,35 +73,42 @@ def _cut(usage: Usage | None, document_tokens: int) -> str | None:
     )
 
 
+def _reused(usage: Usage | None) -> str | None:
+    """Why the cache was not cold; None where it was, or nobody says."""
+    if usage is None or not usage.cached_tokens:
+        return None
+    return f"--cache cold: the server reused {usage.cached_tokens:,} tokens of an earlier prompt all the same"
+
+
 def _row(
-    key: SampleKey,
-    question: Question,
+    run: RunContext,
+    asked: Asked,
+    context: Context,
     answer: Answer,
     verdict: Grade,
     *,
-    permission: Permission,
-    kind: str,
-    doc_ids: tuple[str, ...],
+    budget: int,
     gold_in_context: bool,
-    document_tokens: int,
     error: str | None,
 ) -> SampleRow:
+    question = asked.question
     usage = answer.usage
     memory = (usage.fathom if usage else None) or {}
     num_tokens = usage.completion_tokens if usage else None
     return SampleRow(
-        model=key.model,
-        kind=kind,
-        dataset=key.dataset,
-        permission=permission,
-        budget=key.budget,
+        model=run.config.model,
+        kind=run.served.kind,
+        dataset=run.dataset.name,
+        condition=asked.condition,
+        permission=asked.permission,
+        budget=budget,
         question_id=question.id,
         question_kind=question.kind,
         cluster=question.cluster,
         question=question.text,
         answers=question.answers,
         gold_ids=question.gold_ids,
-        doc_ids=doc_ids,
+        doc_ids=tuple(document.id for document in context.documents),
         gold_in_context=gold_in_context,
         answer=answer.text,
         finish_reason=answer.finish_reason,
@@ -136,7 +118,7 @@ def _row(
         hallucination_kind=verdict.hallucination_kind,
         matched=verdict.matched,
         prompt_tokens=usage.prompt_tokens if usage else None,
-        document_tokens=document_tokens,
+        document_tokens=context.tokens,
         cached_tokens=usage.cached_tokens if usage else None,
         completion_tokens=num_tokens,
         sent_s=answer.times.sent_s,
@@ -149,4 +131,8 @@ def _row(
         state_bytes=memory.get("state_bytes"),
         peak_bytes=memory.get("peak_bytes"),
         attempts=answer.attempts,
+        depth=context.depth,
+        num_leaks=context.num_leaks,
+        num_duplicates=context.num_duplicates,
+        planted=context.planted,
     )

@@ -13,11 +13,11 @@ from evals.fingerprint import COUNTING, Fingerprint
 from evals.records import RunNote, SampleRow
 
 FILE_NAME = "samples.sqlite"
-# 2 has the runs' changes, and fingerprints that say which server answered.
-VERSION = 2
+# 2 has the runs' changes, and fingerprints that say which server answered; 3 has conditions.
+VERSION = 3
 _COLUMNS = tuple(field.name for field in fields(SampleRow))
 _LISTS = frozenset(name for name in _COLUMNS if SampleRow.__annotations__[name] in (tuple[str, ...], tuple[float, ...]))
-_KEY = ("model", "dataset", "permission", "budget", "question_id")
+_KEY = ("model", "dataset", "condition", "permission", "budget", "question_id")
 
 
 class SampleKey(NamedTuple):
@@ -25,6 +25,7 @@ class SampleKey(NamedTuple):
 
     model: str
     dataset: str
+    condition: str
     permission: str
     budget: int
     question_id: str
@@ -65,17 +66,33 @@ class Store:
 
     def _create_tables(self) -> None:
         [version] = self._database.execute("PRAGMA user_version").fetchone()
-        if version not in (0, 1, VERSION):
+        if version not in range(VERSION + 1):
             raise ConfigError(f"--out: {self.path} was written by another version of Fathom (format {version})")
         if version == 1:
             self._database.execute("ALTER TABLE runs ADD COLUMN changes NOT NULL DEFAULT '[]'")
+        if version in (1, 2):
+            self._database.execute("ALTER TABLE samples RENAME TO old_samples")
         columns = ", ".join(_COLUMNS)
         self._database.execute(f"CREATE TABLE IF NOT EXISTS samples ({columns}, PRIMARY KEY ({', '.join(_KEY)}))")
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS runs"
             " (model, dataset, fingerprint, changes NOT NULL DEFAULT '[]', PRIMARY KEY (model, dataset))"
         )
+        if version in (1, 2):
+            self._take_over_samples()
         self._database.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _take_over_samples(self) -> None:
+        """Before version 3 all documents were retrieved ones, and a budget of 0 had none."""
+        known = [row[1] for row in self._database.execute("PRAGMA table_info(old_samples)")]
+        new = {
+            "condition": "CASE budget WHEN 0 THEN 'closed' ELSE 'natural' END",
+            "num_leaks": "0",
+            "num_duplicates": "0",
+        }
+        names, values = ", ".join([*known, *new]), ", ".join([*known, *new.values()])
+        self._database.execute(f"INSERT INTO samples ({names}) SELECT {values} FROM old_samples")
+        self._database.execute("DROP TABLE old_samples")
 
     @contextlib.contextmanager
     def _naming_the_option(self) -> Iterator[None]:

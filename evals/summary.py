@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from evals import stats
-from evals.points import describe_point
-from evals.records import ESTIMATED, PERMISSIONS, SERVED, RunNote, SampleRow
+from evals.points import describe_points, turning_of
+from evals.records import CONDITIONS, ESTIMATED, PERMISSIONS, SERVED, Condition, Permission, RunNote, SampleRow
+from evals.stats import paired, rates, turning
 from loadtest import latency
 
 SCHEMA = "fathom.summary/1"
@@ -31,8 +31,18 @@ DEFINITIONS: dict[str, str] = {
     "gold": "answerable questions, split by whether every supporting document was in the context",
     "distractor": "hallucinations whose words stand in a document of their context",
     "fabricated": "all other hallucinations",
-    "vs_closed_book": "hallucinated at this budget - hallucinated without documents: " + stats.FORMULAS["difference"],
-    "low, high": stats.FORMULAS["interval"],
+    "vs_closed_book": "hallucinated at this budget - hallucinated without documents: " + paired.FORMULAS["difference"],
+    "p_value": paired.FORMULAS["p_value"],
+    "p_adjusted": paired.FORMULAS["p_adjusted"],
+    "equivalent_within": paired.FORMULAS["equivalent_within"],
+    "turning": "where the rate of hallucinations stops to fall: " + turning.FORMULA,
+    "condition": "which documents: closed none; oracle those that support the answer; natural those retrieved;"
+    " gold+distractors a supporting one among others; no-gold the same without any that has an answer in its words;"
+    " conflict the first and an altered copy that says something else",
+    "leaks": "documents in the context that are no supporting ones and have an accepted answer in their words",
+    "duplicates": "documents in the context that say word by word what one before them says",
+    "conflict": "hallucinations that say what the altered document says",
+    "low, high": rates.FORMULA,
     "prompt_tokens_mean": "mean of the server's usage.prompt_tokens",
     "cache_bytes": "the most cache that one sequence held, as the server reports it (else keys and values + state)",
     "counting": "where the token counts of documents come from, by which they fill a budget: "
@@ -40,6 +50,13 @@ DEFINITIONS: dict[str, str] = {
     "request_changes": "what the endpoint did not take, and so was left out of its requests or named otherwise",
     **{name: latency.FORMULAS[name] for name in ("ttft_s", "tpot_s", "e2e_s")},
 }
+
+
+class _SeriesKey(NamedTuple):
+    dataset: str
+    model: str
+    condition: Condition
+    permission: Permission
 
 
 def summarise(
@@ -55,34 +72,44 @@ def summarise(
     Raises:
         ValueError: one question stands twice in a point; a share of such samples would count it twice.
     """
-    series: dict[tuple[str, str, str], list[SampleRow]] = {}
+    series: dict[_SeriesKey, list[SampleRow]] = {}
     for row in rows:
-        series.setdefault((row.dataset, row.model, row.permission), []).append(row)
-    order = sorted(series, key=lambda key: (key[0], key[1], PERMISSIONS.index(series[key][0].permission)))
+        series.setdefault(_SeriesKey(row.dataset, row.model, row.condition, row.permission), []).append(row)
+    # Without documents is where every curve begins; alone it is one of its own.
+    begins = {key[:2] + key[3:]: members for key, members in series.items() if key.condition == "closed"}
+    curves = {key: members for key, members in series.items() if key.condition not in ("closed", "oracle")}
+    for key, members in curves.items():
+        members += begins.get(key[:2] + key[3:], [])
+    followed = {key[:2] + key[3:] for key in curves}
+    order = sorted(
+        key for key in series if key in curves or key.condition == "oracle" or key[:2] + key[3:] not in followed
+    )
+    order.sort(key=lambda key: (*key[:2], CONDITIONS.index(key.condition), PERMISSIONS.index(key.permission)))
     return {
         "schema": SCHEMA,
-        "models": [_describe_series(series[key], notes.get((key[1], key[0]), RunNote())) for key in order],
+        "models": [_describe_series(key, series[key], notes.get((key.model, key.dataset), RunNote())) for key in order],
         "load": [dict(one) for one in load],
         "definitions": DEFINITIONS,
     }
 
 
-def _describe_series(rows: Sequence[SampleRow], note: RunNote) -> dict[str, Any]:
+def _describe_series(key: _SeriesKey, rows: Sequence[SampleRow], note: RunNote) -> dict[str, Any]:
     by_budget: dict[int, list[SampleRow]] = {}
     for row in rows:
         by_budget.setdefault(row.budget, []).append(row)
     for budget, asked in by_budget.items():
         if len({row.question_id for row in asked}) < len(asked):
-            raise ValueError(f"a question stands twice in {rows[0].model}, {rows[0].dataset}, budget {budget}")
-    closed_book = by_budget.get(0, [])
+            raise ValueError(f"a question stands twice in {key.model}, {key.dataset}, budget {budget}")
     return {
-        "model": rows[0].model,
+        "model": key.model,
         "kind": rows[0].kind,
-        "dataset": rows[0].dataset,
-        "permission": rows[0].permission,
+        "dataset": key.dataset,
+        "condition": key.condition,
+        "permission": key.permission,
         "counting": note.counting,
         "request_changes": list(note.request_changes),
-        "points": [describe_point(budget, by_budget[budget], closed_book) for budget in sorted(by_budget)],
+        "points": describe_points(by_budget),
+        "turning": turning_of(by_budget),
     }
 
 
@@ -113,7 +140,7 @@ def caveats(series: Sequence[Mapping[str, Any]]) -> list[str]:
 def _series_table(series: Mapping[str, Any]) -> Table:
     any_lost = any(point["unscored"] for point in series["points"])
     table = Table(
-        title=f"{escape(series['model'])}, {series['permission']}, dataset {escape(series['dataset'])}",
+        title=", ".join(_title(series)),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -127,6 +154,11 @@ def _series_table(series: Mapping[str, Any]) -> Table:
     for point in series["points"]:
         table.add_row(*_cells(point, any_lost=any_lost))
     return table
+
+
+def _title(series: Mapping[str, Any]) -> list[str]:
+    condition = [] if series["condition"] == "natural" else [series["condition"]]
+    return [escape(series["model"]), *condition, series["permission"], f"dataset {escape(series['dataset'])}"]
 
 
 def _cells(point: Mapping[str, Any], *, any_lost: bool) -> list[str]:

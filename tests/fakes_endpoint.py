@@ -65,6 +65,7 @@ class Planted:
     device: str | None = None
     max_context: int | None = None
     sees: int | None = None
+    reuses: int | None = None
     delay_s: float = 0.0
     log: Path | None = None
     asked: list[dict] = field(default_factory=list)
@@ -146,6 +147,8 @@ class Planted:
         if self.sees is not None:
             prompt = min(prompt, self.sees)
         usage = {"prompt_tokens": prompt, "completion_tokens": len(words), "total_tokens": prompt + len(words)}
+        if self.reuses is not None:
+            usage["prompt_tokens_details"] = {"cached_tokens": self.reuses}
         memory = {"fathom": {"kv_bytes": 0, "state_bytes": 64, "peak_bytes": 64}} if self.reports_memory else {}
         if body.get("stream_options", {}).get("include_usage"):
             await _send(response, {"choices": [], "usage": usage, **memory})

@@ -4,7 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from evals.config import ConfigError
+from evals.datasets.clapnq import load_clapnq
+from evals.datasets.hotpot import load_hotpot
+from evals.datasets.key_value import load_key_value
+from evals.datasets.needle import load_needle
 from evals.datasets.nq import load_nq
+from evals.datasets.nq_open import load_efficientqa, load_nq_open
+from evals.datasets.own import load_own
+from evals.datasets.squad import load_squad
 from evals.datasets.world import WorldConfig
 from evals.datasets.world_questions import load_world
 from evals.records import Dataset
@@ -12,20 +19,21 @@ from evals.records import Dataset
 # More questions than a run asks: which ones a run gets does not depend on how many it wants.
 WORLD_QUESTIONS = 2000
 
-
-def _load_world(path: Path | None, seed: int) -> Dataset:
-    if path is not None:
-        raise ConfigError("--data: the world is generated and reads no files; leave it out")
-    return load_world(WorldConfig(seed=seed, num_questions=WORLD_QUESTIONS))
-
-
-def _load_nq(path: Path | None, seed: int) -> Dataset:
-    if path is None:
-        raise ConfigError("--data: nq needs the directory of its files")
-    return load_nq(path, seed)
-
-
-LOADERS: dict[str, Callable[[Path | None, int], Dataset]] = {"world": _load_world, "nq": _load_nq}
+GENERATED: dict[str, Callable[[int], Dataset]] = {
+    "world": lambda seed: load_world(WorldConfig(seed=seed, num_questions=WORLD_QUESTIONS)),
+    "needle": load_needle,
+}
+FROM_FILES: dict[str, Callable[[Path, int], Dataset]] = {
+    "nq": load_nq,
+    "squad2": load_squad,
+    "clapnq": load_clapnq,
+    "hotpotqa": load_hotpot,
+    "nq_open": load_nq_open,
+    "efficientqa": load_efficientqa,
+    "key_value": load_key_value,
+    "own": load_own,
+}
+NAMES = (*GENERATED, *FROM_FILES)
 
 
 def load_dataset(name: str, *, path: Path | None, seed: int) -> Dataset:
@@ -34,6 +42,12 @@ def load_dataset(name: str, *, path: Path | None, seed: int) -> Dataset:
     Raises:
         ConfigError: there is no such dataset, or its files are not there.
     """
-    if name not in LOADERS:
-        raise ConfigError(f"--dataset {name!r} is not known; there are: {', '.join(LOADERS)}")
-    return LOADERS[name](path, seed)
+    if name in GENERATED:
+        if path is not None:
+            raise ConfigError(f"--data: {name} is generated and reads no files; leave it out")
+        return GENERATED[name](seed)
+    if name not in FROM_FILES:
+        raise ConfigError(f"--dataset {name!r} is not known; there are: {', '.join(NAMES)}")
+    if path is None:
+        raise ConfigError(f"--data: {name} needs the directory of its files")
+    return FROM_FILES[name](path, seed)

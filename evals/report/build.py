@@ -19,7 +19,7 @@ from evals.report.headline import (
     whole_percent,
 )
 from evals.report.load import describe_load
-from evals.report.samples import MAX_DOCUMENTS, PointKey, by_point, groups
+from evals.report.samples import MAX_DOCUMENTS, PointKey, by_point, groups, point_key
 from evals.summary import caveats, data_size, milliseconds, percent
 
 FILE_NAME = "report.html"
@@ -90,23 +90,29 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "headline": headline(stories),
         "stories": [{"story": story, "facts": facts(story)} for story in stories],
-        "datasets": [_dataset(name, series) for name in dict.fromkeys(one["dataset"] for one in series)],
+        "datasets": [
+            _dataset(*key, series) for key in dict.fromkeys((one["dataset"], one["condition"]) for one in series)
+        ],
         "series": series,
         "load": [describe_load(run) for run in summary["load"]],
         "definitions": summary["definitions"],
-        "outcome_colours": charts.OUTCOME_COLOURS,
+        "conditions": charts.CONDITION_LABELS,
         "labels": charts.PERMISSION_LABELS,
         "max_documents": MAX_DOCUMENTS,
     }
 
 
-def _dataset(name: str, series: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One dataset's series and charts, most of them for the headline's permission alone: the table has the other."""
-    own = [one for one in series if one["dataset"] == name]
+def _dataset(name: str, condition: str, series: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The series and charts of one dataset under one condition, most of them for the headline's permission alone: the
+    table has the other.
+    """
+    own = [one for one in series if (one["dataset"], one["condition"]) == (name, condition)]
     permission = headline_permission(own)
     headlined = [one for one in own if one["permission"] == permission]
     return {
         "name": name,
+        "condition": condition,
+        "outcome_colours": charts.outcome_colours(own),
         "series": own,
         "caveats": caveats(own),
         "permission": permission,
@@ -131,7 +137,8 @@ def _with_samples(
     series: Sequence[Mapping[str, Any]], points: Mapping[PointKey, Sequence[SampleRow]], cap: int
 ) -> list[dict[str, Any]]:
     def samples(one: Mapping[str, Any], budget: int) -> list[Any]:
-        return groups(points.get((one["model"], one["dataset"], one["permission"], budget), []), cap)
+        key = point_key(one["model"], one["dataset"], one["condition"], one["permission"], budget)
+        return groups(points.get(key, []), cap)
 
     return [{**one, "samples": [samples(one, point["budget"]) for point in one["points"]]} for one in series]
 

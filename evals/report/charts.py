@@ -21,7 +21,16 @@ OUTCOME_COLOURS = {
     "abstained": "#9aa3ad",
     "hallucinated: read in a document": "#f0a13a",
     "hallucinated: found nowhere": "#d1495b",
+    "hallucinated: said by the altered document": "#8a5fc8",
     "no verdict": "#5b6470",
+}
+CONDITION_LABELS = {
+    "closed": "without documents",
+    "oracle": "what supports the answer, and nothing else",
+    "natural": "retrieved documents",
+    "gold+distractors": "what supports the answer, among documents that do not",
+    "no-gold": "no document with the answer",
+    "conflict": "what supports the answer, and a document that contradicts it",
 }
 _GOLD_LABELS = {
     "present": "evidence in the context",
@@ -125,6 +134,12 @@ def model_colours(series: Iterable[Series]) -> dict[str, str]:
     return {model: _MODEL_COLOURS[place % len(_MODEL_COLOURS)] for place, model in enumerate(models)}
 
 
+def outcome_colours(series: Iterable[Series]) -> dict[str, str]:
+    """Of what became of the questions; what an altered document makes of them only where there is one."""
+    conflict = any(one["condition"] == "conflict" for one in series)
+    return {name: colour for name, colour in OUTCOME_COLOURS.items() if conflict or "altered" not in name}
+
+
 def uses_prompt_tokens(series: Iterable[Series]) -> bool:
     """Whether every point has a measured context length; else the budget must stand for it."""
     return all(point["prompt_tokens_mean"] is not None for one in series for point in one["points"])
@@ -134,7 +149,8 @@ def _outcomes(point: Mapping[str, Any]) -> dict[str, int]:
     scored = point["n"] - point["unscored"]
     counts = {name: round((point[name]["rate"] or 0) * scored) for name in ("correct", "abstained")}
     kinds = point["hallucination_kinds"]
-    values = (*counts.values(), kinds["distractor"], kinds["fabricated"], point["unscored"])
+    wrong = kinds["distractor"], kinds["fabricated"], kinds["conflict"]
+    values = (*counts.values(), *wrong, point["unscored"])
     return dict(zip(OUTCOME_COLOURS, values, strict=True))
 
 

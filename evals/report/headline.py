@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evals.records import PERMISSIONS, Permission
+from evals.records import CONDITIONS, PERMISSIONS, WITHOUT_LENGTH, Condition, Permission
 from evals.summary import data_size, milliseconds
 
 MAX_STORIES_IN_HEADLINE = 3
@@ -32,13 +32,19 @@ def headline_permission(series: Sequence[Mapping[str, Any]]) -> Permission | Non
     return next((name for name in PERMISSIONS if any(one["permission"] == name for one in series)), None)
 
 
+def headline_condition(series: Sequence[Mapping[str, Any]]) -> Condition | None:
+    """What the headline is about: retrieved documents, where those were asked with, else the first with a length."""
+    order = ("natural", *(name for name in CONDITIONS if name not in WITHOUT_LENGTH))
+    return next((name for name in order if any(one["condition"] == name for one in series)), None)
+
+
 def find_stories(summary: Mapping[str, Any]) -> list[Story]:
-    """One for each model and dataset at the headline permission with anything scored at two budgets or more."""
-    permission = headline_permission(summary["models"])
+    """One for each model and dataset as the headline is about, scored at two budgets or more."""
+    permission, condition = headline_permission(summary["models"]), headline_condition(summary["models"])
     stories = []
     for one in summary["models"]:
         points = [point for point in one["points"] if point["hallucinated"]["rate"] is not None]
-        if one["permission"] != permission or len(points) < 2:
+        if (one["permission"], one["condition"]) != (permission, condition) or len(points) < 2:
             continue
         floor = points[0] if points[0]["budget"] == 0 else None
         with_documents = points[1:] if floor else points

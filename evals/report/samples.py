@@ -8,7 +8,7 @@ from evals.records import VERDICTS, SampleRow, Verdict
 MAX_TEXT = 600
 MAX_DOCUMENTS = 16
 
-PointKey = tuple[str, str, str, int]  # model, dataset, permission, budget
+PointKey = tuple[str, str, str, str, int]  # model, dataset, condition, permission, budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,16 @@ class VerdictGroup:
     shown: tuple[SampleView, ...]
 
 
+def point_key(model: str, dataset: str, condition: str, permission: str, budget: int) -> PointKey:
+    """Where every curve begins there is one point for all of them: that without documents."""
+    return model, dataset, "closed" if budget == 0 and condition != "oracle" else condition, permission, budget
+
+
 def by_point(rows: Sequence[SampleRow]) -> dict[PointKey, list[SampleRow]]:
     points: dict[PointKey, list[SampleRow]] = {}
     for row in rows:
-        points.setdefault((row.model, row.dataset, row.permission, row.budget), []).append(row)
+        key = point_key(row.model, row.dataset, row.condition, row.permission, row.budget)
+        points.setdefault(key, []).append(row)
     return points
 
 

@@ -1,7 +1,8 @@
 """The verdict on one answer: correct, hallucinated, abstained or unscored; and whence a hallucination came.
 
 An answer without a single word is unscored: a server that says nothing has neither been right nor made anything
-up. Where no document supports any answer (a question without accepted ones), every claim is a hallucination.
+up. Where no document supports any answer (a question without accepted ones), every claim is a hallucination. Of long
+answers, and where nobody knows the right one, words tell only whether an answer abstains.
 
 Measured against the human verdicts of EVOUNA's Natural Questions (15,093 answers of five systems, closed book, as
 under must_answer; without improper questions and empty answers): 98.6 % of the answers called correct are, 76.8 % of
@@ -17,7 +18,7 @@ from functools import lru_cache
 
 from evals.records import Document, HallucinationKind, Permission, Question, Verdict
 from evals.scoring.abstention import abstains, claim_of
-from evals.scoring.lexical import find_accepted
+from evals.scoring.lexical import contains, find_accepted
 from evals.scoring.normalize import normalize, words
 
 # Three times the pool of Natural Questions: 5,410 documents of about 650 bytes.
@@ -43,15 +44,27 @@ class Grade:
     matched: str | None
 
 
-def grade(question: Question, answer: str, context: Sequence[Document], *, permission: Permission) -> Grade:
+def grade(
+    question: Question,
+    answer: str,
+    context: Sequence[Document],
+    *,
+    permission: Permission,
+    planted: str | None = None,
+) -> Grade:
     """Grade one answer to a question that was asked with `context` before it.
+
+    planted: what a document of it says in place of the answer: who takes it over hallucinates by "conflict".
 
     An abstention is an abstention under either permission; `permission` decides only whether what stands beside it
     is a claim (see evals.scoring.abstention).
     """
     verdict, matched = _verdict(question, answer, permission)
     first_line = next((line for line in answer.splitlines() if words(line)), "")
-    kind = hallucination_kind(answer, context, permission) if verdict == "hallucinated" else None
+    kind: HallucinationKind | None = None
+    if verdict == "hallucinated":
+        took_over = planted is not None and contains(claim_of(answer, permission) or answer, planted)
+        kind = "conflict" if took_over else hallucination_kind(answer, context, permission)
     return Grade(verdict, _verdict(question, first_line, permission)[0], kind, matched)
 
 
@@ -66,6 +79,8 @@ def _verdict(question: Question, answer: str, permission: Permission) -> tuple[V
     if claim is None:
         return "abstained", None
     matched = find_accepted(claim, question.answers)
+    if matched is None and (question.long_form or not question.known):
+        return "unscored", None  # words do not tell
     return ("hallucinated", None) if matched is None else ("correct", matched)
 
 

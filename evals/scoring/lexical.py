@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from evals.scoring.normalize import ARTICLES, bare_words, words
 
-_POLAR = frozenset({"yes", "no"})
+POLAR = frozenset({"yes", "no"})
 # What may stand before "yes" and "no", which must come first: they also occur inside other answers.
 _POLAR_LEAD_IN = re.compile(
     r"^(?:(?:so|therefore|thus) )?(?:(?:the|my|best|final|correct|short) )*"
@@ -52,7 +52,7 @@ def contains(text: str, answer: str) -> bool:
     needle, haystack = words(answer), words(text)
     if not needle or not haystack:
         return False
-    if set(needle) <= _POLAR:
+    if set(needle) <= POLAR:
         spoken = _POLAR_LEAD_IN.sub("", " ".join(haystack)).split()
         return tuple(spoken[: len(needle)]) == needle
     if set(needle) <= ARTICLES:

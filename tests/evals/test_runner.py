@@ -11,7 +11,7 @@ from evals import retry
 from evals.config import ConfigError, RunConfig, RunStoppedError
 from evals.dialect import NO_STREAM_OPTIONS, NO_TEMPERATURE
 from evals.prompts import build_messages, render_document
-from evals.records import ESTIMATED, SERVED, RunNote
+from evals.records import CONDITIONS, ESTIMATED, SERVED, WITHOUT_LENGTH, Dataset, Question, RunNote
 from evals.runner import MAX_FIRST_REFUSALS, run_eval, run_evals
 from evals.store import Store
 from evals.summary import summarise
@@ -74,6 +74,107 @@ async def test_contexts_nest_and_keep_to_their_budget(dataset, tmp_path):
     # Ascending budgets of one question follow each other, so that a prefix cache pays.
     sizes = [len(body["messages"][-1]["content"]) for body in planted.asked]
     assert all(sizes[i] < sizes[i + 1] for i in range(len(sizes) - 1) if i % len(BUDGETS) != len(BUDGETS) - 1)
+
+
+async def test_every_condition_is_what_it_says(dataset, tmp_path):
+    planted = Planted(answer=read_answer)
+    options = {"conditions": CONDITIONS, "budgets": (0, 60, 200)}
+    async with serving(planted) as url:
+        result = await run_eval(config_for(url, tmp_path, **options), dataset)
+        again = await run_eval(config_for(url, tmp_path, **options), dataset)
+    # Two without a length, four with two each.
+    assert (result.total, result.asked, result.failed, result.left_out) == (120, 120, 0, 0)
+    assert again.asked == 0
+    rows = collections.defaultdict(list)
+    for row in rows_of(tmp_path):
+        rows[row.condition].append(row)
+    assert {name: len(found) for name, found in rows.items()} == {
+        name: 12 if name in WITHOUT_LENGTH else 24 for name in CONDITIONS
+    }
+    assert {row.doc_ids for row in rows["closed"]} == {()}
+    assert all(row.doc_ids == row.gold_ids for row in rows["oracle"])
+    for row in rows["gold+distractors"] + rows["conflict"]:
+        assert row.gold_in_context
+        assert row.document_tokens <= row.budget
+        assert row.depth is not None
+    for row in rows["no-gold"]:
+        assert not row.gold_in_context
+        assert (row.num_leaks, row.depth, row.verdict) == (0, None, "hallucinated")
+    for row in rows["conflict"]:
+        assert any(name.endswith("/altered") for name in row.doc_ids)
+        assert row.planted.startswith("Town")
+        assert row.planted not in row.answers
+        # Who reads the altered document first takes over what it says.
+        assert (row.hallucination_kind == "conflict") == (row.verdict == "hallucinated")
+    assert {row.verdict for row in rows["conflict"]} == {"correct", "hallucinated"}
+    series = {one["condition"]: one for one in summarise(rows_of(tmp_path))["models"]}
+    assert list(series) == ["oracle", "natural", "gold+distractors", "no-gold", "conflict"]
+    assert [point["budget"] for point in series["natural"]["points"]] == [0, 60, 200]
+    assert [point["hallucinated"]["rate"] for point in series["no-gold"]["points"]] == [1, 1, 1]
+    change = series["gold+distractors"]["points"][1]["vs_closed_book"]
+    assert change["difference"] == -1
+    # Six clusters: two of 64 ways to exchange them are as extreme, and there are two budgets.
+    assert (change["p_value"], change["p_adjusted"]) == (2 / 64, 4 / 64)
+
+
+async def test_the_same_documents_meet_a_question_at_every_budget(dataset, tmp_path):
+    """Of a shorter context all are in the longer one, and the gold one keeps its relative place."""
+    options = {"conditions": ("gold+distractors",), "unit": "documents", "budgets": (3, 9, 21)}
+    async with serving(Planted()) as url:
+        await run_eval(config_for(url, tmp_path, **options), dataset)
+    by_question = collections.defaultdict(list)
+    for row in sorted(rows_of(tmp_path), key=lambda row: row.budget):
+        by_question[row.question_id].append(row)
+    depths = []
+    for rows in by_question.values():
+        assert [len(row.doc_ids) for row in rows] == [3, 9, 21]
+        for shorter, longer in itertools.pairwise(rows):
+            assert set(shorter.doc_ids) < set(longer.doc_ids)
+        assert max(row.depth for row in rows) - min(row.depth for row in rows) <= 0.5
+        depths.append(rows[-1].depth)
+    assert max(depths) - min(depths) > 0.6
+
+
+@pytest.mark.parametrize(("order", "place"), [("rank", 0), ("reversed", -1)])
+async def test_documents_stand_in_the_order_that_is_asked_for(dataset, tmp_path, order, place):
+    options = {"unit": "documents", "budgets": (5,), "order": order}
+    async with serving(Planted()) as url:
+        await run_eval(config_for(url, tmp_path, **options), dataset)
+    assert all(row.doc_ids[place] == row.gold_ids[0] for row in rows_of(tmp_path))
+
+
+async def test_what_does_not_fit_is_left_out_and_said(dataset, tmp_path):
+    said = []
+    async with serving(Planted()) as url:
+        config = config_for(url, tmp_path, conditions=("gold+distractors",), budgets=(3, 60))
+        [result] = await run_evals([config], dataset, say=said.append)
+    assert (result.total, result.asked, result.left_out) == (24, 12, 12)
+    assert said == ["planted: 12 samples are left out: no such context, or none that small"]
+
+
+async def test_a_cold_cache_is_asked_for_and_proved(dataset, tmp_path):
+    async with serving(planted := Planted(reuses=0)) as url:
+        await run_eval(config_for(url, tmp_path / "cold", cache="cold", num_questions=2), dataset)
+        await run_eval(config_for(url, tmp_path / "warm", num_questions=2), dataset)
+        with pytest.raises(ConfigError, match="--cache was cold, now it is warm"):
+            await run_eval(config_for(url, tmp_path / "cold", num_questions=2), dataset)
+    salts = [body.get("cache_salt") for body in planted.asked]
+    assert len(set(salts[:8])) == 8
+    assert set(salts[8:]) == {None}
+    async with serving(Planted(reuses=5)) as url:
+        result = await run_eval(config_for(url, tmp_path / "reusing", cache="cold", num_questions=1), dataset)
+    assert result.failed == 4
+    assert "reused 5 tokens" in result.first_error
+
+
+async def test_a_dataset_without_documents_is_asked_without(tmp_path):
+    question = Question("q", "Who?", ("Ann",), (), "open", "c")
+    dataset = Dataset("open", (), (question,), "digest", "here")
+    async with serving(Planted(answer=lambda _: "Ann")) as url:
+        result = await run_eval(config_for(url, tmp_path, budgets=(0,), num_questions=1), dataset)
+        with pytest.raises(ConfigError, match="open has questions without documents; ask it with --budgets 0"):
+            await run_eval(config_for(url, tmp_path, num_questions=1), dataset)
+    assert (result.asked, [row.verdict for row in rows_of(tmp_path)]) == (1, ["correct"])
 
 
 async def test_nothing_is_asked_twice(dataset, tmp_path):
@@ -308,6 +409,13 @@ async def test_an_endpoint_without_a_list_of_models_is_asked(dataset, tmp_path):
         ({"budgets": (-1,)}, "--budgets must be ascending"),
         ({"budgets": ()}, "--budgets must be ascending"),
         ({"permissions": ("may_lie",)}, "--permission must be one of"),
+        ({"conditions": ("closed", "best")}, "--condition must be one of closed, oracle, natural, .* got closed, best"),
+        ({"conditions": ()}, "--condition must be one of .*, got none"),
+        ({"conditions": ("no-gold",), "budgets": (0,)}, "--budgets 0 leaves no room for documents"),
+        ({"unit": "words"}, "--unit must be one of tokens, documents"),
+        ({"order": "best"}, "--order must be one of rank, reversed, random"),
+        ({"cache": "hot"}, "--cache must be one of warm, cold"),
+        ({"depth": 1.5}, "--depth must be from 0 to 1, got 1.5"),
         ({"num_questions": 0}, "--n must be above 0"),
         ({"concurrency": 0}, "--concurrency must be above 0"),
     ],

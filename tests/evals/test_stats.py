@@ -4,8 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.stats
 
-from evals.stats import paired_difference, rate, wilson
+from evals.stats.paired import exchange_test, holm, paired_difference
+from evals.stats.power import design_effect, detectable_difference, questions_for_difference, questions_for_rate
+from evals.stats.ranking import auroc, risk_coverage
+from evals.stats.rates import rate, wilson
 
 
 @pytest.mark.parametrize(
@@ -59,30 +63,92 @@ def test_difference_over_common_questions_only():
     assert result["n_pairs"] == 3
 
 
-def test_the_interval_is_that_of_all_resamples():
-    # Three clusters with totals 2, 0, -1 over 2, 1, 1 questions: all 27 resamples can be written down.
-    outcomes = {"a1": True, "a2": True, "b": True, "c": False}
-    baseline = {"a1": False, "a2": False, "b": True, "c": True}
-    clusters = {"a1": "a", "a2": "a", "b": "b", "c": "c"}
-    totals, sizes = (2, 0, -1), (2, 1, 1)
-    means = sorted(
-        sum(totals[i] for i in drawn) / sum(sizes[i] for i in drawn) for drawn in itertools.product(range(3), repeat=3)
-    )
-    result = paired_difference(outcomes, baseline, clusters, resamples=20_000)
-    assert result["difference"] == pytest.approx(1 / 4)
-    # The extremes have probability 1/27 > 2.5 % each, so the percentile interval must reach exactly to them.
-    assert (result["low"], result["high"]) == (means[0], means[-1]) == (-1.0, 1.0)
+def test_the_interval_is_scipys():
+    rng = np.random.default_rng(3)
+    differences = rng.choice([-1, 0, 1], size=120, p=[0.1, 0.6, 0.3])
+    names = {f"q{i}": f"q{i}" for i in range(120)}
+    outcomes = {f"q{i}": bool(value == 1) for i, value in enumerate(differences)}
+    baseline = {f"q{i}": bool(value == -1) for i, value in enumerate(differences)}
+    ours = paired_difference(outcomes, baseline, names, resamples=20_000)
+    theirs = scipy.stats.bootstrap((differences,), np.mean, n_resamples=20_000, method="BCa", rng=rng)
+    assert ours["low"] == pytest.approx(theirs.confidence_interval.low, abs=0.009)
+    assert ours["high"] == pytest.approx(theirs.confidence_interval.high, abs=0.009)
+
+
+def test_where_nothing_differs_something_still_might():
+    same = {f"q{i}": True for i in range(50)}
+    result = paired_difference(same, same, {name: name for name in same})
+    # Tango's score interval without any discordant pair: z^2 / (n + z^2).
+    assert (result["low"], result["high"]) == (pytest.approx(-0.0713, abs=1e-4), pytest.approx(0.0713, abs=1e-4))
+    assert (result["difference"], result["p_value"]) == (0, 1)
+
+
+@pytest.mark.parametrize(("up", "down"), [(10, 2), (5, 5), (0, 7), (1, 0)])
+def test_the_test_of_single_questions_is_mcnemars(up, down):
+    totals = np.array([1.0] * up + [-1.0] * down + [0.0] * 9)
+    assert exchange_test(totals) == pytest.approx(scipy.stats.binomtest(up, up + down).pvalue)
+
+
+def test_the_test_of_clusters_is_that_of_all_signs():
+    totals = np.array([3.0, -1.0, 2.0, 2.0, 0.0, 1.0])
+    sums = [abs(sum(signs * totals)) for signs in itertools.product((-1, 1), repeat=6)]
+    assert exchange_test(totals) == pytest.approx(np.mean(np.array(sums) >= 7))
+    with pytest.raises(ValueError, match="either happen or do not"):
+        exchange_test(np.array([0.5]))
+
+
+def test_holm():
+    # Holm (1979) by hand: 0.01 * 4, 0.02 * 3, then 0.03 * 2 is no smaller than what came before, 0.04 neither.
+    assert holm([0.03, None, 0.01, 0.02, 0.04]) == [pytest.approx(0.06), None, pytest.approx(0.04), 0.06, 0.06]
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_how_many_questions():
+    n = questions_for_rate(0.05, 0.3)
+    assert (wilson(round(0.3 * n), n)[1] - wilson(round(0.3 * n), n)[0]) / 2 <= 0.05
+    assert 310 < n < 335
+    # With a discordance of .15 a hundred questions have a half width of .076, and four times as many half of that.
+    assert questions_for_difference(0.076, 0.15) == 100
+    assert questions_for_difference(0.038, 0.15) == pytest.approx(400, abs=1)
+    assert detectable_difference(100, 0.15) == pytest.approx((1.96 + 0.8416) * (0.15 / 100) ** 0.5, rel=1e-3)
+    assert design_effect(3, 0.2) == pytest.approx(1.4)
+    for half_width, share in ((0, 0.5), (0.05, 0), (0.05, 1)):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            questions_for_rate(half_width, share)
+
+
+def test_auroc():
+    # Pairs of a wrong and a right answer, by hand: (3 > 1), (3 > 2), (2 > 1), (2 = 2) of four.
+    assert auroc([3, 2, 1, 2], [True, True, False, False]) == pytest.approx(3.5 / 4)
+    assert auroc([1, 2], [True, True]) is None
+
+
+def test_risk_and_coverage():
+    curve = risk_coverage([0.9, 0.5, 0.5, 0.1], [False, True, False, True])
+    assert curve["coverage"] == [0.25, 0.75, 1.0]
+    assert curve["risk"] == [0, pytest.approx(1 / 3), 0.5]
+    assert curve["area"] == pytest.approx((0 + 2 / 3 + 0.5) / 4)
+    assert risk_coverage([], []) is None
 
 
 def test_nothing_to_pair():
-    nothing = {"difference": None, "low": None, "high": None, "n_pairs": 0}
+    nothing = {
+        **dict.fromkeys(("difference", "low", "high", "p_value", "equivalent_within")),
+        "n_pairs": 0,
+    }
     assert paired_difference({}, {}, {}) == nothing
     assert paired_difference({"a": True}, {"b": True}, {"a": "x", "b": "x"}) == nothing
 
 
 def test_one_cluster_shows_no_spread():
     result = paired_difference({"a": True, "b": False}, {"a": False, "b": False}, {"a": "x", "b": "x"})
-    assert result == {"difference": 0.5, "low": None, "high": None, "n_pairs": 2}
+    assert result == {
+        **dict.fromkeys(("low", "high", "equivalent_within")),
+        "difference": 0.5,
+        "p_value": 1.0,
+        "n_pairs": 2,
+    }
 
 
 def test_the_same_whatever_the_order():

@@ -53,7 +53,7 @@ def test_rows_come_back_as_they_were(tmp_path):
         store.put(ROW)
     with Store(tmp_path / "new" / "run") as store:
         assert list(store.rows()) == [ROW]
-        assert store.done_keys() == {SampleKey("m", "world", "must_answer", 128, "q1")}
+        assert store.done_keys() == {SampleKey("m", "world", "natural", "must_answer", 128, "q1")}
 
 
 def test_a_failed_sample_is_not_done_and_is_replaced(tmp_path):
@@ -146,8 +146,35 @@ def make_old(tmp_path):
         database.execute("CREATE TABLE runs (model, dataset, fingerprint, PRIMARY KEY (model, dataset))")
         old = {"dataset": "d", "prompts": "p", "retriever": "r", "--max-tokens": "8", COUNTING: "served tokenizer"}
         database.execute("INSERT INTO runs VALUES (?, ?, ?)", ("m", "world", json.dumps(old)))
+        _take_conditions_away(database)
         database.execute("PRAGMA user_version = 1")
     database.close()
+
+
+def _take_conditions_away(database):
+    """The table of samples as formats 1 and 2 had it."""
+    new = {"condition", "depth", "num_leaks", "num_duplicates", "planted"}
+    columns = [row[1] for row in database.execute("PRAGMA table_info(samples)") if row[1] not in new]
+    names = ", ".join(columns)
+    database.execute(f"CREATE TABLE old ({names}, PRIMARY KEY (model, dataset, permission, budget, question_id))")
+    database.execute(f"INSERT INTO old SELECT {names} FROM samples")
+    database.execute("DROP TABLE samples")
+    database.execute("ALTER TABLE old RENAME TO samples")
+
+
+def test_samples_from_before_there_were_conditions_get_theirs(tmp_path):
+    closed = dataclasses.replace(ROW, budget=0, doc_ids=(), gold_in_context=False)
+    with holding(tmp_path) as store:
+        store.put(closed)
+    database = sqlite3.connect(tmp_path / "samples.sqlite")
+    with database:
+        _take_conditions_away(database)
+        database.execute("PRAGMA user_version = 2")
+    database.close()
+    for _ in range(2):
+        with Store(tmp_path) as store:
+            assert list(store.rows()) == [dataclasses.replace(closed, condition="closed"), ROW]
+            store.check_run("m", "world", FINGERPRINT)
 
 
 def test_an_old_store_is_read_but_not_added_to(tmp_path):

@@ -50,7 +50,7 @@ def test_splits():
     assert point["unanswerable"]["hallucinated"] == point["unanswerable"]["abstained"]
     assert point["unanswerable"]["n"] + point["answerable"]["n"] == 10
     assert point["answerable"]["abstained"]["rate"] == 1 / 7
-    assert point["hallucination_kinds"] == {"distractor": 1, "fabricated": 2}
+    assert point["hallucination_kinds"] == {"conflict": 0, "distractor": 1, "fabricated": 2}
     assert {kind: part["n"] for kind, part in point["question_kinds"].items()} == {"fact": 8, "unanswerable": 2}
 
 
@@ -100,7 +100,9 @@ def test_against_closed_book_by_question():
     (series,) = summarise([*closed, *opened, lost, other])["models"]
     floor, point = series["points"]
     assert floor["vs_closed_book"] is None
-    assert point["vs_closed_book"] == {"difference": -1.0, "low": -1.0, "high": -1.0, "n_pairs": 3}
+    change = {"difference": -1.0, "low": -1.0, "high": -1.0, "n_pairs": 3, "equivalent_within": 1.0}
+    # Two of the eight ways to exchange three outcomes are as extreme.
+    assert point["vs_closed_book"] == {**change, "p_value": 0.25, "p_adjusted": 0.25}
     assert only_point(opened)["vs_closed_book"] is None
 
 
