@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -24,7 +24,7 @@ from evals.config import DEFAULT_BUDGETS, ConfigError, RunConfig, RunStoppedErro
 from evals.datasets import NAMES, load_dataset
 from evals.output import SUMMARY_FILE, read_load, write_outputs
 from evals.plan_cli import plan
-from evals.records import CONDITIONS, PERMISSIONS, CacheState, Condition, Dataset, Order, Permission, Unit
+from evals.records import CONDITIONS, PERMISSIONS, CacheState, Dataset, Order, Unit
 from evals.retrieval import METHODS
 from evals.retrieval.dense import DEFAULT_MODEL
 from evals.retrieval.index_files import default_cache
@@ -32,6 +32,7 @@ from evals.runner import RunResult, run_evals
 from evals.store import FILE_NAME
 from evals.summary import summary_table
 
+Name = TypeVar("Name", bound=str)
 EXIT_CONFIG, EXIT_FAILED_SAMPLES, EXIT_INTERRUPTED = 2, 3, 130
 
 app = typer.Typer(no_args_is_help=True, help="How hallucination changes with context length, at any endpoint.")
@@ -110,9 +111,9 @@ def run(
                 model=model,
                 out=out,
                 budgets=parse_budgets(budgets),
-                conditions=parse_conditions(conditions or ["natural"]),
+                conditions=parse_names("--condition", conditions or ["natural"], CONDITIONS),
                 **document_options(unit, order, depth, retriever, retriever_model),
-                permissions=parse_permissions(permissions or [PERMISSIONS[0]]),
+                permissions=parse_names("--permission", permissions or [PERMISSIONS[0]], PERMISSIONS),
                 cache=cache,
                 seed=seed,
                 num_questions=n,
@@ -197,24 +198,16 @@ def parse_budgets(text: str) -> tuple[int, ...]:
         raise ConfigError(f"--budgets must be whole numbers with commas between them, got {text!r}") from error
 
 
-def parse_permissions(names: Sequence[str]) -> tuple[Permission, ...]:
-    """Raises:
-    ConfigError: a name is none.
-    """
-    unknown = [name for name in names if name not in PERMISSIONS]
-    if unknown:
-        raise ConfigError(f"--permission must be one of {', '.join(PERMISSIONS)}, got {unknown[0]!r}")
-    return tuple(permission for permission in PERMISSIONS if permission in names)
+def parse_names(option: str, names: Sequence[str], known: Sequence[Name]) -> tuple[Name, ...]:
+    """In the order in which they are known.
 
-
-def parse_conditions(names: Sequence[str]) -> tuple[Condition, ...]:
-    """Raises:
-    ConfigError: a name is none.
+    Raises:
+        ConfigError: a name is none.
     """
-    unknown = [name for name in names if name not in CONDITIONS]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise ConfigError(f"--condition must be one of {', '.join(CONDITIONS)}, got {unknown[0]!r}")
-    return tuple(condition for condition in CONDITIONS if condition in names)
+        raise ConfigError(f"{option} must be one of {', '.join(known)}, got {unknown[0]!r}")
+    return tuple(name for name in known if name in names)
 
 
 def progress_bar(console: Console) -> Progress:

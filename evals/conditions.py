@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from evals.records import Condition, Dataset, Document, Order, Question
+from evals.scoring.grade import spoken_passages
 from evals.scoring.lexical import POLAR, contains
 from evals.scoring.normalize import normalize, words
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 MAX_TRIES = 200  # of values drawn to contradict one
-MAX_CACHED_DOCUMENTS = 65_536
+MAX_CACHED_ANSWERS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +100,11 @@ def is_leak(document: Document, question: Question) -> bool:
 
 def has_answer(document: Document, answers: Iterable[str]) -> bool:
     """Whether any of the answers occurs in the document as a run of whole words, in any case."""
-    spoken = _spoken(document)
-    return any(f" {needle} " in spoken for needle in map(_normalized, answers) if needle)
+    passages = spoken_passages(document)
+    return any(f" {needle} " in passage for needle in map(_normalized, answers) if needle for passage in passages)
 
 
-@lru_cache(maxsize=MAX_CACHED_DOCUMENTS)
-def _spoken(document: Document) -> str:
-    return f" {normalize(document.title)} | {normalize(document.text)} "
-
-
-@lru_cache(maxsize=MAX_CACHED_DOCUMENTS)
+@lru_cache(maxsize=MAX_CACHED_ANSWERS)
 def _normalized(answer: str) -> str:
     return normalize(answer)
 

@@ -10,7 +10,7 @@ from evals.config import RunConfig
 from evals.packing import pack
 from evals.records import Condition, Document, Permission, Question
 from evals.retrieval.ranking import Retriever
-from evals.scoring.normalize import normalize
+from evals.scoring.grade import spoken_passages
 from evals.tokens import TokenCounter
 
 TAKEN_AT_ONCE = 64  # documents of a ranking, looked through while other requests are timed
@@ -101,6 +101,6 @@ class ContextBuilder:
             tokens=sum([await self._counter.count(document) for document in documents]),
             depth=depth_in(documents, question.gold_ids),
             num_leaks=sum(is_leak(document, question) for document in documents),
-            num_duplicates=len(documents) - len({normalize(document.text) for document in documents}),
+            num_duplicates=len(documents) - len({spoken_passages(document)[1] for document in documents}),
             planted=choice.planted,
         )

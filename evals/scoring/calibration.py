@@ -19,8 +19,6 @@ from evals.stats.corrected import GraderQuality
 EVOUNA = "evouna_nq/NQ.json"
 SYSTEMS = {"fid": "FiD", "gpt35": "GPT-3.5", "chatgpt": "ChatGPT", "gpt4": "GPT-4", "newbing": "New Bing"}
 LLMS = ("GPT-3.5", "ChatGPT", "GPT-4", "New Bing")
-SHIPPED = Path(__file__).with_name("calibration.json")
-FILE_NAME = "calibration.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +76,3 @@ def called_right(judged: Sequence[Judged]) -> Table:
 
 def write_quality(file: Path, quality: GraderQuality) -> None:
     file.write_text(json.dumps(asdict(quality), indent=2) + "\n", encoding="utf-8")
-
-
-def read_quality(file: Path = SHIPPED) -> GraderQuality:
-    """Raises:
-    ConfigError: it is no such file.
-    """
-    try:
-        return GraderQuality(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"--calibration {file} is not what `fathom eval calibrate` writes: {error}") from error

@@ -93,19 +93,19 @@ def hallucination_kind(answer: str, context: Sequence[Document], permission: Per
     claim = claim_of(answer, permission) or answer
     first_line = next((line for line in claim.splitlines() if words(line)), "")
     needles = {needle for text in (claim, first_line) for needle in _readings(text)}
-    passages = [passage for document in context for passage in _passages(document)]
+    passages = [passage for document in context for passage in spoken_passages(document)]
     read = any(needle in passage for needle in needles for passage in passages)
     return "distractor" if read else "fabricated"
 
 
 def _readings(text: str) -> list[str]:
-    """The words of a claim as in `_passages`, with and without its introduction; none of them empty."""
+    """The words of a claim as in `spoken_passages`, with and without its introduction; none of them empty."""
     spoken = normalize(text)
     return [f" {reading} " for reading in (spoken, _LEAD_IN.sub("", spoken)) if reading.strip()]
 
 
 @lru_cache(maxsize=MAX_CACHED_DOCUMENTS)
-def _passages(document: Document) -> tuple[str, str]:
+def spoken_passages(document: Document) -> tuple[str, str]:
     """A document's title and text as words between single spaces, so that a run of whole words is a part of either.
 
     Kept, because answers are graded where other requests are timed: a context of 60,000 tokens takes a tenth of a

@@ -129,7 +129,7 @@ def _ours(places: Places) -> Rival:  # noqa: ARG001
 
     def enter(race: Race) -> Contender:
         options = ["--dtype", race.dtype, "--threads", str(race.threads), "--cache-gib", str(race.cache_gib)]
-        # As theirs; what happens beside requests otherwise has no time here.
+        # The thread that otherwise asks for memory ahead stands still too while others are timed.
         options += ["--populate-cache"]
         # While others are timed its processes stand still, and must not be taken for hanging.
         options += ["--no-access-log", "--stall-timeout-s", "86400", "--max-context", str(race.context)]

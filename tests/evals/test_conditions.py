@@ -172,4 +172,4 @@ def test_conflicts_can_be_made_in_a_world(world):
 
 def test_all_conditions_are_known():
     for condition in CONDITIONS:
-        choose(condition, BORN, iter(DOCUMENTS), CORPUS)
+        assert choose(condition, BORN, iter(DOCUMENTS), CORPUS) is not None
