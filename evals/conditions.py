@@ -125,7 +125,7 @@ def alter(question: Question, document: Document, corpus: Corpus) -> tuple[Docum
     text = document.text
     for answer in sorted(present, key=len, reverse=True):
         text = _pattern(answer).sub(planted.replace("\\", r"\\"), text)
-    altered = replace(document, id=f"{document.id}/altered", text=text)
+    altered = replace(document, id=f"{document.id}/altered for {question.id}", text=text)
     return None if has_answer(replace(altered, title=""), question.answers) else (altered, planted)
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
-from evals.records import HallucinationKind, SampleRow, Verdict
+from evals.records import LOST, HallucinationKind, SampleRow, Verdict
 from evals.stats.paired import Difference, holm, paired_difference
 from evals.stats.rates import Rate, rate
 from evals.stats.turning import Turning, turning_point
@@ -46,6 +46,8 @@ def describe_point(budget: int, rows: Sequence[SampleRow], closed_book: Sequence
         "recall": rate(sum(row.gold_in_context for row in answerable), len(answerable)),
         **verdict_rates(rows),
         "unscored": sum(row.verdict == "unscored" for row in rows),
+        "lost": _lost(rows),
+        "at_limit": sum(row.finish_reason == "length" for row in rows),
         "errors": sum(row.error is not None for row in rows),
         "hallucinated_of_answered": _of_answered(rows),
         "first_line": verdict_rates(rows, first_line=True),
@@ -63,12 +65,21 @@ def describe_point(budget: int, rows: Sequence[SampleRow], closed_book: Sequence
     }
 
 
+def counted(rows: Sequence[SampleRow]) -> list[SampleRow]:
+    """Those of which a verdict could be had: what failed, was cut or is empty counts, as neither right nor wrong."""
+    return [row for row in rows if row.lost != "ungraded"]
+
+
 def verdict_rates(rows: Sequence[SampleRow], *, first_line: bool = False) -> dict[str, Rate]:
-    """The share of each verdict among the scored samples."""
-    verdicts = [row.first_line_verdict if first_line else row.verdict for row in rows]
-    counts = Counter(verdicts)
-    num_scored = sum(counts[verdict] for verdict in SCORED)
-    return {verdict: rate(counts[verdict], num_scored) for verdict in SCORED}
+    """The share of each verdict among all that were asked; of none where not a single one has a verdict."""
+    verdicts = Counter(row.first_line_verdict if first_line else row.verdict for row in rows)
+    num_asked = len(counted(rows)) if any(verdicts[verdict] for verdict in SCORED) else 0
+    return {verdict: rate(verdicts[verdict], num_asked) for verdict in SCORED}
+
+
+def _lost(rows: Sequence[SampleRow]) -> dict[str, int]:
+    counts = Counter(row.lost for row in rows)
+    return {lost: counts[lost] for lost in LOST}
 
 
 def _of_answered(rows: Sequence[SampleRow]) -> Rate:

@@ -11,6 +11,7 @@ Condition = Literal["closed", "oracle", "natural", "gold+distractors", "no-gold"
 Order = Literal["rank", "reversed", "random"]
 Unit = Literal["tokens", "documents"]
 CacheState = Literal["warm", "cold"]
+Lost = Literal["failed", "truncated", "empty", "ungraded"]
 
 PERMISSIONS: tuple[Permission, ...] = ("must_answer", "may_abstain")
 CONDITIONS: tuple[Condition, ...] = ("closed", "oracle", "natural", "gold+distractors", "no-gold", "conflict")
@@ -19,6 +20,7 @@ WITHOUT_LENGTH: tuple[Condition, ...] = ("closed", "oracle")
 ORDERS: tuple[Order, ...] = ("rank", "reversed", "random")
 UNITS: tuple[Unit, ...] = ("tokens", "documents")
 CACHE_STATES: tuple[CacheState, ...] = ("warm", "cold")
+LOST: tuple[Lost, ...] = ("failed", "truncated", "empty", "ungraded")
 VERDICTS: tuple[Verdict, ...] = ("correct", "hallucinated", "abstained", "unscored")
 # Where the token counts of documents come from.
 SERVED, ESTIMATED = "served tokenizer", "estimate: bytes / 3"
@@ -101,6 +103,11 @@ class SampleRow:
     their words. num_duplicates: documents that say the same as one before. planted: what an altered document says in
     place of the answer.
 
+    lost: why there is no verdict: the request failed, the server cut the prompt, the answer has not a single word, or
+    words do not tell whether it is right. expected_tokens: of the whole prompt, as the client counts them with the
+    served tokenizer. logprob: the sum of the answer's log probabilities, over `logprob_tokens` of them. energy_j: what
+    the GPU took for this answer, as far as it can be told.
+
     Times are seconds on the client's monotonic clock, relative to `sent_s`'s own clock; derived latencies
     (`ttft_s`, `tpot_s`, `e2e_s`) are kept beside the raw stamps. Byte counts are the server's own, None where
     the endpoint gives none.
@@ -145,3 +152,50 @@ class SampleRow:
     num_leaks: int = 0
     num_duplicates: int = 0
     planted: str | None = None
+    lost: Lost | None = None
+    expected_tokens: int | None = None
+    logprob: float | None = None
+    logprob_tokens: int | None = None
+    energy_j: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """One more answer to the prompt of a sample, drawn at a temperature; keyed by the sample and `draw`, from 1 on."""
+
+    model: str
+    dataset: str
+    condition: Condition
+    permission: Permission
+    budget: int
+    question_id: str
+    draw: int
+    temperature: float
+    answer: str
+    finish_reason: str | None
+    error: str | None
+    verdict: Verdict
+    completion_tokens: int | None
+    logprob: float | None
+    logprob_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What another grader says of a stored sample; keyed by the sample and the grader's name with its settings.
+
+    score: the grader's own figure (of claims that are supported, say), from 0 to 1. detail: its words, or JSON, for
+    whoever doubts it. error: why it gave no verdict; such a sample is judged again.
+    """
+
+    model: str
+    dataset: str
+    condition: Condition
+    permission: Permission
+    budget: int
+    question_id: str
+    grader: str
+    verdict: Verdict
+    score: float | None
+    detail: str
+    error: str | None

@@ -196,7 +196,7 @@ async def _ask_all(run: RunContext, store: Store, *, progress: Progress, say: Sa
                 sampled = await ask_sample(run, asked, budget, context)
                 # Before the row: no sample may lie in the store without what must be known of it.
                 _note_changes(run, store, told, say)
-                store.put(sampled.row)
+                store.put(sampled.row, context.documents)
                 tally.add(sampled)
                 progress(config.model, tally.finished, tally.total)
                 _check_refusals(run, tally)

@@ -1,7 +1,7 @@
 """One sample: documents into a prompt, the prompt to the endpoint, a graded row back."""
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import aiohttp
 
@@ -10,8 +10,9 @@ from evals.config import RunConfig
 from evals.contexts import Asked, Context, ContextBuilder
 from evals.dialect import Dialect
 from evals.prompts import build_messages
-from evals.records import SERVED, Dataset, SampleRow
+from evals.records import SERVED, Dataset, Lost, SampleRow
 from evals.scoring.grade import Grade, grade
+from evals.scoring.normalize import words
 from evals.store import SampleKey
 from evals.tokens import TokenCounter
 from loadtest.latency import e2e_s, tpot_s, ttft_s
@@ -30,7 +31,6 @@ class RunContext:
     session: aiohttp.ClientSession
     counter: TokenCounter
     dialect: Dialect
-
     contexts: ContextBuilder
 
     def key(self, asked: Asked, budget: int) -> SampleKey:
@@ -60,7 +60,17 @@ async def ask_sample(run: RunContext, asked: Asked, budget: int, context: Contex
     # Of a prompt that was cut nobody knows which documents the model saw.
     seen = cut is None and question.is_supported_by({document.id for document in context.documents})
     row = _row(run, asked, context, answer, verdict, budget=budget, gold_in_context=seen, error=error)
-    return Sampled(row, answer.refused_status)
+    lost = "truncated" if cut and not answer.error else _lost(row)
+    return Sampled(replace(row, lost=lost), answer.refused_status)
+
+
+def _lost(row: SampleRow) -> Lost | None:
+    """Why a sample has no verdict; None where it has one."""
+    if row.error is not None:
+        return "failed"
+    if row.verdict != "unscored":
+        return None
+    return "ungraded" if words(row.answer) else "empty"
 
 
 def _cut(usage: Usage | None, document_tokens: int) -> str | None:

@@ -1,23 +1,37 @@
-"""The only memory of a run: one SQLite file, one row per sample, written the moment the sample is there."""
+"""The only memory of a run: one SQLite file, one row per sample, written the moment the sample is there.
+
+Beside the samples: the documents that they were asked with, further answers drawn to the same prompts, what other
+graders say, and of each run what decides its samples. Whoever has the file needs no dataset to read it.
+"""
 
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import asdict, fields
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from evals.config import ConfigError
 from evals.fingerprint import COUNTING, Fingerprint
-from evals.records import RunNote, SampleRow
+from evals.records import Document, Draw, Judgement, RunNote, SampleRow
+from evals.tables import RecordTable, add_columns
 
 FILE_NAME = "samples.sqlite"
-# 2 has the runs' changes, and fingerprints that say which server answered; 3 has conditions.
-VERSION = 3
-_COLUMNS = tuple(field.name for field in fields(SampleRow))
-_LISTS = frozenset(name for name in _COLUMNS if SampleRow.__annotations__[name] in (tuple[str, ...], tuple[float, ...]))
+# 2 has the runs' changes, and fingerprints that say which server answered; 3 has conditions; 4 has documents, draws,
+# judgements and manifests.
+VERSION = 4
 _KEY = ("model", "dataset", "condition", "permission", "budget", "question_id")
+
+
+# Before version 4 nobody said why a sample has no verdict.
+_NAME_LOST = """
+    UPDATE samples SET lost = CASE
+        WHEN error LIKE 'the server cut%' THEN 'truncated'
+        WHEN error IS NOT NULL THEN 'failed'
+        WHEN trim(answer, char(9, 10, 13, 32)) = '' THEN 'empty'
+        ELSE 'ungraded' END
+    WHERE verdict = 'unscored'
+"""
 
 
 class SampleKey(NamedTuple):
@@ -41,6 +55,9 @@ class Store:
             self._database = sqlite3.connect(self.path)
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(f"--out {directory} cannot be written: {error}") from error
+        self._samples = RecordTable(self._database, "samples", SampleRow, _KEY)
+        self._draws = RecordTable(self._database, "draws", Draw, (*_KEY, "draw"))
+        self._judgements = RecordTable(self._database, "judgements", Judgement, (*_KEY, "grader"))
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self._database.close)
             self._prepare()
@@ -68,18 +85,21 @@ class Store:
         [version] = self._database.execute("PRAGMA user_version").fetchone()
         if version not in range(VERSION + 1):
             raise ConfigError(f"--out: {self.path} was written by another version of Fathom (format {version})")
-        if version == 1:
-            self._database.execute("ALTER TABLE runs ADD COLUMN changes NOT NULL DEFAULT '[]'")
         if version in (1, 2):
             self._database.execute("ALTER TABLE samples RENAME TO old_samples")
-        columns = ", ".join(_COLUMNS)
-        self._database.execute(f"CREATE TABLE IF NOT EXISTS samples ({columns}, PRIMARY KEY ({', '.join(_KEY)}))")
+        for table in (self._samples, self._draws, self._judgements):
+            table.create()
         self._database.execute(
-            "CREATE TABLE IF NOT EXISTS runs"
-            " (model, dataset, fingerprint, changes NOT NULL DEFAULT '[]', PRIMARY KEY (model, dataset))"
+            "CREATE TABLE IF NOT EXISTS runs (model, dataset, fingerprint, PRIMARY KEY (model, dataset))"
+        )
+        add_columns(self._database, "runs", {"changes": " NOT NULL DEFAULT '[]'", "manifest": ""})
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS documents (dataset, id, title, text, PRIMARY KEY (dataset, id))"
         )
         if version in (1, 2):
             self._take_over_samples()
+        if version in (1, 2, 3):
+            self._database.execute(_NAME_LOST)
         self._database.execute(f"PRAGMA user_version = {VERSION}")
 
     def _take_over_samples(self) -> None:
@@ -117,7 +137,8 @@ class Store:
             if model in answered or noted.get(model) == fingerprint.whole:
                 return
             # Nothing but failures: a run by other settings begins anew.
-            self._database.execute("DELETE FROM samples WHERE model = ? AND dataset = ?", (model, dataset))
+            for table in (self._samples, self._draws, self._judgements):
+                self._database.execute(f"DELETE FROM {table.name} WHERE model = ? AND dataset = ?", (model, dataset))
             self._database.execute(
                 "INSERT OR REPLACE INTO runs (model, dataset, fingerprint) VALUES (?, ?, ?)",
                 (model, dataset, json.dumps(fingerprint.whole)),
@@ -160,40 +181,61 @@ class Store:
             for model, dataset, fingerprint, changes in rows
         }
 
-    def put(self, row: SampleRow) -> None:
-        """Keep a sample, in place of one of the same key.
+    def note_manifest(self, model: str, dataset: str, manifest: dict[str, Any]) -> None:
+        """Keep what a run was told and by what it was made, beside the fingerprint that decides its samples."""
+        query = "UPDATE runs SET manifest = ? WHERE model = ? AND dataset = ?"
+        with self._naming_the_option(), self._database:
+            self._database.execute(query, (json.dumps(manifest), model, dataset))
+
+    def manifests(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """By model and dataset; of runs that have one."""
+        with self._naming_the_option():
+            rows = self._database.execute("SELECT model, dataset, manifest FROM runs WHERE manifest IS NOT NULL")
+            return {(model, dataset): json.loads(text) for model, dataset, text in rows}
+
+    def put(self, row: SampleRow, documents: Iterable[Document] = ()) -> None:
+        """Keep a sample, in place of one of the same key, and the documents that it was asked with.
 
         Raises:
             ConfigError: the file cannot be written: the disk is full, or somebody took it away.
         """
-        values = [
-            json.dumps(value) if name in _LISTS else value for name, value in zip(_COLUMNS, _values(row), strict=True)
-        ]
-        marks = ", ".join("?" for _ in _COLUMNS)
         with self._naming_the_option(), self._database:
-            self._database.execute(f"INSERT OR REPLACE INTO samples VALUES ({marks})", values)
+            self._samples.put(row)
+            self._database.executemany(
+                "INSERT OR IGNORE INTO documents VALUES (?, ?, ?, ?)",
+                [(row.dataset, document.id, document.title, document.text) for document in documents],
+            )
+
+    def put_draw(self, draw: Draw) -> None:
+        with self._naming_the_option(), self._database:
+            self._draws.put(draw)
+
+    def put_judgement(self, judgement: Judgement) -> None:
+        with self._naming_the_option(), self._database:
+            self._judgements.put(judgement)
 
     def done_keys(self) -> set[SampleKey]:
         """Samples that need not be asked again; those that failed are not among them."""
-        query = f"SELECT {', '.join(_KEY)} FROM samples WHERE error IS NULL"
         with self._naming_the_option():
-            return {SampleKey(*row) for row in self._database.execute(query)}
+            return {SampleKey(*key) for key in self._samples.keys(where="error IS NULL")}
 
     def rows(self) -> Iterator[SampleRow]:
         """All samples, in the order of their keys."""
         with self._naming_the_option():
-            for values in self._database.execute(f"SELECT * FROM samples ORDER BY {', '.join(_KEY)}"):
-                yield _row(dict(zip(_COLUMNS, values, strict=True)))
+            yield from self._samples.rows()
 
+    def draws(self) -> Iterator[Draw]:
+        """In the order of their keys."""
+        with self._naming_the_option():
+            yield from self._draws.rows()
 
-def _values(row: SampleRow) -> list[Any]:
-    content = asdict(row)
-    return [content[name] for name in _COLUMNS]
+    def judgements(self) -> Iterator[Judgement]:
+        """In the order of their keys."""
+        with self._naming_the_option():
+            yield from self._judgements.rows()
 
-
-def _row(content: dict[str, Any]) -> SampleRow:
-    for name in _LISTS:
-        content[name] = tuple(json.loads(content[name]))
-    # SQLite has no truth values.
-    content["gold_in_context"] = bool(content["gold_in_context"])
-    return SampleRow(**content)
+    def documents(self, dataset: str) -> dict[str, Document]:
+        """Those that samples of the dataset were asked with, by their ids; none of stores of before format 4."""
+        query = "SELECT id, title, text FROM documents WHERE dataset = ?"
+        with self._naming_the_option():
+            return {row[0]: Document(*row) for row in self._database.execute(query, (dataset,))}

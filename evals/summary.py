@@ -18,11 +18,15 @@ from loadtest import latency
 SCHEMA = "fathom.summary/1"
 
 DEFINITIONS: dict[str, str] = {
-    "n": "samples asked = scored + unscored (errors and empty answers are unscored)",
-    "correct": "answers whose claim contains an accepted answer as a run of whole normalised words / scored samples",
+    "n": "samples asked",
+    "correct": "answers whose claim contains an accepted answer as a run of whole normalised words / samples asked",
     "hallucinated": "answers that claim something else, or anything at all where no document has the answer"
-    " / scored samples",
-    "abstained": "answers that only say that they do not know / scored samples",
+    " / samples asked",
+    "abstained": "answers that only say that they do not know / samples asked",
+    "lost": "samples asked without a verdict. failed: the request; truncated: the server cut the prompt; empty: not a"
+    " single word came back; these three stay in the denominator of all shares. ungraded: words do not tell whether"
+    " such an answer is right, or nobody knows; these are in no share",
+    "at_limit": "answers that --max-tokens ended",
     "limits of the verdicts": "they compare words: a right answer in other words counts as hallucinated, and one that"
     " names several candidates, a right one among them, as correct",
     "hallucinated_of_answered": "hallucinated / (correct + hallucinated)",
@@ -120,7 +124,7 @@ def summary_table(summary: Mapping[str, Any]) -> Group:
     parts: list[RenderableType] = [_series_table(series) for series in summary["models"]]
     return Group(
         *parts,
-        Text("Shares in % of the scored samples, hallucinated with its 95 % interval; lost: no verdict."),
+        Text("Shares in % of the samples asked, hallucinated with its 95 % interval; lost: no verdict."),
         Text("TTFT, TPOT: medians in ms. Cache: mean peak of one sequence."),
         *map(Text, caveats(summary["models"])),
     )

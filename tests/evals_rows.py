@@ -49,6 +49,7 @@ UNSCORED: dict[str, Any] = {
     "first_line_verdict": "unscored",
     "hallucination_kind": None,
     "matched": None,
+    "lost": "empty",
 }
 
 
@@ -81,6 +82,7 @@ def failed(**fields: Any) -> SampleRow:
     lost: dict[str, Any] = {
         **UNSCORED,
         "error": "HTTP 503",
+        "lost": "failed",
         "finish_reason": None,
         "prompt_tokens": None,
         "completion_tokens": None,

@@ -146,8 +146,7 @@ def uses_prompt_tokens(series: Iterable[Series]) -> bool:
 
 
 def _outcomes(point: Mapping[str, Any]) -> dict[str, int]:
-    scored = point["n"] - point["unscored"]
-    counts = {name: round((point[name]["rate"] or 0) * scored) for name in ("correct", "abstained")}
+    counts = {name: round((point[name]["rate"] or 0) * point[name]["n"]) for name in ("correct", "abstained")}
     kinds = point["hallucination_kinds"]
     wrong = kinds["distractor"], kinds["fabricated"], kinds["conflict"]
     values = (*counts.values(), *wrong, point["unscored"])

@@ -48,7 +48,7 @@ def ids(documents):
         ("gold+distractors", ["gold"], ["other", "far"]),
         ("no-gold", [], ["other", "far"]),
         # What is planted is 1950, the only other year: who says that cannot be a distractor too.
-        ("conflict", ["gold", "gold/altered"], ["far"]),
+        ("conflict", ["gold", "gold/altered for q1"], ["far"]),
     ],
 )
 def test_documents_of_each_condition(condition, fixed, fill):

@@ -101,7 +101,7 @@ async def test_every_condition_is_what_it_says(dataset, tmp_path):
         assert not row.gold_in_context
         assert (row.num_leaks, row.depth, row.verdict) == (0, None, "hallucinated")
     for row in rows["conflict"]:
-        assert any(name.endswith("/altered") for name in row.doc_ids)
+        assert any(name.endswith(f"/altered for {row.question_id}") for name in row.doc_ids)
         assert row.planted.startswith("Town")
         assert row.planted not in row.answers
         # Who reads the altered document first takes over what it says.

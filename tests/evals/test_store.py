@@ -8,7 +8,7 @@ import pytest
 
 from evals.config import ConfigError
 from evals.fingerprint import COUNTING, Fingerprint
-from evals.records import RunNote, SampleRow
+from evals.records import Document, Draw, Judgement, RunNote, SampleRow
 from evals.store import SampleKey, Store
 
 ROW = SampleRow(
@@ -137,6 +137,9 @@ def test_what_requests_did_without_is_kept(tmp_path):
         assert store.run_notes() == {("m", "world"): RunNote("served tokenizer", ("a", "b"))}
 
 
+SINCE_FORMAT_4 = {"lost", "expected_tokens", "logprob", "logprob_tokens", "energy_j"}
+
+
 def make_old(tmp_path):
     """A store as format 1 had it."""
     holding(tmp_path).__exit__()
@@ -153,7 +156,7 @@ def make_old(tmp_path):
 
 def _take_conditions_away(database):
     """The table of samples as formats 1 and 2 had it."""
-    new = {"condition", "depth", "num_leaks", "num_duplicates", "planted"}
+    new = {"condition", "depth", "num_leaks", "num_duplicates", "planted", *SINCE_FORMAT_4}
     columns = [row[1] for row in database.execute("PRAGMA table_info(samples)") if row[1] not in new]
     names = ", ".join(columns)
     database.execute(f"CREATE TABLE old ({names}, PRIMARY KEY (model, dataset, permission, budget, question_id))")
@@ -175,6 +178,74 @@ def test_samples_from_before_there_were_conditions_get_theirs(tmp_path):
         with Store(tmp_path) as store:
             assert list(store.rows()) == [dataclasses.replace(closed, condition="closed"), ROW]
             store.check_run("m", "world", FINGERPRINT)
+
+
+def test_samples_of_format_3_are_told_why_they_have_no_verdict(tmp_path):
+    unscored = dataclasses.replace(ROW, verdict="unscored")
+    reasons = {
+        "failed": dataclasses.replace(unscored, question_id="a", error="status 500", answer=""),
+        "truncated": dataclasses.replace(unscored, question_id="b", error="the server cut the prompt: it counts 3"),
+        "empty": dataclasses.replace(unscored, question_id="c", answer=" \n"),
+        "ungraded": dataclasses.replace(unscored, question_id="d", answer="a long one"),
+        None: dataclasses.replace(ROW, question_id="e"),
+    }
+    with holding(tmp_path) as store:
+        for row in reasons.values():
+            store.put(row)
+    with sqlite3.connect(tmp_path / "samples.sqlite") as database:
+        for column in SINCE_FORMAT_4:
+            database.execute(f"ALTER TABLE samples DROP COLUMN {column}")
+        database.executescript("DROP TABLE documents; DROP TABLE draws; DROP TABLE judgements")
+        database.execute("ALTER TABLE runs DROP COLUMN manifest")
+        database.execute("PRAGMA user_version = 3")
+    database.close()
+    with Store(tmp_path) as store:
+        assert list(store.rows())[:5] == [dataclasses.replace(row, lost=lost) for lost, row in reasons.items()]
+        assert (list(store.draws()), store.documents("world"), store.manifests()) == ([], {}, {})
+
+
+def test_documents_draws_judgements_and_manifest_come_back(tmp_path):
+    place = dict.fromkeys(("model", "dataset"), "m") | {"condition": "natural", "permission": "must_answer"}
+    draws = [
+        Draw(
+            **place,
+            budget=128,
+            question_id="q1",
+            draw=number,
+            temperature=0.7,
+            answer="A",
+            finish_reason="stop",
+            error=None,
+            verdict="correct",
+            completion_tokens=2,
+            logprob=-0.5,
+            logprob_tokens=2,
+        )
+        for number in (1, 2)
+    ]
+    judgement = Judgement(
+        **place,
+        budget=128,
+        question_id="q1",
+        grader="judge",
+        verdict="correct",
+        score=1.0,
+        detail="A",
+        error=None,
+    )
+    documents = {name: Document(name, "a title", "a text") for name in ("d1", "d2")}
+    with holding(tmp_path) as store:
+        store.put(ROW, documents.values())
+        store.put(ROW, documents.values())
+        for draw in draws[::-1]:
+            store.put_draw(draw)
+        store.put_judgement(dataclasses.replace(judgement, verdict="unscored", error="timeout"))
+        store.put_judgement(judgement)
+        store.note_manifest("m", "world", {"seed": 3})
+    with Store(tmp_path) as store:
+        assert store.documents("world") == documents
+        assert (list(store.draws()), list(store.judgements())) == (draws, [judgement])
+        assert store.manifests() == {("m", "world"): {"seed": 3}}
 
 
 def test_an_old_store_is_read_but_not_added_to(tmp_path):

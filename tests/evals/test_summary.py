@@ -29,13 +29,14 @@ def only_point(rows):
     return point
 
 
-def test_verdicts_are_shares_of_what_was_scored():
+def test_verdicts_are_shares_of_all_that_were_asked():
     point = only_point(POINT)
     assert (point["n"], point["unscored"], point["errors"]) == (10, 1, 1)
-    assert [point[verdict]["rate"] for verdict in ("correct", "hallucinated", "abstained")] == [4 / 9, 3 / 9, 2 / 9]
-    assert {point[verdict]["n"] for verdict in ("correct", "hallucinated", "abstained")} == {9}
+    assert [point[verdict]["rate"] for verdict in ("correct", "hallucinated", "abstained")] == [4 / 10, 3 / 10, 2 / 10]
+    assert {point[verdict]["n"] for verdict in ("correct", "hallucinated", "abstained")} == {10}
+    assert point["lost"] == {"failed": 1, "truncated": 0, "empty": 0, "ungraded": 0}
     assert point["hallucinated_of_answered"]["rate"] == 3 / 7
-    assert point["hallucinated"]["low"] < 3 / 9 < point["hallucinated"]["high"]
+    assert point["hallucinated"]["low"] < 3 / 10 < point["hallucinated"]["high"]
 
 
 def test_recall_is_over_answerable_questions_answered_or_not():
@@ -46,12 +47,20 @@ def test_splits():
     point = only_point(POINT)
     present, absent = point["gold"]["present"], point["gold"]["absent"]
     assert (present["n"], present["hallucinated"]["rate"]) == (5, 1 / 5)
-    assert (absent["n"], absent["unscored"], absent["hallucinated"]["rate"]) == (3, 1, 1 / 2)
+    assert (absent["n"], absent["unscored"], absent["hallucinated"]["rate"]) == (3, 1, 1 / 3)
     assert point["unanswerable"]["hallucinated"] == point["unanswerable"]["abstained"]
     assert point["unanswerable"]["n"] + point["answerable"]["n"] == 10
-    assert point["answerable"]["abstained"]["rate"] == 1 / 7
+    assert point["answerable"]["abstained"]["rate"] == 1 / 8
     assert point["hallucination_kinds"] == {"conflict": 0, "distractor": 1, "fabricated": 2}
     assert {kind: part["n"] for kind, part in point["question_kinds"].items()} == {"fact": 8, "unanswerable": 2}
+
+
+def test_what_words_do_not_judge_is_in_no_share():
+    ungraded = sample(question_id="b", verdict="unscored", first_line_verdict="unscored", lost="ungraded")
+    empty = sample(question_id="c", answer="", verdict="unscored", first_line_verdict="unscored", lost="empty")
+    point = only_point([sample(question_id="a", finish_reason="length"), ungraded, empty])
+    assert (point["n"], point["correct"]["n"], point["correct"]["rate"]) == (3, 2, 0.5)
+    assert (point["lost"]["ungraded"], point["lost"]["empty"], point["at_limit"]) == (1, 1, 1)
 
 
 def test_the_first_line_has_its_own_verdicts():
@@ -164,7 +173,7 @@ def test_the_table_shows_every_figure_in_80_columns():
     assert max(len(line) for line in text.splitlines()) <= 80
     assert "\u2026" not in text
     line = next(line for line in printed(summarise(POINT)).splitlines() if line.strip().startswith("256"))
-    cells = "256 10 1 100 62.5 44.4 33.3 [12-65] 22.2 500 100 1.5 KiB"
+    cells = "256 10 1 100 62.5 40.0 30.0 [11-60] 20.0 500 100 1.5 KiB"
     assert line.split() == cells.split()
 
 
