@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
+from evals.decomposition import change_since, decompose
 from evals.records import LOST, HallucinationKind, SampleRow, Verdict
 from evals.stats.paired import Difference, holm, paired_difference
 from evals.stats.rates import Rate, rate
@@ -20,7 +21,18 @@ def describe_points(by_budget: Mapping[int, Sequence[SampleRow]]) -> list[dict[s
     changes = [point["vs_closed_book"] for point in points if point["vs_closed_book"] is not None]
     for change, adjusted in zip(changes, holm([change["p_value"] for change in changes]), strict=True):
         change["p_adjusted"] = adjusted
+    _explain_changes(points, by_budget)
     return points
+
+
+def _explain_changes(points: Sequence[dict[str, Any]], by_budget: Mapping[int, Sequence[SampleRow]]) -> None:
+    """Of each point with documents, why it differs from the shortest one with documents."""
+    with_documents = [point for point in points if point["budget"] > 0]
+    for point in with_documents[1:]:
+        if point["decomposition"] is not None:
+            since, budget = with_documents[0]["budget"], point["budget"]
+            change = change_since(since, counted(by_budget[since]), counted(by_budget[budget]))
+            point["decomposition"]["change"] = change
 
 
 def turning_of(by_budget: Mapping[int, Sequence[SampleRow]]) -> Turning | None:
@@ -55,6 +67,7 @@ def describe_point(budget: int, rows: Sequence[SampleRow], closed_book: Sequence
             "present": group([row for row in answerable if row.gold_in_context]),
             "absent": group([row for row in answerable if not row.gold_in_context]),
         },
+        "decomposition": decompose(counted(rows), counted(closed_book) if budget > 0 else ()),
         "answerable": group(answerable),
         "unanswerable": group([row for row in rows if not row.answers]),
         "question_kinds": _by_question_kind(rows),

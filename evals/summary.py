@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from evals import decomposition
 from evals.points import describe_points, turning_of
 from evals.records import CONDITIONS, ESTIMATED, PERMISSIONS, SERVED, Condition, Permission, RunNote, SampleRow
 from evals.stats import paired, rates, turning
@@ -33,6 +34,7 @@ DEFINITIONS: dict[str, str] = {
     "first_line": "the same verdicts on the first line of each answer alone",
     "recall": "answerable questions with every supporting document in the context / answerable questions",
     "gold": "answerable questions, split by whether every supporting document was in the context",
+    **decomposition.FORMULAS,
     "distractor": "hallucinations whose words stand in a document of their context",
     "fabricated": "all other hallucinations",
     "vs_closed_book": "hallucinated at this budget - hallucinated without documents: " + paired.FORMULAS["difference"],
