@@ -22,7 +22,7 @@ from rich.progress import (
 from evals.calibrate_cli import calibrate
 from evals.config import DEFAULT_BUDGETS, ConfigError, RunConfig, RunStoppedError
 from evals.datasets import NAMES, load_dataset
-from evals.output import SUMMARY_FILE, read_load, write_outputs
+from evals.output import SUMMARY_FILE, read_load, write_for_paper, write_outputs
 from evals.plan_cli import plan
 from evals.records import CONDITIONS, PERMISSIONS, CacheState, Dataset, Order, Unit
 from evals.retrieval import METHODS
@@ -137,11 +137,15 @@ def run(
 def report(
     directory: Annotated[Path, typer.Argument(help="The --out of earlier runs.")],
     load: Annotated[list[Path] | None, typer.Option(help="summary.json of a load test, to go into the report.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the tables into this file as Markdown, too.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write the charts into this directory as pictures, too.")] = None,
 ) -> None:
     """Write summary.json and report.html anew from the stored samples; asks nothing."""
     console = Console()
     try:
-        show(console, directory, [read_load(file) for file in load or []])
+        summary = show(console, directory, [read_load(file) for file in load or []])
+        for text in write_for_paper(summary, markdown, png):
+            console.print(text, highlight=False)
     except ConfigError as error:
         raise refused(console, error) from error
 
@@ -231,11 +235,12 @@ def ask_all(console: Console, configs: Sequence[RunConfig], dataset: Dataset) ->
         return asyncio.run(run_evals(configs, dataset, progress, say))
 
 
-def show(console: Console, out: Path, load: Sequence[dict[str, Any]] = ()) -> None:
+def show(console: Console, out: Path, load: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """Write the outputs, print the table, and say where to look."""
     summary, html = write_outputs(out, load)
     console.print(summary_table(summary))
     console.print(f"report   {html}\nsummary  {out / SUMMARY_FILE}\nsamples  {out / FILE_NAME}", highlight=False)
+    return summary
 
 
 def refused(console: Console, error: ConfigError) -> typer.Exit:

@@ -8,6 +8,7 @@ from typing import Any
 
 from evals.config import ConfigError
 from evals.report.build import write_report
+from evals.report.paper import markdown, write_pictures
 from evals.store import FILE_NAME, Store
 from evals.summary import summarise
 
@@ -42,6 +43,7 @@ def write_outputs(directory: Path, load: Sequence[dict[str, Any]] = ()) -> tuple
         raise ConfigError(f"{directory} has no {FILE_NAME}; it is not the --out of a run")
     with Store(directory) as store:
         rows, notes = list(store.rows()), store.run_notes()
+        documents = {name: store.documents(name) for name in {row.dataset for row in rows}}
     if not rows:
         raise ConfigError(f"{directory / FILE_NAME} holds no samples yet")
     summary = summarise(rows, load or _earlier_load(directory / SUMMARY_FILE), notes)
@@ -50,9 +52,27 @@ def write_outputs(directory: Path, load: Sequence[dict[str, Any]] = ()) -> tuple
     try:
         draft.write_text(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(draft, directory / SUMMARY_FILE)
-        return summary, write_report(directory, rows, summary)
+        return summary, write_report(directory, rows, summary, documents)
     except OSError as error:
         raise ConfigError(f"--out {directory} cannot be written: {error}") from error
+
+
+def write_for_paper(summary: dict[str, Any], tables: Path | None, pictures: Path | None) -> list[str]:
+    """The tables as Markdown and the charts as PNG, where they are wanted; what was written, a line each.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    lines = []
+    try:
+        if tables is not None:
+            tables.write_text(markdown(summary), encoding="utf-8")
+            lines.append(f"tables   {tables}")
+        if pictures is not None:
+            lines.append(f"charts   {len(write_pictures(pictures, summary))} in {pictures}")
+    except OSError as error:
+        raise ConfigError(f"--markdown or --png cannot be written: {error}") from error
+    return lines
 
 
 def _earlier_load(file: Path) -> list[dict[str, Any]]:

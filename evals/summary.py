@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from evals import decomposition
+from evals import decomposition, depths
+from evals.depths import depth_cells
 from evals.points import describe_points, turning_of
 from evals.records import CONDITIONS, ESTIMATED, PERMISSIONS, SERVED, Condition, Permission, RunNote, SampleRow
 from evals.stats import paired, rates, turning
@@ -42,6 +43,7 @@ DEFINITIONS: dict[str, str] = {
     "p_adjusted": paired.FORMULAS["p_adjusted"],
     "equivalent_within": paired.FORMULAS["equivalent_within"],
     "turning": "where the rate of hallucinations stops to fall: " + turning.FORMULA,
+    "depths": depths.FORMULA,
     "condition": "which documents: closed none; oracle those that support the answer; natural those retrieved;"
     " gold+distractors a supporting one among others; no-gold the same without any that has an answer in its words;"
     " conflict the first and an altered copy that says something else",
@@ -116,6 +118,7 @@ def _describe_series(key: _SeriesKey, rows: Sequence[SampleRow], note: RunNote) 
         "request_changes": list(note.request_changes),
         "points": describe_points(by_budget),
         "turning": turning_of(by_budget),
+        "depths": depth_cells(by_budget),
     }
 
 
