@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from evals.records import SampleRow
-from evals.stats.rates import Rate, rate
+from evals.stats.rates import Rate, clustered_rate
 
 NUM_BINS = 5
 FORMULA = (
@@ -26,7 +26,7 @@ def depth_cells(by_budget: Mapping[int, Sequence[SampleRow]]) -> list[DepthCell]
             if row.depth is not None and row.gold_in_context and row.lost is None:
                 bins.setdefault(min(int(row.depth * NUM_BINS), NUM_BINS - 1), []).append(row)
         for place, rows in sorted(bins.items()):
-            wrong = sum(row.verdict == "hallucinated" for row in rows)
+            wrong = clustered_rate((row.cluster, row.verdict == "hallucinated") for row in rows)
             ends = {"from": place / NUM_BINS, "to": (place + 1) / NUM_BINS}
-            cells.append({"budget": budget, **ends, "hallucinated": rate(wrong, len(rows))})  # type: ignore[typeddict-item]
+            cells.append({"budget": budget, **ends, "hallucinated": wrong})  # type: ignore[typeddict-item]
     return cells

@@ -98,7 +98,7 @@ def conditions_chart(series: Sequence[Series]) -> Chart | None:
     measured = [{**one, "points": [point for point in one["points"] if point["budget"] > 0]} for one in series]
     x = x_axis([one for one in measured if one["condition"] not in WITHOUT_LENGTH], num_panels=num_beside)
     y, colour = share_axis("rate", "hallucinated"), colour_of("condition", colours)
-    dash = alt.StrokeDash("dash:N", scale=alt.Scale(domain=[False, True], range=[[1, 0], [4, 4]]))
+    dash = alt.StrokeDash("dash:N", legend=None, scale=alt.Scale(domain=[False, True], range=[[1, 0], [4, 4]]))
     band = alt.Chart().mark_area(opacity=0.1).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour)
     band = band.transform_filter("!datum.dash")
     line = alt.Chart().mark_line(strokeWidth=2.2).encode(x=x, y=y, color=colour, strokeDash=dash)

@@ -45,5 +45,6 @@ def to_png(chart: alt.Chart | alt.LayerChart | alt.FacetChart) -> bytes:
     """Black on white and with its legend, for a paper; links lead nowhere in a picture."""
     plain = json.loads(json.dumps(_CONFIG).replace("currentColor", "#222222"))
     plain["legend"] = {"title": None, "orient": "bottom", "labelFontSize": 12, "labelLimit": 400, "columns": 2}
+    plain["legend"]["symbolOpacity"] = 1
     spec = {**chart.to_dict(), "background": "white", "padding": 12, "config": plain}
     return bytes(vl_convert.vegalite_to_png(spec, scale=_PNG_SCALE))
