@@ -22,6 +22,7 @@ from rich.progress import (
 from evals.calibrate_cli import calibrate
 from evals.config import DEFAULT_BUDGETS, ConfigError, RunConfig, RunStoppedError
 from evals.datasets import NAMES, load_dataset
+from evals.datasets.world_dials import DIALS, describe
 from evals.output import SUMMARY_FILE, read_load, write_outputs
 from evals.plan_cli import plan
 from evals.records import CONDITIONS, PERMISSIONS, CacheState, Dataset, Order, Unit
@@ -42,6 +43,10 @@ Models = Annotated[list[str], typer.Option("--model", help="Model to ask; may be
 Out = Annotated[Path, typer.Option(help="Directory for the store, summary.json and report.html.")]
 DatasetName = Annotated[str, typer.Option("--dataset", help=f"One of {', '.join(NAMES)}; the latter need --data.")]
 Data = Annotated[Path | None, typer.Option(help="Directory of the dataset's files.")]
+World = Annotated[
+    str | None,
+    typer.Option(help=f"Dials of the dataset world, as namesakes=0.5,hops=0.3: {', '.join(map(describe, DIALS))}."),
+]
 DEFAULT_BUDGETS_TEXT = ",".join(map(str, DEFAULT_BUDGETS))
 Budgets = Annotated[str, typer.Option(help="Most tokens of documents, ascending; 0 asks without documents.")]
 UnitOption = Annotated[Unit, typer.Option(help="What budgets count.")]
@@ -82,6 +87,7 @@ def run(
     out: Out,
     dataset: DatasetName = "world",
     data: Data = None,
+    world: World = None,
     budgets: Budgets = DEFAULT_BUDGETS_TEXT,
     unit: UnitOption = "tokens",
     conditions: Conditions = None,
@@ -124,7 +130,7 @@ def run(
             )
             for model in models
         ]
-        results = run_and_show(console, configs, dataset, data)
+        results = run_and_show(console, configs, load_dataset(dataset, path=data, seed=seed, world=world))
     except ConfigError as error:
         raise refused(console, error) from error
     except KeyboardInterrupt:
@@ -162,7 +168,7 @@ def document_options(unit: Unit, order: Order, depth: float | None, retriever: s
     }
 
 
-def run_and_show(console: Console, configs: Sequence[RunConfig], name: str, data: Path | None) -> list[RunResult]:
+def run_and_show(console: Console, configs: Sequence[RunConfig], dataset: Dataset) -> list[RunResult]:
     """Ask everything and report it.
 
     Raises:
@@ -170,7 +176,7 @@ def run_and_show(console: Console, configs: Sequence[RunConfig], name: str, data
     """
     first = configs[0]
     try:
-        results = ask_all(console, configs, load_dataset(name, path=data, seed=first.seed))
+        results = ask_all(console, configs, dataset)
     except RunStoppedError:
         # What was answered is worth its report; where that cannot be written, the first cause is the one to tell.
         with contextlib.suppress(ConfigError):
