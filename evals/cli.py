@@ -23,6 +23,7 @@ from evals.calibrate_cli import calibrate
 from evals.config import DEFAULT_BUDGETS, ConfigError, RunConfig, RunStoppedError
 from evals.datasets import NAMES, load_dataset
 from evals.datasets.world_dials import DIALS, describe
+from evals.endpoints_cli import answers, endpoints, find_key
 from evals.output import SUMMARY_FILE, read_load, write_outputs
 from evals.plan_cli import plan
 from evals.records import CONDITIONS, PERMISSIONS, CacheState, Dataset, Order, Unit
@@ -38,7 +39,10 @@ EXIT_CONFIG, EXIT_FAILED_SAMPLES, EXIT_INTERRUPTED = 2, 3, 130
 
 app = typer.Typer(no_args_is_help=True, help="How hallucination changes with context length, at any endpoint.")
 
-Endpoint = Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible server, as http://127.0.0.1:8000")]
+Endpoint = Annotated[
+    str,
+    typer.Option(help="URL of an OpenAI-compatible server, a name of `fathom eval endpoints`, or replay:FILE."),
+]
 Models = Annotated[list[str], typer.Option("--model", help="Model to ask; may be given several times.")]
 Out = Annotated[Path, typer.Option(help="Directory for the store, summary.json and report.html.")]
 DatasetName = Annotated[str, typer.Option("--dataset", help=f"One of {', '.join(NAMES)}; the latter need --data.")]
@@ -71,7 +75,10 @@ Seed = Annotated[int, typer.Option(help="Draws the world, or the order of the qu
 Concurrency = Annotated[int, typer.Option(help="Questions asked at once.")]
 MaxTokens = Annotated[int, typer.Option(help="Longest answer.")]
 Timeout = Annotated[float, typer.Option(help="Seconds that one request may take.")]
-ApiKey = Annotated[str | None, typer.Option(envvar="FATHOM_API_KEY", help="Bearer token; never stored.")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(envvar="FATHOM_API_KEY", help="Bearer token, before the endpoint's own variable; never stored."),
+]
 
 
 @app.callback()
@@ -111,6 +118,7 @@ def run(
     """
     console = Console()
     try:
+        key = find_key(endpoint, api_key)
         configs = [
             RunConfig(
                 endpoint=endpoint,
@@ -126,7 +134,7 @@ def run(
                 max_tokens=max_tokens,
                 concurrency=concurrency,
                 timeout_s=timeout,
-                api_key=api_key,
+                api_key=key,
             )
             for model in models
         ]
@@ -154,6 +162,8 @@ def report(
 
 app.command("plan")(plan)
 app.command("calibrate")(calibrate)
+app.command("endpoints")(endpoints)
+app.command("answers")(answers)
 
 
 def document_options(unit: Unit, order: Order, depth: float | None, retriever: str, model: str) -> dict[str, Any]:
