@@ -21,7 +21,7 @@ from rich.progress import (
 
 from evals.calibrate_cli import calibrate
 from evals.config import DEFAULT_BUDGETS, ConfigError, RunConfig, RunStoppedError
-from evals.datasets import NAMES, load_dataset
+from evals.datasets import FROM_FILES, NAMES, load_dataset
 from evals.datasets.world_dials import DIALS, describe
 from evals.endpoints_cli import answers, endpoints, find_key
 from evals.output import SUMMARY_FILE, read_load, write_outputs
@@ -45,7 +45,10 @@ Endpoint = Annotated[
 ]
 Models = Annotated[list[str], typer.Option("--model", help="Model to ask; may be given several times.")]
 Out = Annotated[Path, typer.Option(help="Directory for the store, summary.json and report.html.")]
-DatasetName = Annotated[str, typer.Option("--dataset", help=f"One of {', '.join(NAMES)}; the latter need --data.")]
+DatasetName = Annotated[
+    str,
+    typer.Option("--dataset", help=f"One of {', '.join(NAMES)}; those from {next(iter(FROM_FILES))} on need --data."),
+]
 Data = Annotated[Path | None, typer.Option(help="Directory of the dataset's files.")]
 World = Annotated[
     str | None,

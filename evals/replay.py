@@ -54,8 +54,8 @@ class Recorded:
         self._models = sorted({line["model"] for line in lines if "model" in line})
         self._own = [line for line in lines if line.get("model", config.model) == config.model]
         if not self._own:
-            there = f"of {', '.join(self._models)}" if self._models else "at all"
-            raise ConfigError(f"--model {config.model!r} has no answers in {file}; there are answers {there}")
+            there = f"answers of {', '.join(self._models)}" if self._models else "none at all"
+            raise ConfigError(f"--model {config.model!r} has no answers in {file}; there are {there}")
         if num_models > 1 and any("model" not in line for line in self._own):
             raise ConfigError(f"{self._where}: there is a line without `model`, and answers of {num_models} are wanted")
         self._check_ways(config)

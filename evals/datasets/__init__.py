@@ -6,6 +6,7 @@ from pathlib import Path
 from evals.config import ConfigError
 from evals.datasets.clapnq import load_clapnq
 from evals.datasets.hotpot import load_hotpot
+from evals.datasets.hub import SOURCES, load_hub
 from evals.datasets.key_value import load_key_value
 from evals.datasets.needle import load_needle
 from evals.datasets.nq import load_nq
@@ -37,7 +38,7 @@ FROM_FILES: dict[str, Callable[[Path, int], Dataset]] = {
     "key_value": load_key_value,
     "own": load_own,
 }
-NAMES = (*GENERATED, *FROM_FILES)
+NAMES = (*GENERATED, *SOURCES, *FROM_FILES)
 
 
 def load_dataset(name: str, *, path: Path | None, seed: int, world: str | None = None) -> Dataset:
@@ -56,6 +57,8 @@ def load_dataset(name: str, *, path: Path | None, seed: int, world: str | None =
         if world is not None:
             return _world(seed, world)
         return GENERATED[name](seed)
+    if name in SOURCES:
+        return load_hub(name, path, seed)
     if name not in FROM_FILES:
         raise ConfigError(f"--dataset {name!r} is not known; there are: {', '.join(NAMES)}")
     if path is None:
