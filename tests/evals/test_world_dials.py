@@ -6,14 +6,16 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from fakes_endpoint import MODEL, Planted, serving
 
-from evals.config import ConfigError
+from evals.config import ConfigError, RunConfig
 from evals.datasets import load_dataset
 from evals.datasets import world_words as words
 from evals.datasets.world import WorldConfig, build_world
 from evals.datasets.world_conflicts import NOTICES, add_conflicts
 from evals.datasets.world_dials import DIALS, set_dials
 from evals.datasets.world_questions import load_world
+from evals.runner import run_eval
 from evals.scoring.lexical import contains
 
 # Of the worlds that the README's figures and the embedded models' examinations are about.
@@ -224,3 +226,11 @@ def test_every_bound_of_a_dial_can_be_built(dial):
 def test_more_entities_than_names_are_an_error():
     with pytest.raises(ConfigError, match="no names left for 3000 entities"):
         build_world(random.Random(0), WorldConfig(num_entities=3000, given_names=1, surnames=1))
+
+
+async def test_a_store_holds_one_setting_of_the_dials(tmp_path):
+    async with serving(Planted()) as url:
+        config = RunConfig(endpoint=url, model=MODEL, out=tmp_path, budgets=(0,), num_questions=2)
+        await run_eval(config, load("conflict=0.1"))
+        with pytest.raises(ConfigError, match=r"--seed or --data was generated, seed 5, conflict_share 0\.1"):
+            await run_eval(config, load("conflict=0.2"))
