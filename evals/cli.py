@@ -21,7 +21,9 @@ from rich.progress import (
 
 from evals.calibrate_cli import calibrate
 from evals.config import DEFAULT_BUDGETS, ConfigError, RunConfig, RunStoppedError
-from evals.datasets import NAMES, load_dataset
+from evals.datasets import FROM_FILES, NAMES, load_dataset
+from evals.datasets.world_dials import DIALS, describe
+from evals.endpoints_cli import answers, endpoints, find_key
 from evals.output import SUMMARY_FILE, read_load, write_for_paper, write_outputs
 from evals.plan_cli import plan
 from evals.records import CONDITIONS, PERMISSIONS, CacheState, Dataset, Order, Unit
@@ -37,11 +39,21 @@ EXIT_CONFIG, EXIT_FAILED_SAMPLES, EXIT_INTERRUPTED = 2, 3, 130
 
 app = typer.Typer(no_args_is_help=True, help="How hallucination changes with context length, at any endpoint.")
 
-Endpoint = Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible server, as http://127.0.0.1:8000")]
+Endpoint = Annotated[
+    str,
+    typer.Option(help="URL of an OpenAI-compatible server, a name of `fathom eval endpoints`, or replay:FILE."),
+]
 Models = Annotated[list[str], typer.Option("--model", help="Model to ask; may be given several times.")]
 Out = Annotated[Path, typer.Option(help="Directory for the store, summary.json and report.html.")]
-DatasetName = Annotated[str, typer.Option("--dataset", help=f"One of {', '.join(NAMES)}; the latter need --data.")]
+DatasetName = Annotated[
+    str,
+    typer.Option("--dataset", help=f"One of {', '.join(NAMES)}; those from {next(iter(FROM_FILES))} on need --data."),
+]
 Data = Annotated[Path | None, typer.Option(help="Directory of the dataset's files.")]
+World = Annotated[
+    str | None,
+    typer.Option(help=f"Dials of the dataset world, as namesakes=0.5,hops=0.3: {', '.join(map(describe, DIALS))}."),
+]
 DEFAULT_BUDGETS_TEXT = ",".join(map(str, DEFAULT_BUDGETS))
 Budgets = Annotated[str, typer.Option(help="Most tokens of documents, ascending; 0 asks without documents.")]
 UnitOption = Annotated[Unit, typer.Option(help="What budgets count.")]
@@ -66,7 +78,10 @@ Seed = Annotated[int, typer.Option(help="Draws the world, or the order of the qu
 Concurrency = Annotated[int, typer.Option(help="Questions asked at once.")]
 MaxTokens = Annotated[int, typer.Option(help="Longest answer.")]
 Timeout = Annotated[float, typer.Option(help="Seconds that one request may take.")]
-ApiKey = Annotated[str | None, typer.Option(envvar="FATHOM_API_KEY", help="Bearer token; never stored.")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(envvar="FATHOM_API_KEY", help="Bearer token, before the endpoint's own variable; never stored."),
+]
 
 
 @app.callback()
@@ -82,6 +97,7 @@ def run(
     out: Out,
     dataset: DatasetName = "world",
     data: Data = None,
+    world: World = None,
     budgets: Budgets = DEFAULT_BUDGETS_TEXT,
     unit: UnitOption = "tokens",
     conditions: Conditions = None,
@@ -105,6 +121,7 @@ def run(
     """
     console = Console()
     try:
+        key = find_key(endpoint, api_key)
         configs = [
             RunConfig(
                 endpoint=endpoint,
@@ -120,11 +137,11 @@ def run(
                 max_tokens=max_tokens,
                 concurrency=concurrency,
                 timeout_s=timeout,
-                api_key=api_key,
+                api_key=key,
             )
             for model in models
         ]
-        results = run_and_show(console, configs, dataset, data)
+        results = run_and_show(console, configs, load_dataset(dataset, path=data, seed=seed, world=world))
     except ConfigError as error:
         raise refused(console, error) from error
     except KeyboardInterrupt:
@@ -152,6 +169,8 @@ def report(
 
 app.command("plan")(plan)
 app.command("calibrate")(calibrate)
+app.command("endpoints")(endpoints)
+app.command("answers")(answers)
 
 
 def document_options(unit: Unit, order: Order, depth: float | None, retriever: str, model: str) -> dict[str, Any]:
@@ -166,7 +185,7 @@ def document_options(unit: Unit, order: Order, depth: float | None, retriever: s
     }
 
 
-def run_and_show(console: Console, configs: Sequence[RunConfig], name: str, data: Path | None) -> list[RunResult]:
+def run_and_show(console: Console, configs: Sequence[RunConfig], dataset: Dataset) -> list[RunResult]:
     """Ask everything and report it.
 
     Raises:
@@ -174,7 +193,7 @@ def run_and_show(console: Console, configs: Sequence[RunConfig], name: str, data
     """
     first = configs[0]
     try:
-        results = ask_all(console, configs, load_dataset(name, path=data, seed=first.seed))
+        results = ask_all(console, configs, dataset)
     except RunStoppedError:
         # What was answered is worth its report; where that cannot be written, the first cause is the one to tell.
         with contextlib.suppress(ConfigError):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from evals.endpoints import CHAT, Endpoint, parse_endpoint
 from evals.records import (
     CACHE_STATES,
     CONDITIONS,
@@ -32,6 +33,7 @@ class RunStoppedError(ConfigError):
 class RunConfig:
     """One model on one dataset.
 
+    endpoint: see evals/endpoints.py.
     budgets: most of documents, ascending, in `unit`; 0 asks without documents. conditions: see evals/conditions.py.
     order: of the documents. depth: where what supports the answer stands, from 0 to 1; None: another place for each
     question, all evenly. retriever, retriever_model, index_cache: see evals/retrieval. cache: cold has the server
@@ -63,8 +65,10 @@ class RunConfig:
     api_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.endpoint.startswith(("http://", "https://")):
-            raise ConfigError(f"--endpoint must be an http:// or https:// URL, got {self.endpoint!r}")
+        try:
+            parse_endpoint(self.endpoint)
+        except ValueError as error:
+            raise ConfigError(f"--endpoint {error}") from error
         if not self.budgets or min(self.budgets) < 0 or list(self.budgets) != sorted(set(self.budgets)):
             raise ConfigError(f"--budgets must be ascending whole numbers from 0, each once, got {self.budgets}")
         self._check_choices()
@@ -104,10 +108,14 @@ class RunConfig:
         return tuple(condition for condition in CONDITIONS if condition in wanted and self.budgets_of(condition))
 
     @property
+    def target(self) -> Endpoint:
+        return parse_endpoint(self.endpoint)
+
+    @property
     def root_url(self) -> str:
         """The server's address without the protocol's own prefix."""
-        return self.endpoint.rstrip("/").removesuffix("/v1").rstrip("/")
+        return self.target.root_url
 
     @property
     def api_url(self) -> str:
-        return f"{self.root_url}/v1"
+        return self.target.chat_url.removesuffix(CHAT)

@@ -10,12 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from evals.config import RunConfig
+from evals.endpoints import NO_STREAM_OPTIONS, NO_TEMPERATURE, OTHER_LIMIT
 
 REFUSALS = frozenset({400, 422})
-
-NO_STREAM_OPTIONS = "stream_options left out, as the endpoint refuses it: no token counts by the server"
-OTHER_LIMIT = "max_completion_tokens sent in place of max_tokens"
-NO_TEMPERATURE = "temperature left out, as the endpoint does not take 0: answers are drawn, not greedy"
 
 _UNSUPPORTED = re.compile(
     r"unsupported|(?:not|n't)[ _](?:be )?(?:support|permit|allow|accept|recogni|known|implement|valid|available)"
@@ -28,10 +25,12 @@ _WRONG_SIZE = re.compile(r"exceed|too (?:large|long|high|many|big|small)|at most
 
 
 class Dialect:
-    """What one endpoint was found not to take. `changes` says it in words; requests under way at once share it."""
+    """What one endpoint does not take, as was known before or is found. `changes` says it in words; requests under
+    way at once share it.
+    """
 
-    def __init__(self) -> None:
-        self.changes: list[str] = []
+    def __init__(self, known: Sequence[str] = ()) -> None:
+        self.changes: list[str] = list(known)
 
     def body(self, config: RunConfig, messages: Sequence[dict[str, str]], salt: str | None = None) -> dict[str, Any]:
         limit = "max_completion_tokens" if OTHER_LIMIT in self.changes else "max_tokens"

@@ -148,7 +148,7 @@ def _latencies(rows: Sequence[SampleRow]) -> dict[str, latency.Summary]:
     return {
         "ttft_s": latency.summary(row.ttft_s for row in answered if row.ttft_s is not None),
         "tpot_s": latency.summary(row.tpot_s for row in answered if row.tpot_s is not None),
-        "e2e_s": latency.summary(row.e2e_s for row in answered),
+        "e2e_s": latency.summary(row.e2e_s for row in answered if row.e2e_s is not None),
     }
 
 

@@ -28,7 +28,7 @@ class TokenCounter:
     def __init__(self, session: aiohttp.ClientSession, config: RunConfig) -> None:
         self._session = session
         self._config = config
-        self._url = f"{config.root_url}/tokenize"
+        self._url = config.target.tokenize_url
         self._anchor = 0
         self._counts: dict[str, int] = {}
         self.source = SERVED
@@ -39,7 +39,7 @@ class TokenCounter:
         Raises:
             ConfigError: it cannot be reached, or fails.
         """
-        count = await self._ask({"prompt": ANCHOR, "add_special_tokens": False})
+        count = None if self._url is None else await self._ask({"prompt": ANCHOR, "add_special_tokens": False})
         if count is None:
             self.source = ESTIMATED
         else:
@@ -77,6 +77,7 @@ class TokenCounter:
 
     async def _ask(self, what: dict[str, Any]) -> int | None:
         """A count, or None where the endpoint gives none; asked again while it says to come later."""
+        assert self._url is not None
         num_failures = 0
         while True:
             again_after_s: float | None = 0.0

@@ -148,6 +148,8 @@ def test_outputs_and_report_again(whole, tmp_path):
         (["--budgets", "0,x"], "--budgets must be whole numbers"),
         (["--permission", "may_lie"], "--permission must be one of must_answer, may_abstain"),
         (["--dataset", "trivia"], "--dataset 'trivia' is not known"),
+        (["--world", "hops=2"], "--world: hops must be from 0 to 1, got 2"),
+        (["--dataset", "needle", "--world", "hops=1"], "needle has none"),
         (["--dataset", "nq"], "--data: nq needs"),
         (["--n", "5000"], "--n 5000 is more than the 2000 questions"),
         (["--endpoint", "http://127.0.0.1:9"], "gives no list of models"),
