@@ -22,6 +22,7 @@ from rich.progress import (
 from evals.calibrate_cli import calibrate
 from evals.config import DEFAULT_BUDGETS, ConfigError, RunConfig, RunStoppedError
 from evals.datasets import NAMES, load_dataset
+from evals.lm.cli import lm, show_tasks_directory
 from evals.output import SUMMARY_FILE, read_load, write_outputs
 from evals.plan_cli import plan
 from evals.records import CONDITIONS, PERMISSIONS, CacheState, Dataset, Order, Unit
@@ -148,6 +149,8 @@ def report(
 
 app.command("plan")(plan)
 app.command("calibrate")(calibrate)
+app.command("lm")(lm)
+app.command("lm-tasks")(show_tasks_directory)
 
 
 def document_options(unit: Unit, order: Order, depth: float | None, retriever: str, model: str) -> dict[str, Any]:

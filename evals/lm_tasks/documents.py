@@ -112,8 +112,10 @@ def grade_of(document: Mapping[str, Any], answer: str) -> Grade:
 
 
 def question_of(document: Mapping[str, Any]) -> Question:
-    lists = ("answers", "gold_ids", "topic_ids")
-    return Question(**{name: tuple(v) if name in lists else v for name, v in document["question"].items()})
+    fields = dict(document["question"])
+    for name in ("answers", "gold_ids", "topic_ids"):
+        fields[name] = tuple(fields[name])
+    return Question(**fields)
 
 
 def documents_of(document: Mapping[str, Any]) -> Sequence[Document]:

@@ -87,7 +87,9 @@ def read_settings(metadata: Mapping[str, Any], fixed: Mapping[str, Any]) -> Task
 def _own(metadata: Mapping[str, Any]) -> dict[str, Any]:
     astray = [name for name in SETTINGS if name in metadata and name not in ALSO_OF_MODELS]
     if astray:
-        raise ConfigError(f"--metadata {astray[0]}: belongs under {KEY!r}, as in '{{\"{KEY}\": {{\"{astray[0]}\": ...}}}}'")
+        raise ConfigError(
+            f'--metadata {astray[0]}: belongs under {KEY!r}, as in \'{{"{KEY}": {{"{astray[0]}": ...}}}}\''
+        )
     own = metadata.get(KEY, {})
     if not isinstance(own, Mapping):
         raise ConfigError(f"--metadata {KEY} must be an object of settings, got {own!r}")

@@ -75,7 +75,7 @@ def pooled(values: Sequence[float]) -> float:
 
 def build(**given: Any) -> dict[str, Dataset]:
     """lm-eval's `custom_dataset`; it gets --metadata, the model's arguments and the YAML's own in one."""
-    fixed = {name: given.pop(name) for name in ("dataset", "condition", "defaults") if name in given}
+    fixed: dict[str, Any] = {name: given.pop(name) for name in ("dataset", "condition", "defaults") if name in given}
     return {"test": Dataset.from_list(build_documents(read_settings(given, fixed)))}
 
 

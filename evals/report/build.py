@@ -95,6 +95,7 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "series": series,
         "load": [describe_load(run) for run in summary["load"]],
+        "lm": summary.get("lm", []),
         "definitions": summary["definitions"],
         "conditions": charts.CONDITION_LABELS,
         "labels": charts.PERMISSION_LABELS,
