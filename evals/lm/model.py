@@ -101,7 +101,10 @@ class EndpointLM(LocalCompletionsAPI):  # type: ignore[misc]
         if self._is_measured:
             return
         self._is_measured = True
-        instances = [one for task in self._tasks for one in task.instances if one.request_type != ROLLING]
+        every = [one for task in self._tasks for one in task.instances]
+        instances = [one for one in every if one.request_type != ROLLING]
+        if len(instances) < len(every):
+            _ = self.prefix_token_id  # what scores whole texts needs it
         if self._encoder is None:
             self.cuts.are_known = False
         elif self._config.chat:

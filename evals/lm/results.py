@@ -38,15 +38,20 @@ class LmResult:
 _COLUMNS = tuple(field.name for field in fields(LmResult))
 
 
+def prepare_store(directory: Path) -> None:
+    """Raises:
+    ConfigError: the directory cannot be written, or holds another's store; told before anything is asked.
+    """
+    with Store(directory):
+        pass
+
+
 def put_results(directory: Path, results: Sequence[LmResult]) -> None:
-    """Keep them, in place of what there is of the same models and tasks.
+    """Keep them in a store that is there, in place of what it has of the same models and tasks.
 
     Raises:
         ConfigError: the store cannot be written.
     """
-    # It says whether the directory holds a store of ours, or makes one.
-    with Store(directory):
-        pass
     rows = [[_stored(value) for value in asdict(result).values()] for result in results]
     try:
         with closing(sqlite3.connect(directory / FILE_NAME)) as database, database:
@@ -63,7 +68,7 @@ def read_results(directory: Path) -> list[LmResult]:
     """All, by model and task, each task's in lm-eval's order; none where the store has no such table."""
     path = directory / FILE_NAME
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        with closing(sqlite3.connect(path)) as database:
             known = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'lm_results'").fetchone()
             query = f"SELECT {', '.join(_COLUMNS)} FROM lm_results ORDER BY model, task, rowid"
             rows = database.execute(query).fetchall() if known else []

@@ -18,7 +18,7 @@ from evals import lm_tasks
 from evals.config import ConfigError
 from evals.lm.config import LmConfig
 from evals.lm.endpoint import Served, probe
-from evals.lm.results import LmResult, put_results
+from evals.lm.results import LmResult, prepare_store, put_results
 
 CACHE_DIRECTORY = "lm-cache"
 # What loading a task may meet: a name, a file or a data set that is not there, or does not fit.
@@ -46,6 +46,7 @@ def run_lm(config: LmConfig) -> list[LmResult]:
         ConfigError: an option cannot be, a prompt does not fit, or asking cannot go on.
     """
     lm_eval = _import("lm_eval")
+    prepare_store(config.server.out)
     served = asyncio.run(probe(config))
     loaded = load_tasks(config)
     _check_kinds(config, served, loaded)
@@ -83,11 +84,16 @@ def load_tasks(config: LmConfig) -> Loaded:
     if config.tokenizer is not None:
         metadata.setdefault("tokenizer", config.tokenizer)
     paths = [str(path) for path in (tasks_directory(), *config.include_paths)]
-    manager = _import("lm_eval.tasks").TaskManager(include_path=paths, metadata=metadata)
-    for name in config.tasks:
-        if name not in manager.task_index:
-            near = difflib.get_close_matches(name, manager.all_tasks)
-            raise ConfigError(f"--tasks: {name!r} is not known" + (f"; near it are {', '.join(near)}" if near else ""))
+    managers = _import("lm_eval.tasks")
+    # Without its own thousands first: to read them takes longer than many a task.
+    for with_own in (False, True):
+        manager = managers.TaskManager(include_path=paths, include_defaults=with_own, metadata=metadata)
+        unknown = [name for name in config.tasks if name not in manager.task_index]
+        if not unknown:
+            break
+    else:
+        near = difflib.get_close_matches(unknown[0], manager.all_tasks)
+        raise ConfigError(f"--tasks: {unknown[0]!r} is not known{'; near it are ' if near else ''}{', '.join(near)}")
     specs: list[Any] = []
     for name in config.tasks:
         try:
