@@ -27,7 +27,7 @@ class Cuts:
     def __init__(self, limit: int, model: str, *, are_allowed: bool) -> None:
         self._limit, self._model, self._are_allowed = limit, model, are_allowed
         self._by_key: dict[Hashable, list[Needed]] = {}
-        self._cut: set[Needed] = set()
+        self._cut: dict[Needed, None] = {}  # in the order in which they were found
         self.are_known = True
 
     def add(self, needed: Iterable[Needed]) -> None:
@@ -35,11 +35,16 @@ class Cuts:
         ConfigError: a request does not fit, and must not be cut.
         """
         for one in needed:
+            if one.num_answer >= self._limit:
+                raise ConfigError(
+                    f"--tasks: {one} asks for {one.num_answer:,} tokens, which leaves no room for a prompt in the "
+                    f"{self._limit:,} of {self._model}"
+                )
             self._by_key.setdefault(one.key, []).append(one)
             if one.num_prompt + one.num_answer > self._limit:
-                self._cut.add(one)
+                self._cut[one] = None
         if self._cut and not self._are_allowed:
-            first = min(self._cut, key=lambda one: (one.task, one.doc_id, one.place))
+            first = next(iter(self._cut))
             others = f"; {len(self._cut) - 1} more requests are too long" if len(self._cut) > 1 else ""
             raise ConfigError(
                 f"--tasks: {first} has a prompt of {first.num_prompt:,} tokens and asks for {first.num_answer:,}, more "
@@ -60,7 +65,9 @@ class Cuts:
         """
         if any(key not in self._by_key for key in keys):
             return
-        num_whole = sum(self._by_key[key][0].num_prompt for key in keys)
+        # Of what is known to be cut, what lm-eval leaves is whole.
+        firsts = [self._by_key[key][0] for key in keys]
+        num_whole = sum(min(one.num_prompt, self._limit - one.num_answer) for one in firsts)
         if num_read >= num_whole:
             return
         if not self._are_allowed:
@@ -69,7 +76,7 @@ class Cuts:
                 "read. --truncate allow lets that pass"
             )
         # Of several that were sent together nobody knows which: all count.
-        self._cut.update(one for key in keys for one in self._by_key[key])
+        self._cut.update((one, None) for key in keys for one in self._by_key[key])
 
     def count(self, task: str) -> int | None:
         """Requests of a task whose prompts were cut; None where nobody knows."""

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -46,6 +47,9 @@ def run_lm(config: LmConfig) -> list[LmResult]:
         ConfigError: an option cannot be, a prompt does not fit, or asking cannot go on.
     """
     lm_eval = _import("lm_eval")
+    if config.server.api_key:
+        # Our own tasks count at the endpoint, too, and in what lm-eval hands them the key would be stored.
+        os.environ["FATHOM_API_KEY"] = config.server.api_key
     prepare_store(config.server.out)
     served = asyncio.run(probe(config))
     loaded = load_tasks(config)

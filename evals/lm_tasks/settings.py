@@ -115,7 +115,8 @@ def _run_config(given: Mapping[str, Any], condition: Condition, metadata: Mappin
             out=Path(),  # nothing is written
             conditions=(condition,),
             index_cache=default_cache(),
-            api_key=os.environ.get("OPENAI_API_KEY"),
+            # The second is what lm-eval itself sends.
+            api_key=os.environ.get("FATHOM_API_KEY") or os.environ.get("OPENAI_API_KEY"),
             **fields,
         )
     except ConfigError as error:

@@ -7,12 +7,14 @@ import signal
 import sqlite3
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fakes_endpoint import MODEL as PLANTED_MODEL
 from fakes_endpoint import Planted, count_chat, serving
 from lm_endpoint import FIRST_TOKEN, MODEL, Scripted, scripted
+from serving import ServerProcess
 from typer.testing import CliRunner
 
 from evals.config import ConfigError, RunConfig, RunStoppedError
@@ -99,10 +101,11 @@ async def test_what_fits_exactly_is_asked_and_one_token_more_is_not(tmp_path, ta
     assert too_small.asked == [], "not even of the task before"
 
 
-async def test_what_may_be_cut_is_counted(tmp_path):
+@pytest.mark.parametrize("batch_size", [1, 2])
+async def test_what_may_be_cut_is_counted(tmp_path, batch_size):
     endpoint = Scripted(limit=200)
-    tasks = "test_generation", "test_choice"
-    results = by_task(await run(endpoint, tmp_path, *tasks, num_words=(10, 100, LONG), truncate="allow"))
+    tasks, options = ("test_generation", "test_choice"), {"truncate": "allow", "batch_size": batch_size}
+    results = by_task(await run(endpoint, tmp_path, *tasks, num_words=(10, 100, LONG), **options))
     assert {task: result.num_truncated for task, result in results.items()} == {"test_generation": 2, "test_choice": 4}
     assert {len(prompt) for prompt in prompts(endpoint)} >= {PROMPT_BYTES[10], 200 - 8, 200 - 1}
 
@@ -127,6 +130,13 @@ async def test_a_server_that_cuts_is_found_out(tmp_path, task):
     if task == "test_generation":
         [result] = await run(Scripted(sees=100), tmp_path, task, num_words=(10, 100), truncate="allow")
         assert result.num_truncated == 1
+
+
+async def test_an_answer_as_long_as_the_context_leaves_no_room(tmp_path):
+    with pytest.raises(
+        ConfigError, match="document 0 asks for 8 tokens, which leaves no room for a prompt in the 8 of"
+    ):
+        await run(Scripted(limit=8), tmp_path, "test_generation", truncate="allow")
 
 
 async def test_scores_of_another_number_of_tokens_are_refused(tmp_path):
@@ -299,3 +309,29 @@ async def test_a_run_that_was_interrupted_goes_on(tmp_path):
         assert process.returncode == 0, errors.decode()
     # What was under way when it was stopped is asked again, and nothing else.
     assert 30 <= len(endpoint.asked) <= 30 + 2
+
+
+@pytest.mark.slow
+def test_a_model_that_is_served_reads_more_than_lm_evals_default(tmp_path):
+    model, tasks = "embedded:transformer", ("test_generation", "test_choice")
+    with ServerProcess(model, "--threads", "1") as server:
+        server.wait_ready()
+
+        def config(num_words, **options):
+            config = config_for(server.url, tmp_path, *tasks, num_words=num_words, **options)
+            return replace(config, server=replace(config.server, model=model))
+
+        with pytest.raises(
+            ConfigError, match=r"test_generation, document 1 has a prompt of [\d,]+ tokens .* the 2,048"
+        ):
+            run_lm(config((10, 2100), max_length=2048))
+        assert num_read(server) == 0
+        results = run_lm(config((10, 2100)))
+        # The long prompt of one task, and of the other with each of two choices.
+        assert num_read(server) > 3 * 2100
+    assert [(one.task, one.n, one.num_truncated) for one in results] == [(task, 2, 0) for task in tasks]
+
+
+def num_read(server):
+    metrics = server.metrics().items()
+    return sum(value for name, value in metrics if name.startswith("fathom_request_prompt_tokens_sum"))
