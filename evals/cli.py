@@ -24,6 +24,7 @@ from evals.config import DEFAULT_BUDGETS, ConfigError, RunConfig, RunStoppedErro
 from evals.datasets import FROM_FILES, NAMES, load_dataset
 from evals.datasets.world_dials import DIALS, describe
 from evals.endpoints_cli import answers, endpoints, find_key
+from evals.lm.cli import lm, show_tasks_directory
 from evals.output import SUMMARY_FILE, read_load, write_for_paper, write_outputs
 from evals.plan_cli import plan
 from evals.records import CONDITIONS, PERMISSIONS, CacheState, Dataset, Order, Unit
@@ -171,6 +172,8 @@ app.command("plan")(plan)
 app.command("calibrate")(calibrate)
 app.command("endpoints")(endpoints)
 app.command("answers")(answers)
+app.command("lm")(lm)
+app.command("lm-tasks")(show_tasks_directory)
 
 
 def document_options(unit: Unit, order: Order, depth: float | None, retriever: str, model: str) -> dict[str, Any]:

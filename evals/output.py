@@ -3,10 +3,12 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from evals.config import ConfigError
+from evals.lm.results import read_results
 from evals.report.build import write_report
 from evals.report.paper import markdown, write_pictures
 from evals.store import FILE_NAME, Store
@@ -44,9 +46,10 @@ def write_outputs(directory: Path, load: Sequence[dict[str, Any]] = ()) -> tuple
     with Store(directory) as store:
         rows, notes = list(store.rows()), store.run_notes()
         documents = {name: store.documents(name) for name in {row.dataset for row in rows}}
-    if not rows:
+    lm = [asdict(result) for result in read_results(directory)]
+    if not rows and not lm:
         raise ConfigError(f"{directory / FILE_NAME} holds no samples yet")
-    summary = summarise(rows, load or _earlier_load(directory / SUMMARY_FILE), notes)
+    summary = summarise(rows, load or _earlier_load(directory / SUMMARY_FILE), notes, lm)
     # Replaced in one move: a reader never sees half a file.
     draft = directory / f".{SUMMARY_FILE}.tmp"
     try:

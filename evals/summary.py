@@ -71,12 +71,14 @@ def summarise(
     rows: Sequence[SampleRow],
     load: Sequence[Mapping[str, Any]] = (),
     notes: Mapping[tuple[str, str], RunNote] = MappingProxyType({}),
+    lm: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """All samples as one JSON object.
 
     Args:
         load: summaries of load tests, passed on as they are.
         notes: what was noted of the runs, by model and dataset.
+        lm: figures of lm-eval's tasks, passed on as they are.
     Raises:
         ValueError: one question stands twice in a point; a share of such samples would count it twice.
     """
@@ -97,6 +99,7 @@ def summarise(
         "schema": SCHEMA,
         "models": [_describe_series(key, series[key], notes.get((key.model, key.dataset), RunNote())) for key in order],
         "load": [dict(one) for one in load],
+        "lm": [dict(one) for one in lm],
         "definitions": DEFINITIONS,
     }
 

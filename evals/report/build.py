@@ -126,6 +126,7 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "load": [describe_load(run) for run in summary["load"]],
         "facts_of_runs": [],
+        "lm": summary.get("lm", []),
         "definitions": summary["definitions"],
         "conditions": CONDITION_LABELS,
         "labels": PERMISSION_LABELS,

@@ -139,6 +139,7 @@ def test_the_schema_is_json_with_its_definitions():
         "schema": "fathom.summary/1",
         "models": [],
         "load": [],
+        "lm": [],
         "definitions": {},
     }
 
