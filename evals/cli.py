@@ -124,10 +124,9 @@ def run(
                 out=out,
                 budgets=parse_budgets(budgets),
                 conditions=parse_names("--condition", conditions or ["natural"], CONDITIONS),
-                **document_options(unit, order, depth, retriever, retriever_model),
+                **document_options(unit, order, depth, retriever, retriever_model, cache=cache),
                 rerank=RerankSettings(reranker, rerank_depth, reranker_model, reranker_key),
                 permissions=parse_names("--permission", permissions or [PERMISSIONS[0]], PERMISSIONS),
-                cache=cache,
                 seed=seed,
                 num_questions=n,
                 max_tokens=max_tokens,
@@ -168,7 +167,9 @@ app.command("calibrate")(calibrate)
 app.command("recall")(recall)
 
 
-def document_options(unit: Unit, order: Order, depth: float | None, retriever: str, model: str) -> dict[str, Any]:
+def document_options(
+    unit: Unit, order: Order, depth: float | None, retriever: str, model: str, *, cache: CacheState
+) -> dict[str, Any]:
     """What fills a context, and in which order, as RunConfig has it."""
     return {
         "unit": unit,
@@ -177,6 +178,7 @@ def document_options(unit: Unit, order: Order, depth: float | None, retriever: s
         "retriever": retriever,
         "retriever_model": model,
         "index_cache": default_cache(),
+        "cache": cache,
     }
 
 
