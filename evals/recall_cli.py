@@ -15,8 +15,9 @@ from evals.datasets import NAMES, load_dataset
 from evals.retrieval import METHODS, open_retriever
 from evals.retrieval.dense import DEFAULT_MODEL
 from evals.retrieval.index_files import default_cache
-from evals.retrieval.recall import DEFAULT_KS, RecallCurve, Share, recall_curve
+from evals.retrieval.recall import DEFAULT_KS, RecallCurve, recall_curve
 from evals.retrieval.recall_file import write_curves
+from evals.stats.rates import Rate
 
 EXIT_CONFIG = 2
 DEFAULT_KS_TEXT = ",".join(map(str, DEFAULT_KS))
@@ -110,8 +111,9 @@ def _table(curve: RecallCurve) -> Table:
     return table
 
 
-def _interval(share: Share, scale: int = 100, digits: int = 1) -> str:
-    if share.rate is None or share.low is None or share.high is None:
+def _interval(share: Rate, scale: int = 100, digits: int = 1) -> str:
+    figures = [share["rate"], share["low"], share["high"]]
+    if None in figures:
         return "-"
-    rate, low, high = (f"{scale * value:.{digits}f}" for value in (share.rate, share.low, share.high))
-    return f"{rate} [{low}-{high}]".replace("[", r"\[")
+    rate, low, high = (f"{scale * value:.{digits}f}" for value in figures if value is not None)
+    return f"{rate} \\[{low}-{high}]"

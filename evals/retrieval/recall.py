@@ -10,7 +10,7 @@ from evals.conditions import is_leak
 from evals.records import Dataset, Document, Question
 from evals.retrieval.ranking import Retriever
 from evals.stats.bootstrap import bca_interval, tabulate
-from evals.stats.rates import FORMULA, wilson
+from evals.stats.rates import FORMULA, Rate, clustered_rate, wilson
 
 DEFAULT_KS = (1, 5, 10, 20, 50, 100)
 DEFINITIONS = {
@@ -21,26 +21,15 @@ DEFINITIONS = {
     "leaks_mean": "such documents among the first k, on average",
     "mrr": "mean of 1 / rank of the first supporting document, 0 where it is not among the first `depth`",
     "questions": "of the dataset, from its first; `without_gold` of them have no supporting documents and do not count",
-    "low, high": "at 95 %; where questions share clusters, a BCa bootstrap of whole clusters, else for shares the "
-    + FORMULA,
+    "low, high": FORMULA + "; of mrr the BCa bootstrap of whole clusters at 95 %",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A share, or a mean, of n questions with its 95 % interval; the figures are None when n is 0."""
-
-    rate: float | None
-    low: float | None
-    high: float | None
-    n: int
 
 
 @dataclass(frozen=True, slots=True)
 class RecallPoint:
     k: int
-    recall: Share
-    leaked: Share
+    recall: Rate
+    leaked: Rate
     leaks_mean: float | None
 
 
@@ -56,7 +45,7 @@ class RecallCurve:
     without_gold: int
     clusters: int
     points: tuple[RecallPoint, ...]
-    mrr: Share
+    mrr: Rate
     depth: int
 
     def as_json(self) -> dict[str, Any]:
@@ -84,7 +73,7 @@ def recall_curve(dataset: Dataset, retriever: Retriever, ks: Sequence[int], num_
         without_gold=len(asked) - len(having),
         clusters=len(set(clusters.values())),
         points=tuple(_point(k, number, found, clusters) for number, k in enumerate(ks)),
-        mrr=_share({key: one.reciprocal_rank for key, one in found.items()}, clusters, is_share=False),
+        mrr=_mean({key: one.reciprocal_rank for key, one in found.items()}, clusters),
         depth=ks[-1],
     )
 
@@ -113,24 +102,22 @@ def _point(k: int, number: int, found: Mapping[str, _Found], clusters: Mapping[s
     leaks = {key: one.leaks[number] for key, one in found.items()}
     return RecallPoint(
         k=k,
-        recall=_share({key: float(one.supported[number]) for key, one in found.items()}, clusters),
-        leaked=_share({key: float(count > 0) for key, count in leaks.items()}, clusters),
+        recall=clustered_rate((clusters[key], one.supported[number]) for key, one in found.items()),
+        leaked=clustered_rate((clusters[key], count > 0) for key, count in leaks.items()),
         leaks_mean=sum(leaks.values()) / len(leaks) if leaks else None,
     )
 
 
-def _share(outcomes: Mapping[str, float], clusters: Mapping[str, str], *, is_share: bool = True) -> Share:
-    """The mean of the outcomes, with an interval of whole clusters where several questions are of one."""
-    n, num_clusters = len(outcomes), len({clusters[key] for key in outcomes})
+def _mean(values: Mapping[str, float], clusters: Mapping[str, str]) -> Rate:
+    """The mean of values from 0 to 1, with an interval of whole clusters."""
+    n, num_clusters = len(values), len({clusters[key] for key in values})
     if n == 0:
-        return Share(None, None, None, 0)
-    mean = sum(outcomes.values()) / n
-    if len(set(outcomes.values())) == 1 or num_clusters == 1:
+        return {"rate": None, "low": None, "high": None, "n": 0}
+    mean = sum(values.values()) / n
+    if len(set(values.values())) == 1 or num_clusters == 1:
         # Nothing varies that could be resampled: no more is known than from one question of each cluster.
-        low, high = wilson(round(mean * num_clusters), num_clusters)
-    elif is_share and num_clusters == n:
-        low, high = wilson(round(sum(outcomes.values())), n)
+        low, high = wilson(mean * num_clusters, num_clusters)
     else:
-        table = tabulate([outcomes], clusters)
+        table = tabulate([values], clusters)
         low, high = bca_interval(mean, table.resampled()[:, 0], table.without_each()[:, 0])
-    return Share(mean, low, high, n)
+    return {"rate": mean, "low": low, "high": high, "n": n}

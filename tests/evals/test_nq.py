@@ -118,5 +118,5 @@ def test_recall_on_the_real_questions():
     found = recall_curve(dataset, open_retriever("bm25", dataset.documents), (1, 5, 10, 20), 600)
     points = {point.k: point for point in found.points}
     for k, known in ((1, 0.712), (5, 0.877), (20, 0.945)):
-        assert points[k].recall.low <= known <= points[k].recall.high
-    assert points[10].leaked.low <= 0.19 <= points[10].leaked.high
+        assert points[k].recall["low"] <= known <= points[k].recall["high"]
+    assert points[10].leaked["low"] <= 0.19 <= points[10].leaked["high"]

@@ -57,32 +57,32 @@ def curve(questions=QUESTIONS, ks=(1, 2, 3, 5)):
 def test_figures_by_hand():
     found = curve()
     assert (found.questions, found.without_gold, found.clusters, found.documents) == (6, 1, 5, 6)
-    assert [(point.k, point.recall.rate) for point in found.points] == [(1, 0.2), (2, 0.4), (3, 0.8), (5, 0.8)]
+    assert [(point.k, point.recall["rate"]) for point in found.points] == [(1, 0.2), (2, 0.4), (3, 0.8), (5, 0.8)]
     # Of q2 d3, of q1 d3 at rank 4, of q4 d5 at rank 3, then d3 and d5 in what the others do not name.
-    assert [point.leaked.rate for point in found.points][:3] == [0.2, 0.2, 0.4]
+    assert [point.leaked["rate"] for point in found.points][:3] == [0.2, 0.2, 0.4]
     assert found.points[2].leaks_mean == pytest.approx(2 / 5)
-    assert found.mrr.rate == pytest.approx((1 + 1 / 3 + 0 + 1 + 1 / 2) / 5)
+    assert found.mrr["rate"] == pytest.approx((1 + 1 / 3 + 0 + 1 + 1 / 2) / 5)
     assert found.depth == 5
     point = found.points[0].recall
-    assert (point.low, point.high) == wilson(1, 5)
+    assert (point["low"], point["high"]) == wilson(1, 5)
 
 
 def test_questions_of_one_cluster_widen_the_interval():
     alone = [replace(QUESTIONS[number % 2], id=f"q{number}", cluster=f"c{number}") for number in range(60)]
     together = [replace(one, cluster=f"c{number // 10 + 6 * (number % 2)}") for number, one in enumerate(alone)]
     separate, clustered = (curve(questions).points[0].recall for questions in (alone, together))
-    assert separate.rate == clustered.rate == 0.5
-    assert (separate.low, separate.high) == wilson(30, 60)
+    assert separate["rate"] == clustered["rate"] == 0.5
+    assert (separate["low"], separate["high"]) == wilson(30, 60)
     # Twelve clusters that are all right or all wrong say what twelve questions say.
-    assert clustered.high - clustered.low > 1.8 * (separate.high - separate.low)
+    assert clustered["high"] - clustered["low"] > 1.8 * (separate["high"] - separate["low"])
     same = curve([replace(QUESTIONS[0], id=f"q{number}", cluster="c") for number in range(9)]).points[0].recall
-    assert (same.low, same.high) == wilson(1, 1)
+    assert (same["low"], same["high"]) == wilson(1, 1)
 
 
 def test_nothing_to_find():
     found = curve(QUESTIONS[5:])
-    assert (found.without_gold, found.points[0].recall.n, found.points[0].recall.rate) == (1, 0, None)
-    assert (found.mrr.rate, found.points[0].leaks_mean) == (None, None)
+    assert (found.without_gold, found.points[0].recall["n"], found.points[0].recall["rate"]) == (1, 0, None)
+    assert (found.mrr["rate"], found.points[0].leaks_mean) == (None, None)
 
 
 def config(out, url="http://127.0.0.1:9", **more):
