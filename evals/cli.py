@@ -20,13 +20,22 @@ from rich.progress import (
 )
 
 from evals.calibrate_cli import calibrate
-from evals.config import DEFAULT_BUDGETS, ConfigError, RunConfig, RunStoppedError
+from evals.config import (
+    DEFAULT_BUDGETS,
+    NO_RERANKER,
+    RERANK_DEPTH,
+    ConfigError,
+    RerankSettings,
+    RunConfig,
+    RunStoppedError,
+)
 from evals.datasets import FROM_FILES, NAMES, load_dataset
 from evals.datasets.world_dials import DIALS, describe
 from evals.endpoints_cli import answers, endpoints, find_key
 from evals.lm.cli import lm, show_tasks_directory
 from evals.output import SUMMARY_FILE, read_load, write_for_paper, write_outputs
 from evals.plan_cli import plan
+from evals.recall_cli import RerankDepth, RerankerKey, RerankerModel, RerankerOption, RetrieverModel, recall
 from evals.records import CONDITIONS, PERMISSIONS, CacheState, Dataset, Order, Unit
 from evals.retrieval import METHODS
 from evals.retrieval.dense import DEFAULT_MODEL
@@ -68,7 +77,6 @@ Depth = Annotated[
     typer.Option(help="Where gold documents stand, 0 first to 1 last. Default: elsewhere for each question, evenly."),
 ]
 RetrieverOption = Annotated[str, typer.Option("--retriever", help=f"One of {', '.join(METHODS)}.")]
-RetrieverModel = Annotated[str, typer.Option(help="Of dense: a directory, or a name on the Hub. Default: MiniLM.")]
 CacheOption = Annotated[CacheState, typer.Option(help="cold: have the server recompute every prompt, by a cache_salt.")]
 Permissions = Annotated[
     list[str] | None,
@@ -106,6 +114,10 @@ def run(
     depth: Depth = None,
     retriever: RetrieverOption = "bm25",
     retriever_model: RetrieverModel = DEFAULT_MODEL,
+    reranker: RerankerOption = NO_RERANKER,
+    rerank_depth: RerankDepth = RERANK_DEPTH,
+    reranker_model: RerankerModel = None,
+    reranker_key: RerankerKey = None,
     cache: CacheOption = "warm",
     permissions: Permissions = None,
     n: Count = 200,
@@ -130,9 +142,9 @@ def run(
                 out=out,
                 budgets=parse_budgets(budgets),
                 conditions=parse_names("--condition", conditions or ["natural"], CONDITIONS),
-                **document_options(unit, order, depth, retriever, retriever_model),
+                **document_options(unit, order, depth, retriever, retriever_model, cache=cache),
+                rerank=RerankSettings(reranker, rerank_depth, reranker_model, reranker_key),
                 permissions=parse_names("--permission", permissions or [PERMISSIONS[0]], PERMISSIONS),
-                cache=cache,
                 seed=seed,
                 num_questions=n,
                 max_tokens=max_tokens,
@@ -174,9 +186,12 @@ app.command("endpoints")(endpoints)
 app.command("answers")(answers)
 app.command("lm")(lm)
 app.command("lm-tasks")(show_tasks_directory)
+app.command("recall")(recall)
 
 
-def document_options(unit: Unit, order: Order, depth: float | None, retriever: str, model: str) -> dict[str, Any]:
+def document_options(
+    unit: Unit, order: Order, depth: float | None, retriever: str, model: str, *, cache: CacheState
+) -> dict[str, Any]:
     """What fills a context, and in which order, as RunConfig has it."""
     return {
         "unit": unit,
@@ -185,6 +200,7 @@ def document_options(unit: Unit, order: Order, depth: float | None, retriever: s
         "retriever": retriever,
         "retriever_model": model,
         "index_cache": default_cache(),
+        "cache": cache,
     }
 
 

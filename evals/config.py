@@ -19,6 +19,7 @@ from evals.records import (
 )
 
 DEFAULT_BUDGETS = (0, 256, 512, 1024, 2048, 4096)
+NO_RERANKER, RERANK_DEPTH = "none", 50
 
 
 class ConfigError(Exception):
@@ -30,16 +31,38 @@ class RunStoppedError(ConfigError):
 
 
 @dataclass(frozen=True, slots=True)
+class RerankSettings:
+    """reranker: "none", a cross-encoder (a directory, or a name on the Hub), or an endpoint's URL. depth: how many of
+    the first documents it puts in order. model: its name at the endpoint. api_key is sent and never stored.
+    """
+
+    reranker: str = NO_RERANKER
+    depth: int = RERANK_DEPTH
+    model: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.depth <= 0:
+            raise ConfigError(f"--rerank-depth must be above 0, got {self.depth}")
+        if self.model and not self.is_endpoint:
+            raise ConfigError(f"--reranker-model names a model at an endpoint; --reranker is {self.reranker!r}")
+
+    @property
+    def is_endpoint(self) -> bool:
+        return self.reranker.startswith(("http://", "https://"))
+
+
+@dataclass(frozen=True, slots=True)
 class RunConfig:
     """One model on one dataset.
 
     endpoint: see evals/endpoints.py.
     budgets: most of documents, ascending, in `unit`; 0 asks without documents. conditions: see evals/conditions.py.
     order: of the documents. depth: where what supports the answer stands, from 0 to 1; None: another place for each
-    question, all evenly. retriever, retriever_model, index_cache: see evals/retrieval. cache: cold has the server
-    recompute every prompt. num_questions: how many of the dataset's
-    questions, from its first. max_attempts: how often a request that the server could not take is sent; eight take
-    half a minute, in which an engine that died is back.
+    question, all evenly. retriever, retriever_model, rerank, index_cache: see evals/retrieval. cache: cold has the
+    server recompute every prompt. num_questions: how many of the dataset's questions, from its first. max_attempts: how
+    often a request that the server could not take is sent; eight take half a minute, in which an engine that died is
+    back.
     api_key is sent and never stored.
     """
 
@@ -54,6 +77,7 @@ class RunConfig:
     permissions: tuple[Permission, ...] = ("must_answer",)
     retriever: str = "bm25"
     retriever_model: str = "minilm"
+    rerank: RerankSettings = field(default_factory=RerankSettings)
     index_cache: Path | None = None
     cache: CacheState = "warm"
     seed: int = 0

@@ -14,10 +14,11 @@ from evals.contexts import Asked, ContextBuilder
 from evals.dialect import Dialect
 from evals.fingerprint import take_fingerprint
 from evals.prompts import SYSTEM_PROMPTS, build_messages
-from evals.records import ESTIMATED, Dataset
+from evals.records import ESTIMATED, WITHOUT_LENGTH, Dataset
 from evals.replay import Recorded
 from evals.retrieval import open_retriever
 from evals.retrieval.ranking import Retriever
+from evals.retrieval.recall_file import note_recall
 from evals.retry import COME_AGAIN
 from evals.sample import RunContext, Sampled, ask_sample
 from evals.store import Store
@@ -138,6 +139,9 @@ async def run_evals(
             _check_store(run, store, retriever)
             if run.counter.source == ESTIMATED:
                 say(f"{run.config.model}: the endpoint counts no tokens; documents are counted by an {ESTIMATED}")
+        if retriever is not None and any(set(config.asked_conditions) - set(WITHOUT_LENGTH) for config in configs):
+            # Before anything is asked: it would take processor time from what is timed.
+            await asyncio.to_thread(note_recall, configs[0], dataset, retriever)
         return [await _ask_all(run, store, progress=progress, say=say) for run in runs]
 
 
@@ -156,6 +160,7 @@ def _open_retriever(config: RunConfig, dataset: Dataset) -> Retriever | None:
         model=config.retriever_model,
         seed=config.seed,
         cache=config.index_cache,
+        rerank=config.rerank,
     )
 
 

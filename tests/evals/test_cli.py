@@ -154,6 +154,8 @@ def test_outputs_and_report_again(whole, tmp_path):
         (["--n", "5000"], "--n 5000 is more than the 2000 questions"),
         (["--endpoint", "http://127.0.0.1:9"], "gives no list of models"),
         (["--out", str(ROOT / "README.md")], f"--out {ROOT / 'README.md'} cannot be written"),
+        (["--rerank-depth", "0"], "--rerank-depth must be above 0"),
+        (["--reranker", "nothing"], "--reranker 'nothing' is neither a directory nor the name"),
         (["--colour", "red"], "No such option"),
     ],
 )
