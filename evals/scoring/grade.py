@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from evals.records import Document, HallucinationKind, Permission, Question, Verdict
 from evals.scoring.abstention import abstains, claim_of
-from evals.scoring.lexical import contains, find_accepted
+from evals.scoring.lexical import find_accepted, gives
 from evals.scoring.normalize import normalize, words
 
 # Three times the pool of Natural Questions: 5,410 documents of about 650 bytes.
@@ -63,7 +63,7 @@ def grade(
     first_line = next((line for line in answer.splitlines() if words(line)), "")
     kind: HallucinationKind | None = None
     if verdict == "hallucinated":
-        took_over = planted is not None and contains(claim_of(answer, permission) or answer, planted)
+        took_over = planted is not None and gives(claim_of(answer, permission) or answer, planted)
         kind = "conflict" if took_over else hallucination_kind(answer, context, permission)
     return Grade(verdict, _verdict(question, first_line, permission)[0], kind, matched)
 
