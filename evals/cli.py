@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -22,6 +22,7 @@ from rich.progress import (
 from evals.calibrate_cli import calibrate
 from evals.config import DEFAULT_BUDGETS, ConfigError, RunConfig, RunStoppedError
 from evals.datasets import NAMES, load_dataset
+from evals.judge_cli import judge
 from evals.output import SUMMARY_FILE, read_load, write_outputs
 from evals.plan_cli import plan
 from evals.records import CONDITIONS, PERMISSIONS, CacheState, Dataset, Order, Unit
@@ -29,6 +30,8 @@ from evals.retrieval import METHODS
 from evals.retrieval.dense import DEFAULT_MODEL
 from evals.retrieval.index_files import default_cache
 from evals.runner import RunResult, run_evals
+from evals.scoring.graders import qualities
+from evals.stats.corrected import GraderQuality
 from evals.store import FILE_NAME
 from evals.summary import summary_table
 
@@ -137,17 +140,24 @@ def run(
 def report(
     directory: Annotated[Path, typer.Argument(help="The --out of earlier runs.")],
     load: Annotated[list[Path] | None, typer.Option(help="summary.json of a load test, to go into the report.")] = None,
+    grader_quality: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="--out of `fathom eval calibrate`: corrects that grader's rates, in place of what is shipped."
+        ),
+    ] = None,
 ) -> None:
     """Write summary.json and report.html anew from the stored samples; asks nothing."""
     console = Console()
     try:
-        show(console, directory, [read_load(file) for file in load or []])
+        show(console, directory, [read_load(file) for file in load or []], quality=qualities(grader_quality or []))
     except ConfigError as error:
         raise refused(console, error) from error
 
 
 app.command("plan")(plan)
 app.command("calibrate")(calibrate)
+app.command("judge")(judge)
 
 
 def document_options(unit: Unit, order: Order, depth: float | None, retriever: str, model: str) -> dict[str, Any]:
@@ -231,9 +241,15 @@ def ask_all(console: Console, configs: Sequence[RunConfig], dataset: Dataset) ->
         return asyncio.run(run_evals(configs, dataset, progress, say))
 
 
-def show(console: Console, out: Path, load: Sequence[dict[str, Any]] = ()) -> None:
+def show(
+    console: Console,
+    out: Path,
+    load: Sequence[dict[str, Any]] = (),
+    *,
+    quality: Mapping[str, GraderQuality] | None = None,
+) -> None:
     """Write the outputs, print the table, and say where to look."""
-    summary, html = write_outputs(out, load)
+    summary, html = write_outputs(out, load, quality=quality)
     console.print(summary_table(summary))
     console.print(f"report   {html}\nsummary  {out / SUMMARY_FILE}\nsamples  {out / FILE_NAME}", highlight=False)
 
