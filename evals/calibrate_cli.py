@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evals.config import ConfigError
-from evals.judge_cli import EXIT_CONFIG, EXIT_FAILED, KEY_VARIABLE
+from evals.judge_cli import EXIT_CONFIG, EXIT_FAILED, KEY_VARIABLE, counting
 from evals.judging.calibrate import judge_labelled
 from evals.judging.endpoint import JudgeConfig
 from evals.scoring.calibration import (
@@ -81,7 +81,8 @@ def calibrate(
         quality = _quality(graders[LEXICAL], source, LEXICAL)
         if judge is not None or judge_model is not None:
             config = JudgeConfig.checked(judge, judge_model, concurrency=concurrency, api_key=api_key)
-            name, graders[config.model], errors = asyncio.run(judge_labelled(config, labelled))
+            with counting(console, config.model) as progress:
+                name, graders[config.model], errors = asyncio.run(judge_labelled(config, labelled, progress))
             quality = _quality(graders[config.model], source, name)
         else:
             graders |= _twins(labelled)

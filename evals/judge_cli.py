@@ -1,13 +1,16 @@
 """`fathom eval judge`: a second grader over the stored samples of a run."""
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from evals.client import open_session
 from evals.config import ConfigError, RunStoppedError
@@ -15,7 +18,7 @@ from evals.judging.cases import Judge
 from evals.judging.endpoint import EndpointJudge, JudgeConfig
 from evals.judging.nli import NliJudge
 from evals.judging.prompts import KINDS
-from evals.judging.store_run import Tally, judge_store
+from evals.judging.store_run import Progress, Tally, judge_store
 from evals.store import FILE_NAME, Store
 
 EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED = 2, 3, 130
@@ -87,14 +90,17 @@ async def _ask_endpoint(console: Console, store: Store, config: JudgeConfig, lim
 async def _judge_all(
     console: Console, store: Store, judge: Judge, *, concurrency: int, limit: int | None
 ) -> tuple[str, Tally]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(escape(judge.name), total=None)
-
-        def progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
+    with counting(console, judge.name) as progress:
         return judge.name, await judge_store(store, judge, concurrency=concurrency, limit=limit, progress=progress)
+
+
+@contextlib.contextmanager
+def counting(console: Console, name: str) -> Iterator[Progress]:
+    """A bar that says how many are judged."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=console) as bar:
+        task = bar.add_task(escape(name), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _tell(console: Console, name: str, tally: Tally) -> None:

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 from evals.records import Document, Permission, SampleRow, Verdict
 from evals.scoring.normalize import words
 
-Stop = Literal["refused", "unreachable"]
+Stop = Literal["refused", "unanswered"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,4 +143,4 @@ def _stop(answer: Answer) -> Stop | None:
     if answer.error is None:
         return None
     status = answer.refused_status
-    return "refused" if status is not None and 400 <= status < 500 and status not in COME_AGAIN else "unreachable"
+    return "refused" if status is not None and 400 <= status < 500 and status not in COME_AGAIN else "unanswered"
