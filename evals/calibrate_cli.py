@@ -14,7 +14,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from evals.config import ConfigError
-from evals.judge_cli import EXIT_CONFIG, EXIT_FAILED, KEY_VARIABLE, counting
+from evals.judge_cli import (
+    EXIT_CONFIG,
+    EXIT_FAILED,
+    ApiKey,
+    JudgeModel,
+    JudgeUrl,
+    KindOption,
+    Nli,
+    at_once,
+    chosen,
+    counting,
+    opened,
+)
 from evals.judging.calibrate import judge_labelled
 from evals.judging.endpoint import JudgeConfig
 from evals.scoring.calibration import (
@@ -49,14 +61,14 @@ TUNED_NOTE = (
 Data = Annotated[Path | None, typer.Option(help=f"Directory that has {EVOUNA} in it.")]
 Labels = Annotated[
     Path | None,
-    typer.Option(help='Your own judged answers, a line each: {"question", "answers": [...], "answer", "right": true}.'),
+    typer.Option(
+        help='Your own judged answers, a line each: {"question", "answers": [...], "answer", "right": true}, and '
+        '"documents": [...] where a judge reads them.'
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(help="File for what was measured, to correct other rates with.")]
-JudgeUrl = Annotated[str | None, typer.Option("--judge", help="Measure a model that judges: its endpoint's base URL.")]
-JudgeModel = Annotated[str | None, typer.Option(help="The model that judges.")]
 Limit = Annotated[int | None, typer.Option(help="So many answers only, drawn by chance: a judge may cost.")]
 Concurrency = Annotated[int, typer.Option(help="Requests to the judge at once.")]
-ApiKey = Annotated[str | None, typer.Option(envvar=KEY_VARIABLE, help="Bearer token for the judge; never stored.")]
 
 
 def calibrate(
@@ -65,6 +77,8 @@ def calibrate(
     labels: Labels = None,
     judge: JudgeUrl = None,
     judge_model: JudgeModel = None,
+    kind: KindOption = "answer",
+    nli: Nli = None,
     limit: Limit = None,
     concurrency: Concurrency = 4,
     api_key: ApiKey = None,
@@ -79,11 +93,10 @@ def calibrate(
         labelled, source = _labelled(data, labels, limit)
         graders = {LEXICAL: judge_by_words(labelled)}
         quality = _quality(graders[LEXICAL], source, LEXICAL)
-        if judge is not None or judge_model is not None:
-            config = JudgeConfig.checked(judge, judge_model, concurrency=concurrency, api_key=api_key)
-            with counting(console, config.model) as progress:
-                name, graders[config.model], errors = asyncio.run(judge_labelled(config, labelled, progress))
-            quality = _quality(graders[config.model], source, name)
+        if judge is not None or judge_model is not None or nli is not None:
+            choice = chosen(judge, judge_model, kind=kind, nli=nli, concurrency=concurrency, api_key=api_key)
+            name, judged, errors = asyncio.run(_ask(console, choice, labelled))
+            graders[name], quality = judged, _quality(judged, source, name)
         else:
             graders |= _twins(labelled)
         tables = [_table(name, judged) for name, judged in graders.items()]
@@ -92,12 +105,21 @@ def calibrate(
     except ConfigError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(EXIT_CONFIG) from error
-    console.print(*tables, NOTE, *([] if judge else [TWINS_NOTE]), *([TUNED_NOTE] if data else []), sep="\n")
+    console.print(*tables, NOTE, *([] if judge or nli else [TWINS_NOTE]), *([TUNED_NOTE] if data else []), sep="\n")
     if out is not None:
         console.print(f"written to {out}", highlight=False)
     if errors:
         typer.echo(f"{len(errors)} answers have no verdict of the judge; the first: {errors[0]}", err=True)
         raise typer.Exit(EXIT_FAILED)
+
+
+async def _ask(
+    console: Console, choice: JudgeConfig | Path, labelled: Sequence[Labelled]
+) -> tuple[str, list[Judged], list[str]]:
+    async with opened(choice, console) as judge:
+        with counting(console, judge.name) as progress:
+            found = await judge_labelled(judge, labelled, concurrency=at_once(choice), progress=progress)
+        return judge.name, *found
 
 
 def _labelled(data: Path | None, labels: Path | None, limit: int | None) -> tuple[list[Labelled], str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -58,14 +58,9 @@ def judge(
             raise ConfigError(f"--limit must be above 0, got {limit}")
         if not (directory / FILE_NAME).is_file():
             raise ConfigError(f"{directory} has no {FILE_NAME}; it is not the --out of a run")
-        if nli is not None and (judge is not None or judge_model is not None):
-            raise ConfigError("--nli and --judge are two judges: give one of them")
+        choice = chosen(judge, judge_model, kind=kind, nli=nli, concurrency=concurrency, api_key=api_key)
         with Store(directory) as store:
-            if nli is not None:
-                name, tally = asyncio.run(_judge_all(console, store, NliJudge(nli), concurrency=1, limit=limit))
-            else:
-                config = JudgeConfig.checked(judge, judge_model, kind=kind, concurrency=concurrency, api_key=api_key)
-                name, tally = asyncio.run(_ask_endpoint(console, store, config, limit))
+            name, tally = asyncio.run(_judge_all(console, store, choice, limit))
     except ConfigError as error:
         console.print(f"[bold red]error[/bold red]: {escape(str(error))}", soft_wrap=True)
         if isinstance(error, RunStoppedError):
@@ -77,21 +72,49 @@ def judge(
     _tell(console, name, tally)
 
 
-async def _ask_endpoint(console: Console, store: Store, config: JudgeConfig, limit: int | None) -> tuple[str, Tally]:
-    async with open_session(config.requests) as session:
-        judge = EndpointJudge(session, config)
+def chosen(
+    judge: str | None, judge_model: str | None, *, kind: str, nli: Path | None, concurrency: int, api_key: str | None
+) -> JudgeConfig | Path:
+    """An endpoint's model, or the directory of a local one.
+
+    Raises:
+        ConfigError: both are given, or half of one.
+    """
+    if nli is None:
+        return JudgeConfig.checked(judge, judge_model, kind=kind, concurrency=concurrency, api_key=api_key)
+    if judge is not None or judge_model is not None:
+        raise ConfigError("--nli and --judge are two judges: give one of them")
+    return nli
+
+
+@contextlib.asynccontextmanager
+async def opened(choice: JudgeConfig | Path, console: Console) -> AsyncIterator[Judge]:
+    """Raises:
+    ConfigError: it is not there.
+    """
+    if isinstance(choice, Path):
+        yield NliJudge(choice)
+        return
+    async with open_session(choice.requests) as session:
+        judge = EndpointJudge(session, choice)
         await judge.check()
-        found = await _judge_all(console, store, judge, concurrency=config.concurrency, limit=limit)
+        yield judge
         for change in judge.dialect.changes:
-            console.print(escape(f"{config.model}: {change}"), soft_wrap=True)
-        return found
+            console.print(escape(f"{choice.model}: {change}"), soft_wrap=True)
 
 
 async def _judge_all(
-    console: Console, store: Store, judge: Judge, *, concurrency: int, limit: int | None
+    console: Console, store: Store, choice: JudgeConfig | Path, limit: int | None
 ) -> tuple[str, Tally]:
-    with counting(console, judge.name) as progress:
-        return judge.name, await judge_store(store, judge, concurrency=concurrency, limit=limit, progress=progress)
+    async with opened(choice, console) as judge:
+        with counting(console, judge.name) as progress:
+            tally = await judge_store(store, judge, concurrency=at_once(choice), limit=limit, progress=progress)
+        return judge.name, tally
+
+
+def at_once(choice: JudgeConfig | Path) -> int:
+    """A local model has the whole machine for each."""
+    return 1 if isinstance(choice, Path) else choice.concurrency
 
 
 @contextlib.contextmanager

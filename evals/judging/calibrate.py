@@ -2,22 +2,23 @@
 
 from collections.abc import Sequence
 
-from evals.client import open_session
-from evals.judging.cases import Case, Opinion
-from evals.judging.endpoint import EndpointJudge, JudgeConfig
+from evals.config import ConfigError
+from evals.judging.cases import Case, Judge, Opinion
 from evals.judging.store_run import Patience, Progress, each
 from evals.scoring.calibration import Judged, Labelled, called
 
 
 async def judge_labelled(
-    config: JudgeConfig, labelled: Sequence[Labelled], progress: Progress = lambda *_: None
-) -> tuple[str, list[Judged], list[str]]:
-    """The grader's name, what it says of the answers that it gave a verdict on, and the errors of the others.
+    judge: Judge, labelled: Sequence[Labelled], *, concurrency: int, progress: Progress = lambda *_: None
+) -> tuple[list[Judged], list[str]]:
+    """What the judge says of the answers that it gave a verdict on, and the errors of the others.
 
     Raises:
-        ConfigError: the judge is not there.
+        ConfigError: it judges by documents, and these answers have none.
         RunStoppedError: it went away, or refuses all.
     """
+    if judge.reads_documents and not all(one.documents for one in labelled):
+        raise ConfigError(f'{judge.name} judges by documents: it needs --labels, with "documents" in every line')
     judged: list[Judged] = []
     errors: list[str] = []
     patience = Patience()
@@ -30,12 +31,9 @@ async def judge_labelled(
         progress(len(judged) + len(errors), len(labelled))
         patience.see(opinion)
 
-    async with open_session(config.requests) as session:
-        judge = EndpointJudge(session, config)
-        await judge.check()
-        await each(map(_case, labelled), judge, keep, concurrency=config.concurrency)
-    return judge.name, judged, errors
+    await each(map(_case, labelled), judge, keep, concurrency=concurrency)
+    return judged, errors
 
 
 def _case(one: Labelled) -> tuple[Labelled, Case]:
-    return one, Case(one.question.text, one.question.answers, one.answer, "must_answer")
+    return one, Case(one.question.text, one.question.answers, one.answer, "must_answer", one.documents)

@@ -12,7 +12,7 @@ from typing import Any
 
 from evals.config import ConfigError
 from evals.datasets.files import reading
-from evals.records import Question
+from evals.records import Document, Question
 from evals.scoring.grade import grade
 from evals.stats.bootstrap import Table, tabulate
 from evals.stats.corrected import GraderQuality
@@ -25,12 +25,15 @@ OWN = "own"
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """One answer that people have judged. `question.id` ends with the number of its question."""
+    """One answer that people have judged. `question.id` ends with the number of its question; `documents` are those
+    that it was given with, if any.
+    """
 
     question: Question
     system: str
     answer: str
     right: bool
+    documents: tuple[Document, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ def _of(entry: Mapping[str, Any], number: int) -> Iterator[Labelled]:
 
 
 def own_labels(file: Path) -> list[Labelled]:
-    """One answer a line: {"question", "answers", "answer", "right"}.
+    """One answer a line: {"question", "answers", "answer", "right"}, perhaps with "documents", their texts.
 
     Raises:
         ConfigError: the file cannot be read; the line that is none of these is named.
@@ -80,7 +83,9 @@ def own_labels(file: Path) -> list[Labelled]:
             entry = _label(file, place, line)
             number = numbers.setdefault(entry["question"], len(numbers))
             question = Question(f"e{number}", entry["question"], tuple(entry["answers"]), (), OWN, f"e{number}")
-            labelled.append(Labelled(question, OWN, entry["answer"], entry["right"]))
+            texts = enumerate(entry.get("documents", ()))
+            documents = tuple(Document(f"line {place}, document {which + 1}", "", text) for which, text in texts)
+            labelled.append(Labelled(question, OWN, entry["answer"], entry["right"], documents))
     return labelled
 
 
@@ -95,9 +100,15 @@ def _label(file: Path, place: int, line: str) -> dict[str, Any]:
             f'--labels {file}, line {place} must have "question" and "answer" as text, "answers" as a list and '
             '"right" as true or false'
         )
-    if not entry["answers"] or not all(isinstance(answer, str) for answer in entry["answers"]):
+    if not entry["answers"] or not _are_texts(entry["answers"]):
         raise ConfigError(f'--labels {file}, line {place}: "answers" must be accepted answers, one at least')
+    if not _are_texts(entry.get("documents", [])):
+        raise ConfigError(f'--labels {file}, line {place}: "documents" must be a list of texts')
     return entry
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def judge_by_words(labelled: Iterable[Labelled]) -> list[Judged]:

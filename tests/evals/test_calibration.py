@@ -114,7 +114,14 @@ def test_own_labels(tmp_path):
     good = {"question": "q", "answers": ["a"], "answer": "it is a", "right": True}
     file.write_text(json.dumps(good) + "\n\n" + json.dumps(good | {"question": "r"}) + "\n" + json.dumps(good))
     assert [one.question.id for one in own_labels(file)] == ["e0", "e1", "e0"]
-    for wrong in ({"right": "yes"}, {"answers": "a"}, {"answers": []}, {"answers": [1]}, {"answer": None}):
+    for wrong in (
+        {"right": "yes"},
+        {"answers": "a"},
+        {"answers": []},
+        {"answers": [1]},
+        {"answer": None},
+        {"documents": "a"},
+    ):
         file.write_text(json.dumps(good) + "\n" + json.dumps(good | wrong))
         with pytest.raises(ConfigError, match="line 2"):
             own_labels(file)

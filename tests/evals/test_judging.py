@@ -281,6 +281,26 @@ async def test_the_command_names_what_is_wrong(tmp_path):
         assert (done.exit_code, "12 have no verdict" in done.output) == (3, True)
 
 
+async def test_a_judge_of_claims_is_measured_where_labels_have_documents(tmp_path):
+    labels = tmp_path / "labels.jsonl"
+    entry = {"question": "When?", "answers": ["1985"], "documents": ["Ana was born in 1985.", "Ivo plays."]}
+    lines = [("Ana was born in 1985.", True), ("She was born in 1985.", True), ("She sings.", False)]
+    labels.write_text("".join(json.dumps(entry | {"answer": text, "right": right}) + "\n" for text, right in lines))
+    out = tmp_path / "quality.json"
+    async with serving(Planted(answer=judge_by_rule)) as url:
+        options = ["--labels", labels, "--judge", url, "--judge-model", MODEL, "--kind", "claims", "--out", out]
+        done = await run_command("calibrate", *options)
+        assert done.exit_code == 0, done.output
+        quality = read_quality(out)
+        assert (quality.right_called_right, quality.right, quality.wrong_called_wrong) == (1, 2, 1)
+        del entry["documents"]
+        labels.write_text(
+            "".join(json.dumps(entry | {"answer": "a", "right": right}) + "\n" for right in (True, False))
+        )
+        done = await run_command("calibrate", *options)
+        assert (done.exit_code, 'it needs --labels, with "documents"' in done.output) == (2, True)
+
+
 async def test_a_judge_is_measured_on_ones_own_labels(tmp_path):
     labels = tmp_path / "labels.jsonl"
     lines = [("1985", True), ("in 1985", True), ("nineteen eighty-five", True), ("1976", False), ("not 1985", False)]
@@ -294,7 +314,7 @@ async def test_a_judge_is_measured_on_ones_own_labels(tmp_path):
         fill(tmp_path)
         await run_command("judge", tmp_path, "--judge", url, "--judge-model", MODEL)
     assert "lexical beside people" in done.output
-    assert f"{MODEL} beside people" in done.output
+    assert f"judge:answer:{MODEL}" in done.output
     quality = read_quality(out)
     assert (quality.right, quality.right_called_right, quality.wrong, quality.wrong_called_wrong) == (3, 2, 2, 1)
     assert quality.grader == f"judge:answer:{MODEL}:{prompt_digest('answer')}"
