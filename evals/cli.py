@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -32,6 +32,7 @@ from evals.config import (
 from evals.datasets import FROM_FILES, NAMES, load_dataset
 from evals.datasets.world_dials import DIALS, describe
 from evals.endpoints_cli import answers, endpoints, find_key
+from evals.judge_cli import judge
 from evals.lm.cli import lm, show_tasks_directory
 from evals.output import SUMMARY_FILE, read_load, write_for_paper, write_outputs
 from evals.plan_cli import plan
@@ -41,6 +42,8 @@ from evals.retrieval import METHODS
 from evals.retrieval.dense import DEFAULT_MODEL
 from evals.retrieval.index_files import default_cache
 from evals.runner import RunResult, run_evals
+from evals.scoring.graders import qualities
+from evals.stats.corrected import GraderQuality
 from evals.store import FILE_NAME
 from evals.summary import summary_table
 
@@ -169,11 +172,18 @@ def report(
     load: Annotated[list[Path] | None, typer.Option(help="summary.json of a load test, to go into the report.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables into this file as Markdown, too.")] = None,
     png: Annotated[Path | None, typer.Option(help="Write the charts into this directory as pictures, too.")] = None,
+    grader_quality: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="--out of `fathom eval calibrate`: corrects that grader's rates, in place of what is shipped."
+        ),
+    ] = None,
 ) -> None:
     """Write summary.json and report.html anew from the stored samples; asks nothing."""
     console = Console()
     try:
-        summary = show(console, directory, [read_load(file) for file in load or []])
+        loads = [read_load(file) for file in load or []]
+        summary = show(console, directory, loads, quality=qualities(grader_quality or []))
         for text in write_for_paper(summary, markdown, png):
             console.print(text, highlight=False)
     except ConfigError as error:
@@ -187,6 +197,7 @@ app.command("answers")(answers)
 app.command("lm")(lm)
 app.command("lm-tasks")(show_tasks_directory)
 app.command("recall")(recall)
+app.command("judge")(judge)
 
 
 def document_options(
@@ -273,9 +284,15 @@ def ask_all(console: Console, configs: Sequence[RunConfig], dataset: Dataset) ->
         return asyncio.run(run_evals(configs, dataset, progress, say))
 
 
-def show(console: Console, out: Path, load: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+def show(
+    console: Console,
+    out: Path,
+    load: Sequence[dict[str, Any]] = (),
+    *,
+    quality: Mapping[str, GraderQuality] | None = None,
+) -> dict[str, Any]:
     """Write the outputs, print the table, and say where to look."""
-    summary, html = write_outputs(out, load)
+    summary, html = write_outputs(out, load, quality=quality)
     console.print(summary_table(summary))
     console.print(f"report   {html}\nsummary  {out / SUMMARY_FILE}\nsamples  {out / FILE_NAME}", highlight=False)
     return summary

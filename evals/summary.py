@@ -1,6 +1,6 @@
 """summary.json and the same figures as a terminal table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -10,11 +10,23 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from evals import decomposition, depths
+from evals import decomposition, depths, graded
 from evals.depths import depth_cells
 from evals.points import describe_points, turning_of
-from evals.records import CONDITIONS, ESTIMATED, PERMISSIONS, SERVED, Condition, Permission, RunNote, SampleRow
+from evals.records import (
+    CONDITIONS,
+    ESTIMATED,
+    PERMISSIONS,
+    SERVED,
+    Condition,
+    Judgement,
+    Permission,
+    RunNote,
+    SampleRow,
+)
+from evals.scoring.graders import qualities
 from evals.stats import paired, rates, turning
+from evals.stats.corrected import GraderQuality
 from loadtest import latency
 
 SCHEMA = "fathom.summary/1"
@@ -56,6 +68,7 @@ DEFINITIONS: dict[str, str] = {
     "counting": "where the token counts of documents come from, by which they fill a budget: "
     f"the {SERVED}, or an {ESTIMATED}",
     "request_changes": "what the endpoint did not take, and so was left out of its requests or named otherwise",
+    **graded.DEFINITIONS,
     **{name: latency.FORMULAS[name] for name in ("ttft_s", "tpot_s", "e2e_s")},
 }
 
@@ -72,6 +85,9 @@ def summarise(
     load: Sequence[Mapping[str, Any]] = (),
     notes: Mapping[tuple[str, str], RunNote] = MappingProxyType({}),
     lm: Sequence[Mapping[str, Any]] = (),
+    *,
+    judgements: Iterable[Judgement] = (),
+    quality: Mapping[str, GraderQuality] | None = None,
 ) -> dict[str, Any]:
     """All samples as one JSON object.
 
@@ -79,6 +95,7 @@ def summarise(
         load: summaries of load tests, passed on as they are.
         notes: what was noted of the runs, by model and dataset.
         lm: figures of lm-eval's tasks, passed on as they are.
+        judgements: what other graders say. quality: of the graders, by name; None: what comes with Fathom.
     Raises:
         ValueError: one question stands twice in a point; a share of such samples would count it twice.
     """
@@ -95,9 +112,15 @@ def summarise(
         key for key in series if key in curves or key.condition == "oracle" or key[:2] + key[3:] not in followed
     )
     order.sort(key=lambda key: (*key[:2], CONDITIONS.index(key.condition), PERMISSIONS.index(key.permission)))
+    described = [_describe_series(key, series[key], notes.get((key.model, key.dataset), RunNote())) for key in order]
+    known, judged = qualities(()) if quality is None else quality, graded.by_sample(judgements)
+    for key, one in zip(order, described, strict=True):
+        for point in one["points"]:
+            members = [row for row in series[key] if row.budget == point["budget"]]
+            point |= graded.describe_graded(members, judged, known)
     return {
         "schema": SCHEMA,
-        "models": [_describe_series(key, series[key], notes.get((key.model, key.dataset), RunNote())) for key in order],
+        "models": described,
         "load": [dict(one) for one in load],
         "lm": [dict(one) for one in lm],
         "definitions": DEFINITIONS,
@@ -134,6 +157,7 @@ def summary_table(summary: Mapping[str, Any]) -> Group:
         *parts,
         Text("Shares in % of the samples asked, hallucinated with its 95 % interval; lost: no verdict."),
         Text("TTFT, TPOT: medians in ms. Cache: mean peak of one sequence."),
+        *map(Text, graded.lines(summary["models"])),
         *map(Text, caveats(summary["models"])),
     )
 
