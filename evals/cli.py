@@ -24,7 +24,7 @@ from evals.config import DEFAULT_BUDGETS, ConfigError, RunConfig, RunStoppedErro
 from evals.datasets import NAMES, load_dataset
 from evals.output import SUMMARY_FILE, read_load, write_outputs
 from evals.plan_cli import plan
-from evals.records import CONDITIONS, PERMISSIONS, CacheState, Dataset, Order, Unit
+from evals.records import CONDITIONS, PERMISSIONS, CacheState, Dataset, Energy, Order, Unit
 from evals.retrieval import METHODS
 from evals.retrieval.dense import DEFAULT_MODEL
 from evals.retrieval.index_files import default_cache
@@ -65,6 +65,10 @@ Count = Annotated[int, typer.Option("--n", help="Questions per budget.")]
 Seed = Annotated[int, typer.Option(help="Draws the world, or the order of the questions.")]
 Concurrency = Annotated[int, typer.Option(help="Questions asked at once.")]
 MaxTokens = Annotated[int, typer.Option(help="Longest answer.")]
+ScrapeInterval = Annotated[float, typer.Option(help="Seconds between two looks at the server's /metrics; 0 for none.")]
+EnergyOption = Annotated[
+    Energy, typer.Option(help="local: this machine's GPUs answer; auto: if the endpoint is local.")
+]
 Timeout = Annotated[float, typer.Option(help="Seconds that one request may take.")]
 ApiKey = Annotated[str | None, typer.Option(envvar="FATHOM_API_KEY", help="Bearer token; never stored.")]
 
@@ -96,6 +100,8 @@ def run(
     concurrency: Concurrency = 4,
     max_tokens: MaxTokens = 32,
     timeout: Timeout = 300.0,
+    scrape_interval: ScrapeInterval = 1.0,
+    energy: EnergyOption = "auto",
     api_key: ApiKey = None,
 ) -> None:
     """Ask every question at every budget, grade the answers, and report.
@@ -120,6 +126,7 @@ def run(
                 max_tokens=max_tokens,
                 concurrency=concurrency,
                 timeout_s=timeout,
+                **cost_options(scrape_interval, energy),
                 api_key=api_key,
             )
             for model in models
@@ -160,6 +167,11 @@ def document_options(unit: Unit, order: Order, depth: float | None, retriever: s
         "retriever_model": model,
         "index_cache": default_cache(),
     }
+
+
+def cost_options(scrape_interval: float, energy: Energy) -> dict[str, Any]:
+    """What is measured beside the answers, as RunConfig has it."""
+    return {"scrape_interval_s": scrape_interval, "energy": energy}
 
 
 def run_and_show(console: Console, configs: Sequence[RunConfig], name: str, data: Path | None) -> list[RunResult]:

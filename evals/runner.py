@@ -10,13 +10,16 @@ from evals.conditions import corpus_of
 from evals.config import ConfigError, RunConfig, RunStoppedError
 from evals.contexts import Asked, ContextBuilder
 from evals.dialect import Dialect
+from evals.energy import ledger_for
 from evals.fingerprint import take_fingerprint
 from evals.prompts import SYSTEM_PROMPTS, build_messages
+from evals.reconcile import Reconciler
 from evals.records import ESTIMATED, Dataset
 from evals.retrieval import open_retriever
 from evals.retrieval.ranking import Retriever
 from evals.retry import COME_AGAIN
 from evals.sample import RunContext, Sampled, ask_sample
+from evals.scrape import Scraper, find_metrics, scraping
 from evals.store import Store
 from evals.tokens import TokenCounter
 
@@ -123,14 +126,36 @@ async def run_evals(
             counter = TokenCounter(session, config)
             await counter.start()
             contexts = ContextBuilder(config, counter, retriever, corpus)
-            run = RunContext(config, dataset, served, session, counter, Dialect(), contexts)
+            run = RunContext(
+                config=config,
+                dataset=dataset,
+                served=served,
+                session=session,
+                counter=counter,
+                dialect=Dialect(),
+                contexts=contexts,
+                reconciler=Reconciler(counter, config.unit),
+                energy=ledger_for(config),
+            )
             await _check_context(run)
             runs.append(run)
         for run in runs:
             _check_store(run, store, retriever)
             if run.counter.source == ESTIMATED:
                 say(f"{run.config.model}: the endpoint counts no tokens; documents are counted by an {ESTIMATED}")
-        return [await _ask_all(run, store, progress=progress, say=say) for run in runs]
+        results = []
+        for run in runs:
+            scraper = await _find_metrics(run, say)
+            async with scraping(scraper, dataset.name, store.put_scrapes):
+                results.append(await _ask_all(run, store, progress=progress, say=say))
+        return results
+
+
+async def _find_metrics(run: RunContext, say: Say) -> Scraper | None:
+    scraper = await find_metrics(run.session, run.config)
+    if scraper is None and run.config.scrape_interval_s:
+        say(f"{run.config.model}: the endpoint tells nothing at /metrics: of its memory only what usage says is known")
+    return scraper
 
 
 def _open_retriever(config: RunConfig, dataset: Dataset) -> Retriever | None:

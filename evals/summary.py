@@ -1,6 +1,6 @@
 """summary.json and the same figures as a terminal table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -10,8 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from evals import costs
 from evals.points import describe_points, turning_of
-from evals.records import CONDITIONS, ESTIMATED, PERMISSIONS, SERVED, Condition, Permission, RunNote, SampleRow
+from evals.records import CONDITIONS, ESTIMATED, PERMISSIONS, SERVED, Condition, Permission, RunNote, SampleRow, Scrape
+from evals.scrape import KV_SHARE
 from evals.stats import paired, rates, turning
 from loadtest import latency
 
@@ -52,6 +54,7 @@ DEFINITIONS: dict[str, str] = {
     "counting": "where the token counts of documents come from, by which they fill a budget: "
     f"the {SERVED}, or an {ESTIMATED}",
     "request_changes": "what the endpoint did not take, and so was left out of its requests or named otherwise",
+    **costs.DEFINITIONS,
     **{name: latency.FORMULAS[name] for name in ("ttft_s", "tpot_s", "e2e_s")},
 }
 
@@ -67,12 +70,14 @@ def summarise(
     rows: Sequence[SampleRow],
     load: Sequence[Mapping[str, Any]] = (),
     notes: Mapping[tuple[str, str], RunNote] = MappingProxyType({}),
+    scrapes: Iterable[Scrape] = (),
 ) -> dict[str, Any]:
     """All samples as one JSON object.
 
     Args:
         load: summaries of load tests, passed on as they are.
         notes: what was noted of the runs, by model and dataset.
+        scrapes: what servers said at /metrics, in the order of their times.
     Raises:
         ValueError: one question stands twice in a point; a share of such samples would count it twice.
     """
@@ -89,15 +94,25 @@ def summarise(
         key for key in series if key in curves or key.condition == "oracle" or key[:2] + key[3:] not in followed
     )
     order.sort(key=lambda key: (*key[:2], CONDITIONS.index(key.condition), PERMISSIONS.index(key.permission)))
+    read: dict[tuple[str, str], list[Scrape]] = {}
+    for scrape in scrapes:
+        read.setdefault((scrape.model, scrape.dataset), []).append(scrape)
+    described = []
+    for key in order:
+        run = key.model, key.dataset
+        described.append(_describe_series(key, series[key], notes.get(run, RunNote()), read.get(run, [])))
     return {
         "schema": SCHEMA,
-        "models": [_describe_series(key, series[key], notes.get((key.model, key.dataset), RunNote())) for key in order],
+        "models": described,
+        "pareto": costs.describe_fronts(described),
         "load": [dict(one) for one in load],
         "definitions": DEFINITIONS,
     }
 
 
-def _describe_series(key: _SeriesKey, rows: Sequence[SampleRow], note: RunNote) -> dict[str, Any]:
+def _describe_series(
+    key: _SeriesKey, rows: Sequence[SampleRow], note: RunNote, scrapes: Sequence[Scrape]
+) -> dict[str, Any]:
     by_budget: dict[int, list[SampleRow]] = {}
     for row in rows:
         by_budget.setdefault(row.budget, []).append(row)
@@ -112,8 +127,13 @@ def _describe_series(key: _SeriesKey, rows: Sequence[SampleRow], note: RunNote) 
         "permission": key.permission,
         "counting": note.counting,
         "request_changes": list(note.request_changes),
-        "points": describe_points(by_budget),
+        "points": [
+            {**point, **costs.describe_costs(point["budget"], by_budget[point["budget"]], scrapes)}
+            for point in describe_points(by_budget)
+        ],
         "turning": turning_of(by_budget),
+        "growth": costs.describe_growth(by_budget, note),
+        "preemptions": costs.preemptions_of(rows, scrapes),
     }
 
 
@@ -125,7 +145,7 @@ def summary_table(summary: Mapping[str, Any]) -> Group:
     return Group(
         *parts,
         Text("Shares in % of the samples asked, hallucinated with its 95 % interval; lost: no verdict."),
-        Text("TTFT, TPOT: medians in ms. Cache: mean peak of one sequence."),
+        Text("TTFT, TPOT: medians in ms. Cache: mean peak of one sequence, or share in use of the server's."),
         *map(Text, caveats(summary["models"])),
     )
 
@@ -138,6 +158,7 @@ def caveats(series: Sequence[Mapping[str, Any]]) -> list[str]:
             lines[f"{one['model']}: documents are counted by an {ESTIMATED}."] = None
         for change in one.get("request_changes", ()):
             lines[f"{one['model']}: {change}."] = None
+        lines.update(dict.fromkeys(costs.caveats(one)))
     return list(lines)
 
 
@@ -178,8 +199,15 @@ def _cells(point: Mapping[str, Any], *, any_lost: bool) -> list[str]:
         percent(point["abstained"]["rate"]),
         milliseconds(point["ttft_s"]["p50"]),
         milliseconds(point["tpot_s"]["p50"]),
-        data_size(point["cache_bytes"]["mean"]),
+        _memory(point),
     ]
+
+
+def _memory(point: Mapping[str, Any]) -> str:
+    """Bytes; else the share of the server's cache, where that is told."""
+    used = point["scraped"][KV_SHARE]["mean"]
+    size = point["cache_bytes"]["mean"]
+    return f"{percent(used)} %" if size is None and used is not None else data_size(size)
 
 
 def percent(share: float | None) -> str:
