@@ -76,7 +76,7 @@ class Reconciler:
         """More text to a token than any has, in the whole prompt or in what it has beyond a shorter one."""
         shorter = [*self._reached[_key(asked)], *self._reached[_key(asked, "closed")]]
         comparable = [one for one in shorter if lengths.num_characters - one[0] >= LEAST_CHARACTERS]
-        for characters, tokens in [(0, 0), *comparable]:
+        for characters, tokens in [*sorted(comparable, reverse=True), (0, 0)]:
             more = lengths.num_characters - characters
             if (served - tokens) * MAX_CHARACTERS_PER_TOKEN < more:
                 beyond = f" beyond the {tokens:,} of a prompt of {characters:,} characters" if characters else ""

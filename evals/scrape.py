@@ -132,7 +132,8 @@ def read_figures(text: str, model: str) -> dict[str, float]:
     samples: dict[str, list[Sample]] = {}
     for sample in (sample for family in families for sample in family.samples if math.isfinite(sample.value)):
         samples.setdefault(sample.name, []).append(sample)
-    own = {name: _own(found, model) for name, found in samples.items()}
+    is_named = any(_names(sample, model) for found in samples.values() for sample in found)
+    own = {name: [one for one in found if _is_own(one, model if is_named else None)] for name, found in samples.items()}
     figures: dict[str, float] = {}
     for name, canonical in NAMES.items():
         if own.get(name) and canonical not in figures:
@@ -140,10 +141,15 @@ def read_figures(text: str, model: str) -> dict[str, float]:
     return figures | _of_pools(own) | _of_vllm(own, figures)
 
 
-def _own(samples: list[Sample], model: str) -> list[Sample]:
-    """Those of the model, where samples say whose they are and it is among them; one rank of each engine."""
-    named = [sample for sample in samples if any(sample.labels.get(label) == model for label in _MODEL_LABELS)]
-    return [sample for sample in named or samples if all(sample.labels.get(rank, "0") == "0" for rank in _RANKS)]
+def _names(sample: Sample, model: str) -> bool:
+    return any(sample.labels.get(label) == model for label in _MODEL_LABELS)
+
+
+def _is_own(sample: Sample, model: str | None) -> bool:
+    """Of the model, or of no model by name, and of the first rank. None: the server knows it by another name."""
+    if any(sample.labels.get(rank, "0") != "0" for rank in _RANKS):
+        return False
+    return model is None or _names(sample, model) or not any(label in sample.labels for label in _MODEL_LABELS)
 
 
 def _together(values: list[float], *, averaged: bool) -> float:
