@@ -37,7 +37,7 @@ from evals.lm.cli import lm, show_tasks_directory
 from evals.output import SUMMARY_FILE, read_load, write_for_paper, write_outputs
 from evals.plan_cli import plan
 from evals.recall_cli import RerankDepth, RerankerKey, RerankerModel, RerankerOption, RetrieverModel, recall
-from evals.records import CONDITIONS, PERMISSIONS, CacheState, Dataset, Order, Unit
+from evals.records import CONDITIONS, PERMISSIONS, CacheState, Dataset, Energy, Order, Unit
 from evals.retrieval import METHODS
 from evals.retrieval.dense import DEFAULT_MODEL
 from evals.retrieval.index_files import default_cache
@@ -89,6 +89,10 @@ Count = Annotated[int, typer.Option("--n", help="Questions per budget.")]
 Seed = Annotated[int, typer.Option(help="Draws the world, or the order of the questions.")]
 Concurrency = Annotated[int, typer.Option(help="Questions asked at once.")]
 MaxTokens = Annotated[int, typer.Option(help="Longest answer.")]
+ScrapeInterval = Annotated[float, typer.Option(help="Seconds between two looks at the server's /metrics; 0 for none.")]
+EnergyOption = Annotated[
+    Energy, typer.Option(help="local: this machine's GPUs answer; auto: if the endpoint is local.")
+]
 Timeout = Annotated[float, typer.Option(help="Seconds that one request may take.")]
 ApiKey = Annotated[
     str | None,
@@ -128,6 +132,8 @@ def run(
     concurrency: Concurrency = 4,
     max_tokens: MaxTokens = 32,
     timeout: Timeout = 300.0,
+    scrape_interval: ScrapeInterval = 1.0,
+    energy: EnergyOption = "auto",
     api_key: ApiKey = None,
 ) -> None:
     """Ask every question at every budget, grade the answers, and report.
@@ -153,6 +159,7 @@ def run(
                 max_tokens=max_tokens,
                 concurrency=concurrency,
                 timeout_s=timeout,
+                **cost_options(scrape_interval, energy),
                 api_key=key,
             )
             for model in models
@@ -213,6 +220,11 @@ def document_options(
         "index_cache": default_cache(),
         "cache": cache,
     }
+
+
+def cost_options(scrape_interval: float, energy: Energy) -> dict[str, Any]:
+    """What is measured beside the answers, as RunConfig has it."""
+    return {"scrape_interval_s": scrape_interval, "energy": energy}
 
 
 def run_and_show(console: Console, configs: Sequence[RunConfig], dataset: Dataset) -> list[RunResult]:

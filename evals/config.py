@@ -1,5 +1,6 @@
 """What one evaluation run is told. Frozen; an error names the option to change."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -7,12 +8,14 @@ from evals.endpoints import CHAT, Endpoint, parse_endpoint
 from evals.records import (
     CACHE_STATES,
     CONDITIONS,
+    ENERGIES,
     ORDERS,
     PERMISSIONS,
     UNITS,
     WITHOUT_LENGTH,
     CacheState,
     Condition,
+    Energy,
     Order,
     Permission,
     Unit,
@@ -63,6 +66,8 @@ class RunConfig:
     server recompute every prompt. num_questions: how many of the dataset's questions, from its first. max_attempts: how
     often a request that the server could not take is sent; eight take half a minute, in which an engine that died is
     back.
+    scrape_interval_s: between two looks at the server's /metrics, 0 for none. energy: whether this machine's GPUs are
+    the ones that answer; auto: where the endpoint is this machine.
     api_key is sent and never stored.
     """
 
@@ -86,6 +91,8 @@ class RunConfig:
     concurrency: int = 4
     timeout_s: float = 300.0
     max_attempts: int = 8
+    scrape_interval_s: float = 1.0
+    energy: Energy = "auto"
     api_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -105,6 +112,8 @@ class RunConfig:
         }.items():
             if value <= 0:
                 raise ConfigError(f"{option} must be above 0, got {value}")
+        if not 0 <= self.scrape_interval_s < math.inf:
+            raise ConfigError(f"--scrape-interval must be 0 or more seconds, got {self.scrape_interval_s:g}")
 
     def _check_choices(self) -> None:
         for option, values, known in (
@@ -113,6 +122,7 @@ class RunConfig:
             ("--unit", (self.unit,), UNITS),
             ("--order", (self.order,), ORDERS),
             ("--cache", (self.cache,), CACHE_STATES),
+            ("--energy", (self.energy,), ENERGIES),
         ):
             if not values or any(value not in known for value in values):
                 raise ConfigError(f"{option} must be one of {', '.join(known)}, got {', '.join(values) or 'none'}")

@@ -49,12 +49,13 @@ def write_outputs(
         raise ConfigError(f"{directory} has no {FILE_NAME}; it is not the --out of a run")
     with Store(directory) as store:
         rows, notes, judgements = list(store.rows()), store.run_notes(), list(store.judgements())
+        scrapes = list(store.scrapes())
         documents = {name: store.documents(name) for name in {row.dataset for row in rows}}
     lm = [asdict(result) for result in read_results(directory)]
     if not rows and not lm:
         raise ConfigError(f"{directory / FILE_NAME} holds no samples yet")
     loads = load or _earlier_load(directory / SUMMARY_FILE)
-    summary = summarise(rows, loads, notes, lm, judgements=judgements, quality=quality)
+    summary = summarise(rows, loads, notes, lm, judgements=judgements, quality=quality, scrapes=scrapes)
     # Replaced in one move: a reader never sees half a file.
     draft = directory / f".{SUMMARY_FILE}.tmp"
     try:

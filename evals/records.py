@@ -11,6 +11,7 @@ Condition = Literal["closed", "oracle", "natural", "gold+distractors", "no-gold"
 Order = Literal["rank", "reversed", "random"]
 Unit = Literal["tokens", "documents"]
 CacheState = Literal["warm", "cold"]
+Energy = Literal["auto", "local", "off"]
 Lost = Literal["failed", "truncated", "empty", "ungraded"]
 
 PERMISSIONS: tuple[Permission, ...] = ("must_answer", "may_abstain")
@@ -20,6 +21,7 @@ WITHOUT_LENGTH: tuple[Condition, ...] = ("closed", "oracle")
 ORDERS: tuple[Order, ...] = ("rank", "reversed", "random")
 UNITS: tuple[Unit, ...] = ("tokens", "documents")
 CACHE_STATES: tuple[CacheState, ...] = ("warm", "cold")
+ENERGIES: tuple[Energy, ...] = ("auto", "local", "off")
 LOST: tuple[Lost, ...] = ("failed", "truncated", "empty", "ungraded")
 VERDICTS: tuple[Verdict, ...] = ("correct", "hallucinated", "abstained", "unscored")
 # Where the token counts of documents come from.
@@ -86,11 +88,12 @@ class RunNote:
     """What a reader must know of all samples of one model and dataset beside their figures.
 
     counting: SERVED or ESTIMATED; None where it was not noted. request_changes: what the endpoint did not take, and
-    so was not sent as for others.
+    so was not sent as for others. cache: whether the server was asked to recompute every prompt.
     """
 
     counting: str | None = None
     request_changes: tuple[str, ...] = ()
+    cache: CacheState | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,3 +203,17 @@ class Judgement:
     score: float | None
     detail: str
     error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scrape:
+    """One figure that the server gave at /metrics while samples were asked; keyed by all but its value.
+
+    at_s: on the clock of the samples' `sent_s`. name: as evals/scrape.py has it, whatever the server calls it.
+    """
+
+    model: str
+    dataset: str
+    at_s: float
+    name: str
+    value: float

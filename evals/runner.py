@@ -12,8 +12,10 @@ from evals.conditions import corpus_of
 from evals.config import ConfigError, RunConfig, RunStoppedError
 from evals.contexts import Asked, ContextBuilder
 from evals.dialect import Dialect
+from evals.energy import ledger_for
 from evals.fingerprint import take_fingerprint
 from evals.prompts import SYSTEM_PROMPTS, build_messages
+from evals.reconcile import Reconciler
 from evals.records import ESTIMATED, WITHOUT_LENGTH, Dataset
 from evals.replay import Recorded
 from evals.retrieval import open_retriever
@@ -21,6 +23,7 @@ from evals.retrieval.ranking import Retriever
 from evals.retrieval.recall_file import note_recall
 from evals.retry import COME_AGAIN
 from evals.sample import RunContext, Sampled, ask_sample
+from evals.scrape import Scraper, find_metrics, scraping
 from evals.store import Store
 from evals.tokens import TokenCounter
 
@@ -132,7 +135,18 @@ async def run_evals(
             counter = TokenCounter(session, config)
             await counter.start()
             contexts = ContextBuilder(config, counter, retriever, corpus)
-            run = RunContext(config, dataset, served, answerer, counter, dialect, contexts)
+            run = RunContext(
+                config=config,
+                dataset=dataset,
+                served=served,
+                answerer=answerer,
+                counter=counter,
+                dialect=dialect,
+                contexts=contexts,
+                reconciler=Reconciler(counter, config.unit),
+                energy=ledger_for(config),
+                session=session,
+            )
             await _check_context(run)
             runs.append(run)
         for run in runs:
@@ -142,7 +156,21 @@ async def run_evals(
         if retriever is not None and any(set(config.asked_conditions) - set(WITHOUT_LENGTH) for config in configs):
             # Before anything is asked: it would take processor time from what is timed.
             await asyncio.to_thread(note_recall, configs[0], dataset, retriever)
-        return [await _ask_all(run, store, progress=progress, say=say) for run in runs]
+        results = []
+        for run in runs:
+            scraper = await _find_metrics(run, say)
+            async with scraping(scraper, dataset.name, store.put_scrapes):
+                results.append(await _ask_all(run, store, progress=progress, say=say))
+        return results
+
+
+async def _find_metrics(run: RunContext, say: Say) -> Scraper | None:
+    if run.config.target.replayed is not None:
+        return None
+    scraper = await find_metrics(run.session, run.config)
+    if scraper is None and run.config.scrape_interval_s:
+        say(f"{run.config.model}: the endpoint tells nothing at /metrics: of its memory only what usage says is known")
+    return scraper
 
 
 def _answerer(config: RunConfig, dialect: Dialect, session: aiohttp.ClientSession, *, num_models: int) -> Answerer:

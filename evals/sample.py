@@ -3,12 +3,16 @@
 import uuid
 from dataclasses import dataclass, replace
 
+import aiohttp
+
 from evals.client import Answer, Answerer, Asking, ServedModel
 from evals.config import RunConfig
 from evals.contexts import Asked, Context, ContextBuilder
 from evals.dialect import Dialect
+from evals.energy import EnergyLedger
 from evals.prompts import build_messages
-from evals.records import SERVED, Dataset, Lost, SampleRow
+from evals.reconcile import Reconciler
+from evals.records import Dataset, Lost, SampleRow
 from evals.scoring.grade import Grade, grade
 from evals.scoring.normalize import words
 from evals.store import SampleKey
@@ -30,6 +34,9 @@ class RunContext:
     counter: TokenCounter
     dialect: Dialect
     contexts: ContextBuilder
+    reconciler: Reconciler
+    energy: EnergyLedger
+    session: aiohttp.ClientSession
 
     def key(self, asked: Asked, budget: int) -> SampleKey:
         names = self.config.model, self.dataset.name, asked.condition, asked.permission
@@ -60,10 +67,13 @@ async def ask_sample(run: RunContext, asked: Asked, budget: int, context: Contex
         messages=build_messages(asked.permission, context.documents, question.text),
         salt=uuid.uuid4().hex if run.config.cache == "cold" else None,
     )
-    answer = await run.answerer.ask(asking)
+    num_characters = sum(len(message["content"]) for message in asking.messages)
+    lengths = await run.reconciler.measure(asked, budget, context, num_characters)
+    with run.energy.watch() as spent:
+        answer = await run.answerer.ask(asking)
     if answer is None:
         return None
-    cut = _cut(answer.usage, context.tokens) if run.counter.source == SERVED else None
+    cut = run.reconciler.cut(asked, lengths, answer.usage)
     error = answer.error or cut or (_reused(answer.usage) if asking.salt else None)
     verdict = UNSCORED
     if error is None:
@@ -72,7 +82,10 @@ async def ask_sample(run: RunContext, asked: Asked, budget: int, context: Contex
     seen = cut is None and question.is_supported_by({document.id for document in context.documents})
     row = _row(run, asked, context, answer, verdict, budget=budget, gold_in_context=seen, error=error)
     lost = "truncated" if cut and not answer.error else _lost(row)
-    return Sampled(replace(row, lost=lost), answer.refused_status)
+    # Of an answer that was asked for twice, the pause between would be counted too.
+    energy_j = spent.joules if answer.attempts == 1 else None
+    row = replace(row, lost=lost, expected_tokens=lengths.expected, energy_j=energy_j)
+    return Sampled(row, answer.refused_status)
 
 
 def _lost(row: SampleRow) -> Lost | None:
@@ -82,16 +95,6 @@ def _lost(row: SampleRow) -> Lost | None:
     if row.verdict != "unscored":
         return None
     return "ungraded" if words(row.answer) else "empty"
-
-
-def _cut(usage: Usage | None, document_tokens: int) -> str | None:
-    """Why the documents cannot all have reached the model; None where they can."""
-    if usage is None or usage.prompt_tokens >= document_tokens:
-        return None
-    return (
-        f"the server cut the prompt: it counts {usage.prompt_tokens:,} tokens in it, "
-        f"where the documents alone have {document_tokens:,}"
-    )
 
 
 def _reused(usage: Usage | None) -> str | None:

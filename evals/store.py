@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 
 from evals.config import ConfigError
 from evals.fingerprint import COUNTING, Fingerprint
-from evals.records import Document, Draw, Judgement, RunNote, SampleRow
+from evals.records import Document, Draw, Judgement, RunNote, SampleRow, Scrape
 from evals.tables import RecordTable, add_columns
 
 FILE_NAME = "samples.sqlite"
@@ -58,6 +58,7 @@ class Store:
         self._samples = RecordTable(self._database, "samples", SampleRow, _KEY)
         self._draws = RecordTable(self._database, "draws", Draw, (*_KEY, "draw"))
         self._judgements = RecordTable(self._database, "judgements", Judgement, (*_KEY, "grader"))
+        self._scrapes = RecordTable(self._database, "scrapes", Scrape, ("model", "dataset", "at_s", "name"))
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self._database.close)
             self._prepare()
@@ -87,7 +88,7 @@ class Store:
             raise ConfigError(f"--out: {self.path} was written by another version of Fathom (format {version})")
         if version in (1, 2):
             self._database.execute("ALTER TABLE samples RENAME TO old_samples")
-        for table in (self._samples, self._draws, self._judgements):
+        for table in (self._samples, self._draws, self._judgements, self._scrapes):
             table.create()
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS runs (model, dataset, fingerprint, PRIMARY KEY (model, dataset))"
@@ -137,7 +138,7 @@ class Store:
             if model in answered or noted.get(model) == fingerprint.whole:
                 return
             # Nothing but failures: a run by other settings begins anew.
-            for table in (self._samples, self._draws, self._judgements):
+            for table in (self._samples, self._draws, self._judgements, self._scrapes):
                 self._database.execute(f"DELETE FROM {table.name} WHERE model = ? AND dataset = ?", (model, dataset))
             self._database.execute(
                 "INSERT OR REPLACE INTO runs (model, dataset, fingerprint) VALUES (?, ?, ?)",
@@ -176,10 +177,12 @@ class Store:
         """By model and dataset."""
         with self._naming_the_option():
             rows = self._database.execute("SELECT model, dataset, fingerprint, changes FROM runs").fetchall()
-        return {
-            (model, dataset): RunNote(json.loads(fingerprint).get(COUNTING), tuple(json.loads(changes)))
-            for model, dataset, fingerprint, changes in rows
-        }
+        notes = {}
+        for model, dataset, fingerprint, changes in rows:
+            settings = json.loads(fingerprint)
+            changed = tuple(json.loads(changes))
+            notes[model, dataset] = RunNote(settings.get(COUNTING), changed, settings.get("--cache"))
+        return notes
 
     def note_manifest(self, model: str, dataset: str, manifest: dict[str, Any]) -> None:
         """Keep what a run was told and by what it was made, beside the fingerprint that decides its samples."""
@@ -214,6 +217,11 @@ class Store:
         with self._naming_the_option(), self._database:
             self._judgements.put(judgement)
 
+    def put_scrapes(self, scrapes: Iterable[Scrape]) -> None:
+        with self._naming_the_option(), self._database:
+            for scrape in scrapes:
+                self._scrapes.put(scrape)
+
     def done_keys(self) -> set[SampleKey]:
         """Samples that need not be asked again; those that failed are not among them."""
         with self._naming_the_option():
@@ -233,6 +241,11 @@ class Store:
         """In the order of their keys."""
         with self._naming_the_option():
             yield from self._judgements.rows()
+
+    def scrapes(self) -> Iterator[Scrape]:
+        """By model and dataset, in the order of their times."""
+        with self._naming_the_option():
+            yield from self._scrapes.rows()
 
     def documents(self, dataset: str) -> dict[str, Document]:
         """Those that samples of the dataset were asked with, by their ids; none of stores of before format 4."""

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from evals import decomposition, depths, graded
+from evals import costs, decomposition, depths, graded
 from evals.depths import depth_cells
 from evals.points import describe_points, turning_of
 from evals.records import (
@@ -23,8 +23,10 @@ from evals.records import (
     Permission,
     RunNote,
     SampleRow,
+    Scrape,
 )
 from evals.scoring.graders import qualities
+from evals.scrape import KV_SHARE
 from evals.stats import paired, rates, turning
 from evals.stats.corrected import GraderQuality
 from loadtest import latency
@@ -69,6 +71,7 @@ DEFINITIONS: dict[str, str] = {
     f"the {SERVED}, or an {ESTIMATED}",
     "request_changes": "what the endpoint did not take, and so was left out of its requests or named otherwise",
     **graded.DEFINITIONS,
+    **costs.DEFINITIONS,
     **{name: latency.FORMULAS[name] for name in ("ttft_s", "tpot_s", "e2e_s")},
 }
 
@@ -88,6 +91,7 @@ def summarise(
     *,
     judgements: Iterable[Judgement] = (),
     quality: Mapping[str, GraderQuality] | None = None,
+    scrapes: Iterable[Scrape] = (),
 ) -> dict[str, Any]:
     """All samples as one JSON object.
 
@@ -96,6 +100,7 @@ def summarise(
         notes: what was noted of the runs, by model and dataset.
         lm: figures of lm-eval's tasks, passed on as they are.
         judgements: what other graders say. quality: of the graders, by name; None: what comes with Fathom.
+        scrapes: what servers said at /metrics, in the order of their times.
     Raises:
         ValueError: one question stands twice in a point; a share of such samples would count it twice.
     """
@@ -112,7 +117,13 @@ def summarise(
         key for key in series if key in curves or key.condition == "oracle" or key[:2] + key[3:] not in followed
     )
     order.sort(key=lambda key: (*key[:2], CONDITIONS.index(key.condition), PERMISSIONS.index(key.permission)))
-    described = [_describe_series(key, series[key], notes.get((key.model, key.dataset), RunNote())) for key in order]
+    read: dict[tuple[str, str], list[Scrape]] = {}
+    for scrape in scrapes:
+        read.setdefault((scrape.model, scrape.dataset), []).append(scrape)
+    described = []
+    for key in order:
+        run = key.model, key.dataset
+        described.append(_describe_series(key, series[key], notes.get(run, RunNote()), read.get(run, [])))
     known, judged = qualities(()) if quality is None else quality, graded.by_sample(judgements)
     for key, one in zip(order, described, strict=True):
         for point in one["points"]:
@@ -121,13 +132,16 @@ def summarise(
     return {
         "schema": SCHEMA,
         "models": described,
+        "pareto": costs.describe_fronts(described),
         "load": [dict(one) for one in load],
         "lm": [dict(one) for one in lm],
         "definitions": DEFINITIONS,
     }
 
 
-def _describe_series(key: _SeriesKey, rows: Sequence[SampleRow], note: RunNote) -> dict[str, Any]:
+def _describe_series(
+    key: _SeriesKey, rows: Sequence[SampleRow], note: RunNote, scrapes: Sequence[Scrape]
+) -> dict[str, Any]:
     by_budget: dict[int, list[SampleRow]] = {}
     for row in rows:
         by_budget.setdefault(row.budget, []).append(row)
@@ -142,9 +156,14 @@ def _describe_series(key: _SeriesKey, rows: Sequence[SampleRow], note: RunNote) 
         "permission": key.permission,
         "counting": note.counting,
         "request_changes": list(note.request_changes),
-        "points": describe_points(by_budget),
+        "points": [
+            {**point, **costs.describe_costs(point["budget"], by_budget[point["budget"]], scrapes)}
+            for point in describe_points(by_budget)
+        ],
         "turning": turning_of(by_budget),
         "depths": depth_cells(by_budget),
+        "growth": costs.describe_growth(by_budget, note),
+        "preemptions": costs.preemptions_of(rows, scrapes),
     }
 
 
@@ -156,7 +175,7 @@ def summary_table(summary: Mapping[str, Any]) -> Group:
     return Group(
         *parts,
         Text("Shares in % of the samples asked, hallucinated with its 95 % interval; lost: no verdict."),
-        Text("TTFT, TPOT: medians in ms. Cache: mean peak of one sequence."),
+        Text("TTFT, TPOT: medians in ms. Cache: mean peak of one sequence, or share in use of the server's."),
         *map(Text, graded.lines(summary["models"])),
         *map(Text, caveats(summary["models"])),
     )
@@ -170,6 +189,7 @@ def caveats(series: Sequence[Mapping[str, Any]]) -> list[str]:
             lines[f"{one['model']}: documents are counted by an {ESTIMATED}."] = None
         for change in one.get("request_changes", ()):
             lines[f"{one['model']}: {change}."] = None
+        lines.update(dict.fromkeys(costs.caveats(one)))
     return list(lines)
 
 
@@ -210,8 +230,15 @@ def _cells(point: Mapping[str, Any], *, any_lost: bool) -> list[str]:
         percent(point["abstained"]["rate"]),
         milliseconds(point["ttft_s"]["p50"]),
         milliseconds(point["tpot_s"]["p50"]),
-        data_size(point["cache_bytes"]["mean"]),
+        _memory(point),
     ]
+
+
+def _memory(point: Mapping[str, Any]) -> str:
+    """Bytes; else the share of the server's cache, where that is told."""
+    used = point["scraped"][KV_SHARE]["mean"]
+    size = point["cache_bytes"]["mean"]
+    return f"{percent(used)} %" if size is None and used is not None else data_size(size)
 
 
 def percent(share: float | None) -> str:

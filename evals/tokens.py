@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import aiohttp
 
 from evals.config import ConfigError, RunConfig
-from evals.prompts import render_document
+from evals.prompts import render_document, render_question
 from evals.records import ESTIMATED, SERVED, Document
 from evals.retry import come_again_s, pause
 from loadtest.wire import error_message
@@ -60,6 +60,8 @@ class TokenCounter:
         self._url = config.target.tokenize_url
         self._anchor = 0
         self._counts: dict[str, int] = {}
+        self._questions: dict[str, int] = {}
+        self._counts_chats = True
         self.source = SERVED
 
     async def start(self) -> None:
@@ -84,15 +86,26 @@ class TokenCounter:
             self._counts[document.id] = await self._count_text(render_document(document))
         return self._counts[document.id]
 
+    async def count_question(self, question: str) -> int:
+        """Tokens of the question as it stands behind documents.
+
+        Raises:
+            ConfigError: the endpoint counted before and does no longer.
+        """
+        if question not in self._questions:
+            self._questions[question] = await self._count_text(render_question(question))
+        return self._questions[question]
+
     async def count_chat(self, messages: Sequence[dict[str, str]]) -> int:
         """Tokens of a whole chat: with the model's template where /tokenize takes chats, else of the texts alone."""
         texts = await self._count_text("\n\n".join(message["content"] for message in messages))
-        if self.source == ESTIMATED:
+        if self.source == ESTIMATED or not self._counts_chats:
             return texts
         chat = None
         # A server that knows no chats may refuse them in any way, or overlook the field and count nothing.
         with contextlib.suppress(ConfigError):
             chat = await self._ask({"messages": list(messages)})
+        self._counts_chats = bool(chat)
         return max(texts, chat or 0)
 
     async def _count_text(self, text: str) -> int:

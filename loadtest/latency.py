@@ -124,6 +124,7 @@ class Summary(TypedDict):
 
     p50: float | None
     p90: float | None
+    p95: float | None
     p99: float | None
     mean: float | None
     n: int
@@ -151,13 +152,14 @@ def quantile(values: Iterable[float], q: float) -> float:
 
 
 def summary(values: Iterable[float]) -> Summary:
-    """p50, p90, p99, mean and n."""
+    """p50, p90, p95, p99, mean and n."""
     ordered = sorted(values)
     if not ordered:
-        return {"p50": None, "p90": None, "p99": None, "mean": None, "n": 0}
+        return {"p50": None, "p90": None, "p95": None, "p99": None, "mean": None, "n": 0}
     return {
         "p50": _quantile_sorted(ordered, 0.50),
         "p90": _quantile_sorted(ordered, 0.90),
+        "p95": _quantile_sorted(ordered, 0.95),
         "p99": _quantile_sorted(ordered, 0.99),
         "mean": math.fsum(ordered) / len(ordered),
         "n": len(ordered),

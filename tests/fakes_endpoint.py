@@ -42,7 +42,7 @@ class Planted:
     for each time that the list is asked for, the last for ever. models_status, bare_list: how it answers for the
     list; models_refusals: statuses for the first times, one each. tokenizes, tokenizes_chats, reports_memory: whether
     it can. tokenize_refusals: statuses for the first counts, one each, 0 = cut the connection. sees: the most prompt
-    tokens that it reads, the rest is dropped.
+    tokens that it reads, the rest is dropped. hidden: tokens of a prompt of its own. metrics: text of /metrics.
     """
 
     answer: Callable[[str], str] = answer_wrongly
@@ -66,6 +66,9 @@ class Planted:
     max_context: int | None = None
     sees: int | None = None
     reuses: int | None = None
+    hidden: int = 0
+    metrics: Callable[[], str] | None = None
+    metrics_status: int = 200
     delay_s: float = 0.0
     log: Path | None = None
     asked: list[dict] = field(default_factory=list)
@@ -75,6 +78,8 @@ class Planted:
         application = web.Application(client_max_size=1 << 30)
         application.router.add_get("/v1/models", self._models)
         application.router.add_post("/v1/chat/completions", self._chat)
+        if self.metrics:
+            application.router.add_get("/metrics", self._metrics)
         if self.tokenizes:
             application.router.add_post("/tokenize", self._tokenize)
         return application
@@ -97,6 +102,9 @@ class Planted:
         if self.states:
             entry["fathom"]["state"] = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         return entry
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(text=self.metrics(), status=self.metrics_status)
 
     async def _tokenize(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -141,7 +149,7 @@ class Planted:
         return {"choices": [choice], "usage": self._usage(body, len(text.split(" ")))}
 
     def _usage(self, body: dict, num_answer: int) -> dict:
-        prompt = count_chat(body["messages"])
+        prompt = self.hidden + count_chat(body["messages"])
         if self.sees is not None:
             prompt = min(prompt, self.sees)
         return {"prompt_tokens": prompt, "completion_tokens": num_answer, "total_tokens": prompt + num_answer}

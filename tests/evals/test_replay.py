@@ -16,7 +16,7 @@ from evals.datasets import load_dataset
 from evals.output import write_outputs
 from evals.records import CONDITIONS, PERMISSIONS
 from evals.runner import run_eval, run_evals
-from evals.scoring.calibration import EVOUNA, SYSTEMS, judged_answers
+from evals.scoring.calibration import EVOUNA, SYSTEMS, evouna, judge_by_words
 from evals.store import Store
 from evals.summary import summarise, summary_table
 from fathom import app
@@ -209,6 +209,6 @@ async def test_published_answers_get_the_verdicts_that_calibrate_counts(tmp_path
     results = await run_evals(configs, dataset)
     assert [(result.asked, result.failed, result.unrecorded) for result in results] == [(300, 0, 0)] * 2
     found = Counter(row.model for row in rows_of(out) if row.verdict == "correct")
-    judged = [one for one in judged_answers(Path(REAL_DATA)) if one.question_id in chosen and one.called_right]
+    judged = [one for one in judge_by_words(evouna(Path(REAL_DATA))) if one.question_id in chosen and one.called_right]
     assert found == {key: sum(one.system == SYSTEMS[key] for one in judged) for key in keys}
     assert all(100 < count < 270 for count in found.values())

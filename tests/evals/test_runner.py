@@ -28,7 +28,7 @@ def read_answer(prompt: str) -> str:
 
 
 def config_for(url, out, **options):
-    defaults = {"model": MODEL, "budgets": BUDGETS, "num_questions": NUM_QUESTIONS}
+    defaults = {"model": MODEL, "budgets": BUDGETS, "num_questions": NUM_QUESTIONS, "scrape_interval_s": 0}
     return RunConfig(endpoint=url, out=out, **defaults | options)
 
 
@@ -244,15 +244,9 @@ async def test_a_prompt_that_the_server_cuts_is_no_hallucination(dataset, tmp_pa
             continue
         assert row.document_tokens > 55 == row.prompt_tokens
         assert "counts 55 tokens" in row.error
-        assert f"the documents alone have {row.document_tokens}" in row.error
+        assert f"the prompt has {row.expected_tokens} tokens by the client's count" in row.error
         assert (row.verdict, row.first_line_verdict, row.hallucination_kind) == ("unscored", "unscored", None)
         assert not row.gold_in_context
-
-
-async def test_an_estimate_finds_no_cut_prompt(dataset, tmp_path):
-    async with serving(Planted(sees=12, tokenizes=False)) as url:
-        result = await run_eval(config_for(url, tmp_path), dataset)
-    assert (result.failed, result.counting) == (0, ESTIMATED)
 
 
 async def test_two_servers_of_one_name_are_not_put_together(dataset, tmp_path):
@@ -391,7 +385,7 @@ async def test_what_requests_do_without_is_said_and_kept(dataset, tmp_path):
     ]
     with Store(tmp_path) as store:
         notes = store.run_notes()
-    assert notes == {(MODEL, "people"): RunNote(ESTIMATED, (NO_STREAM_OPTIONS, NO_TEMPERATURE))}
+    assert notes == {(MODEL, "people"): RunNote(ESTIMATED, (NO_STREAM_OPTIONS, NO_TEMPERATURE), "warm")}
     assert {row.prompt_tokens for row in rows_of(tmp_path)} == {None}
 
 

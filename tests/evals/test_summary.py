@@ -138,6 +138,7 @@ def test_the_schema_is_json_with_its_definitions():
     assert summarise([]) | {"definitions": {}} == {
         "schema": "fathom.summary/1",
         "models": [],
+        "pareto": [],
         "load": [],
         "lm": [],
         "definitions": {},

@@ -82,8 +82,9 @@ def test_quantile_refuses_nothing_and_nonsense() -> None:
 
 
 def test_summary() -> None:
-    assert latency.summary([3.0, 1.0, 2.0]) == {"p50": 2.0, "p90": 2.8, "p99": 2.98, "mean": 2.0, "n": 3}
-    assert latency.summary([]) == {"p50": None, "p90": None, "p99": None, "mean": None, "n": 0}
+    assert latency.summary([3.0, 1.0, 2.0]) == {"p50": 2.0, "p90": 2.8, "p95": 2.9, "p99": 2.98, "mean": 2.0, "n": 3}
+    nothing = {"p50": None, "p90": None, "p95": None, "p99": None, "mean": None, "n": 0}
+    assert latency.summary([]) == nothing
 
 
 def test_goodput() -> None:
