@@ -89,7 +89,7 @@ async def test_questions_are_found_by_id_or_by_text_and_the_rest_is_counted(data
         {"question_id": "q5", "question": "Where does Person3 live?", "answer": "Town3"},
         line(4, dataset="another one"),
         line(6, budget=128),
-        line(7, finish_reason="length", prompt_tokens=9, completion_tokens=4, kind="mamba"),
+        line(7, finish_reason="length", prompt_tokens=90, completion_tokens=4, kind="mamba"),
     ]
     endpoint = written(tmp_path / "a.jsonl", lines)
     [result] = await run_evals([config_for(endpoint, tmp_path)], dataset, say=said.append)
@@ -99,7 +99,7 @@ async def test_questions_are_found_by_id_or_by_text_and_the_rest_is_counted(data
     }  # fmt: skip
     assert (result.total, result.asked, result.unrecorded, result.left_out) == (12, 5, 7, 0)
     assert f"{MODEL}: 7 samples are left out: no answer to them is recorded" in said
-    assert (rows["q7"].prompt_tokens, rows["q7"].completion_tokens, rows["q7"].finish_reason) == (9, 4, "length")
+    assert (rows["q7"].prompt_tokens, rows["q7"].completion_tokens, rows["q7"].finish_reason) == (90, 4, "length")
     assert (rows["q0"].prompt_tokens, rows["q0"].finish_reason, rows["q0"].kind) == (None, None, "unknown")
 
 
