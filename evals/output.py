@@ -11,6 +11,7 @@ from evals.config import ConfigError
 from evals.lm.results import read_results
 from evals.report.build import write_report
 from evals.report.paper import markdown, write_pictures
+from evals.retrieval.recall_file import RETRIEVAL_FILE, read_curves
 from evals.stats.corrected import GraderQuality
 from evals.store import FILE_NAME, Store
 from evals.summary import summarise
@@ -56,6 +57,7 @@ def write_outputs(
         raise ConfigError(f"{directory / FILE_NAME} holds no samples yet")
     loads = load or _earlier_load(directory / SUMMARY_FILE)
     summary = summarise(rows, loads, notes, lm, judgements=judgements, quality=quality, scrapes=scrapes)
+    summary["retrieval"] = read_curves(directory / RETRIEVAL_FILE)
     # Replaced in one move: a reader never sees half a file.
     draft = directory / f".{SUMMARY_FILE}.tmp"
     try:

@@ -63,11 +63,20 @@ def share_axis(field: str, title: str | None, *, num_ticks: int = 5) -> alt.Y:
     return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(format="%", tickCount=num_ticks))
 
 
-def cost_axis(rows: Sequence[Mapping[str, Any]], title: str, field: str = "value") -> alt.Y:
-    """Logarithmic."""
-    values = [row[field] for row in rows]
+def cost_axis(rows: Sequence[Mapping[str, Any]], title: str) -> alt.Y:
+    """Logarithmic, of the field "value"."""
+    return alt.Y("value:Q", title=title, **_of_costs(rows))
+
+
+def cost_axis_below(rows: Sequence[Mapping[str, Any]], title: str) -> alt.X:
+    """The same, from left to right."""
+    return alt.X("value:Q", title=title, **_of_costs(rows))
+
+
+def _of_costs(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    values = [row["value"] for row in rows]
     axis = alt.Axis(format="~g", values=_one_two_five(min(values), max(values)))
-    return alt.Y(f"{field}:Q", title=title, scale=alt.Scale(type="log", nice=False, padding=12), axis=axis)
+    return {"scale": alt.Scale(type="log", nice=False, padding=12), "axis": axis}
 
 
 def _powers_of_two(low: float, high: float, *, step: int) -> list[int]:

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from evals.records import SampleRow
 from evals.report import charts
 from evals.report.browser import Documents, browser_data, encode
+from evals.report.extras import describe_extras
 from evals.report.figures import charts_of, describe_dataset, main_series, with_anchors
 from evals.report.headline import (
     facts,
@@ -121,7 +122,7 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, Any]:
         "headline": headline(stories),
         "stories": [{"story": story, "facts": facts(story)} for story in stories],
         "datasets": [
-            _dataset(name, [one for one in series if one["dataset"] == name])
+            _dataset(name, [one for one in series if one["dataset"] == name], summary)
             for name in dict.fromkeys(one["dataset"] for one in series)
         ],
         "load": [describe_load(run) for run in summary["load"]],
@@ -143,11 +144,12 @@ def _start(series: Sequence[Mapping[str, Any]]) -> str | None:
     return str(first["anchors"][-1])
 
 
-def _dataset(name: str, series: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _dataset(name: str, series: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> dict[str, Any]:
     own, _ = main_series(series)
-    drawn = {key: None if chart is None else to_svg(chart, key) for key, chart in charts_of(series).items()}
+    found = charts_of(series, summary.get("pareto", ()))
+    drawn = {key: None if chart is None else to_svg(chart, key) for key, chart in found.items()}
     outcomes = {model: to_svg(chart, "outcomes") for model, chart in charts.outcome_charts(own).items()}
-    return {**describe_dataset(name, series), **drawn, "outcomes": outcomes}
+    return {**describe_dataset(name, series), **describe_extras(name, series, summary), **drawn, "outcomes": outcomes}
 
 
 def _points(series: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

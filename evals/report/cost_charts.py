@@ -5,8 +5,21 @@ from typing import Any
 
 import altair as alt
 
-from evals.report.axes import Chart, Series, colour_of, cost_axis, dots, panel_width, place_of, x_axis
+from evals.report.axes import (
+    WIDTH,
+    Chart,
+    Series,
+    colour_of,
+    cost_axis,
+    cost_axis_below,
+    dots,
+    panel_width,
+    place_of,
+    share_axis,
+    x_axis,
+)
 from evals.report.labels import model_colours
+from evals.report.svg import LINK_BASE
 from evals.summary import data_size, milliseconds
 
 
@@ -55,6 +68,51 @@ def energy_chart(series: Sequence[Series]) -> Chart | None:
         if (energy := (point.get("energy_j") or {}).get("mean"))
     ]
     return _costs(rows, series, "energy of one answer, J", ["mean"])
+
+
+def pareto_chart(fronts: Sequence[Mapping[str, Any]], series: Sequence[Series]) -> Chart | None:
+    """Hallucination against time, a mark for each model and budget; filled where no other is better in all.
+
+    Args:
+        fronts: the summary's, of which those of the series' dataset, condition and permission are drawn.
+    """
+    if not series:
+        return None
+    wanted = {(one["dataset"], one["condition"], one["permission"]) for one in series}
+    anchors = {
+        (one["model"], point["budget"]): anchor
+        for one in series
+        for anchor, point in zip(one["anchors"], one["points"], strict=True)
+    }
+    rows = [
+        {
+            "model": point["model"],
+            "budget": f"{point['budget']:,}",
+            "rate": point["hallucinated"],
+            "value": point["ttft_p95_s"] * 1000,
+            "front": bool(point["on_front"]),
+            "label": f"{point['model']}, {point['budget']:,}: {100 * point['hallucinated']:.1f} %, "
+            f"{milliseconds(point['ttft_p95_s'])} ms, {data_size(point['memory_bytes'])}",
+            "link": LINK_BASE + anchors[point["model"], point["budget"]],
+        }
+        for front in fronts
+        if (front["dataset"], front["condition"], front["permission"]) in wanted
+        for point in front["points"]
+        if point["hallucinated"] is not None and point["ttft_p95_s"] and (point["model"], point["budget"]) in anchors
+    ]
+    if len(rows) < 2:
+        return None
+    title = "95th percentile of the time to first token, ms"
+    x, y = cost_axis_below(rows, title), share_axis("rate", "hallucinated")
+    colour = colour_of("model", model_colours(series))
+    opacity = alt.FillOpacity("front:N", legend=None, scale=alt.Scale(domain=[False, True], range=[0, 1]))
+    marks = alt.Chart().mark_point(size=90, strokeWidth=2, opacity=1).encode(x=x, y=y, stroke=colour, fill=colour)
+    marks = marks.encode(fillOpacity=opacity, href=alt.Href("link:N"), description=alt.Description("label:N"))
+    text = (
+        alt.Chart().mark_text(dx=9, align="left", fontSize=11, color="currentColor").encode(x=x, y=y, text="budget:N")
+    )
+    layers = alt.layer(marks, text, data=alt.InlineData(values=rows))
+    return layers.properties(width=WIDTH - 260, height=260)
 
 
 def _costs(

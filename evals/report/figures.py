@@ -29,8 +29,8 @@ def main_series(series: Series) -> tuple[Series, Series]:
     return own, _of(own, permission=headline_permission(own))
 
 
-def charts_of(series: Series) -> dict[str, Chart | None]:
-    """By name, all charts of one dataset but those that each model has its own of."""
+def charts_of(series: Series, fronts: Series = ()) -> dict[str, Chart | None]:
+    """By name, all charts of one dataset but those that each model has its own of; fronts: the summary's."""
     own, headlined = main_series(series)
     permission = headlined[0]["permission"]
     same = _of(series, permission=permission)
@@ -45,6 +45,7 @@ def charts_of(series: Series) -> dict[str, Chart | None]:
         "memory": cost_charts.memory_chart(headlined),
         "tpot": cost_charts.tpot_chart(headlined),
         "energy": cost_charts.energy_chart(headlined),
+        "pareto": cost_charts.pareto_chart(fronts, headlined),
     }
 
 

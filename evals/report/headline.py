@@ -106,7 +106,10 @@ def _change(change: Mapping[str, Any]) -> str:
 
 def signed_points(difference: float | None) -> str:
     """A difference of shares in percentage points, with its sign."""
-    return "-" if difference is None else f"{100 * difference:+.1f}".replace("-", "\N{MINUS SIGN}")
+    if difference is None:
+        return "-"
+    # Rounded first: a change of nothing has no sign.
+    return f"{round(100 * difference, 1) + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def whole_percent(share: float) -> str:

@@ -76,7 +76,8 @@ def write_pictures(directory: Path, summary: Mapping[str, Any]) -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     series, written = with_anchors(summary), []
     for dataset in dict.fromkeys(one["dataset"] for one in series):
-        for name, chart in charts_of([one for one in series if one["dataset"] == dataset]).items():
+        own = [one for one in series if one["dataset"] == dataset]
+        for name, chart in charts_of(own, summary.get("pareto", ())).items():
             if chart is not None:
                 file = directory / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', dataset)}-{name}.png"
                 file.write_bytes(to_png(chart))

@@ -46,5 +46,6 @@ def to_png(chart: alt.Chart | alt.LayerChart | alt.FacetChart) -> bytes:
     plain = json.loads(json.dumps(_CONFIG).replace("currentColor", "#222222"))
     plain["legend"] = {"title": None, "orient": "bottom", "labelFontSize": 12, "labelLimit": 400, "columns": 2}
     plain["legend"]["symbolOpacity"] = 1
-    spec = {**chart.to_dict(), "background": "white", "padding": 12, "config": plain}
+    drawn = json.loads(json.dumps(chart.to_dict()).replace("currentColor", "#222222"))
+    spec = {**drawn, "background": "white", "padding": 12, "config": plain}
     return bytes(vl_convert.vegalite_to_png(spec, scale=_PNG_SCALE))
