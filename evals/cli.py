@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 from evals.calibrate_cli import calibrate
-from evals.config import DEFAULT_BUDGETS, ConfigError, RunConfig, RunStoppedError
+from evals.config import DEFAULT_BUDGETS, DEFAULT_TEMPERATURE, ConfigError, RunConfig, RunStoppedError
 from evals.datasets import NAMES, load_dataset
 from evals.output import SUMMARY_FILE, read_load, write_outputs
 from evals.plan_cli import plan
@@ -66,6 +66,13 @@ Seed = Annotated[int, typer.Option(help="Draws the world, or the order of the qu
 Concurrency = Annotated[int, typer.Option(help="Questions asked at once.")]
 MaxTokens = Annotated[int, typer.Option(help="Longest answer.")]
 Timeout = Annotated[float, typer.Option(help="Seconds that one request may take.")]
+Logprobs = Annotated[bool, typer.Option("--logprobs", help="Ask for log probabilities: doubt of each answer.")]
+DrawsOption = Annotated[
+    int, typer.Option("--draws", help="Further answers to each prompt, drawn: doubt without logprobs.")
+]
+Temperature = Annotated[
+    float | None, typer.Option(help=f"Of --draws; the answers themselves are greedy. Default: {DEFAULT_TEMPERATURE:g}.")
+]
 ApiKey = Annotated[str | None, typer.Option(envvar="FATHOM_API_KEY", help="Bearer token; never stored.")]
 
 
@@ -96,6 +103,9 @@ def run(
     concurrency: Concurrency = 4,
     max_tokens: MaxTokens = 32,
     timeout: Timeout = 300.0,
+    logprobs: Logprobs = False,
+    draws: DrawsOption = 0,
+    temperature: Temperature = None,
     api_key: ApiKey = None,
 ) -> None:
     """Ask every question at every budget, grade the answers, and report.
@@ -120,6 +130,7 @@ def run(
                 max_tokens=max_tokens,
                 concurrency=concurrency,
                 timeout_s=timeout,
+                **doubt_options(logprobs, draws, temperature),
                 api_key=api_key,
             )
             for model in models
@@ -130,7 +141,7 @@ def run(
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on where this one stood")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    tell_failures(console, [result for result in results if result.failed])
+    tell_failures(console, [result for result in results if result.failed or result.failed_draws])
 
 
 @app.command()
@@ -162,6 +173,23 @@ def document_options(unit: Unit, order: Order, depth: float | None, retriever: s
     }
 
 
+def doubt_options(logprobs: bool, draws: int, temperature: float | None) -> dict[str, Any]:
+    """By what the answers' doubt is measured, as RunConfig has it.
+
+    Raises:
+        ConfigError: a temperature of nothing.
+    """
+    if temperature is not None and not draws:
+        raise ConfigError(
+            "--temperature is that of --draws, of which there are none: the answers themselves are greedy"
+        )
+    return {
+        "logprobs": logprobs,
+        "draws": draws,
+        "temperature": DEFAULT_TEMPERATURE if temperature is None else temperature,
+    }
+
+
 def run_and_show(console: Console, configs: Sequence[RunConfig], name: str, data: Path | None) -> list[RunResult]:
     """Ask everything and report it.
 
@@ -182,7 +210,9 @@ def run_and_show(console: Console, configs: Sequence[RunConfig], name: str, data
 
 def tell_failures(console: Console, failures: Sequence[RunResult]) -> None:
     if failures:
-        console.print(f"[bold red]{sum(result.failed for result in failures)} samples failed[/bold red]", end="; ")
+        draws = sum(result.failed_draws for result in failures)
+        failed = f"{sum(result.failed for result in failures)} samples" + (f" and {draws} draws" if draws else "")
+        console.print(f"[bold red]{failed} failed[/bold red]", end="; ")
         console.print("the same command asks them again")
         console.print(f"the first error: {escape(failures[0].first_error or '')}", soft_wrap=True)
         raise typer.Exit(EXIT_FAILED_SAMPLES)

@@ -18,6 +18,8 @@ from evals.records import (
 )
 
 DEFAULT_BUDGETS = (0, 256, 512, 1024, 2048, 4096)
+DEFAULT_TEMPERATURE = 0.7
+MAX_DRAWS, MAX_TEMPERATURE = 100, 2.0
 
 
 class ConfigError(Exception):
@@ -37,7 +39,8 @@ class RunConfig:
     question, all evenly. retriever, retriever_model, index_cache: see evals/retrieval. cache: cold has the server
     recompute every prompt. num_questions: how many of the dataset's
     questions, from its first. max_attempts: how often a request that the server could not take is sent; eight take
-    half a minute, in which an engine that died is back.
+    half a minute, in which an engine that died is back. logprobs: of the answers' tokens are asked for. draws: how many
+    further answers to each prompt, at `temperature`; see evals/draws.py.
     api_key is sent and never stored.
     """
 
@@ -60,6 +63,9 @@ class RunConfig:
     concurrency: int = 4
     timeout_s: float = 300.0
     max_attempts: int = 8
+    logprobs: bool = False
+    draws: int = 0
+    temperature: float = DEFAULT_TEMPERATURE
     api_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +74,12 @@ class RunConfig:
         if not self.budgets or min(self.budgets) < 0 or list(self.budgets) != sorted(set(self.budgets)):
             raise ConfigError(f"--budgets must be ascending whole numbers from 0, each once, got {self.budgets}")
         self._check_choices()
+        if not 0 <= self.draws <= MAX_DRAWS:
+            raise ConfigError(f"--draws must be from 0 to {MAX_DRAWS}, got {self.draws}")
+        if not 0 < self.temperature <= MAX_TEMPERATURE:
+            raise ConfigError(
+                f"--temperature must be above 0 and at most {MAX_TEMPERATURE:g}, got {self.temperature:g}"
+            )
         for option, value in {
             "--n": self.num_questions,
             "--max-tokens": self.max_tokens,

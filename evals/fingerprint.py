@@ -43,7 +43,14 @@ def take_fingerprint(
             "--depth": "spread" if config.depth is None else f"{config.depth:g}",
             "--cache": config.cache,
         },
-        own={"kind": served.kind, **_identity(config, served), **_computation(served), COUNTING: counting},
+        own={
+            "kind": served.kind,
+            **_identity(config, served),
+            **_computation(served),
+            COUNTING: counting,
+            # Answers that are there are not asked again: without a word of it the option would have no effect.
+            **({"--logprobs": "asked for"} if config.logprobs else {}),
+        },
     )
 
 

@@ -41,10 +41,10 @@ def write_outputs(directory: Path, load: Sequence[dict[str, Any]] = ()) -> tuple
     if not (directory / FILE_NAME).is_file():
         raise ConfigError(f"{directory} has no {FILE_NAME}; it is not the --out of a run")
     with Store(directory) as store:
-        rows, notes = list(store.rows()), store.run_notes()
+        rows, draws, notes = list(store.rows()), list(store.draws()), store.run_notes()
     if not rows:
         raise ConfigError(f"{directory / FILE_NAME} holds no samples yet")
-    summary = summarise(rows, load or _earlier_load(directory / SUMMARY_FILE), notes)
+    summary = summarise(rows, load or _earlier_load(directory / SUMMARY_FILE), notes, draws=draws)
     # Replaced in one move: a reader never sees half a file.
     draft = directory / f".{SUMMARY_FILE}.tmp"
     try:

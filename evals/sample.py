@@ -8,7 +8,7 @@ import aiohttp
 from evals.client import Answer, ServedModel, ask
 from evals.config import RunConfig
 from evals.contexts import Asked, Context, ContextBuilder
-from evals.dialect import Dialect
+from evals.dialect import Dialect, Wanted
 from evals.prompts import build_messages
 from evals.records import SERVED, Dataset, Lost, SampleRow
 from evals.scoring.grade import Grade, grade
@@ -51,7 +51,7 @@ async def ask_sample(run: RunContext, asked: Asked, budget: int, context: Contex
     question, config = asked.question, run.config
     salt = uuid.uuid4().hex if config.cache == "cold" else None
     messages = build_messages(asked.permission, context.documents, question.text)
-    answer = await ask(run.session, config, run.dialect, messages, salt=salt)
+    answer = await ask(run.session, config, run.dialect, messages, wanted=Wanted(salt=salt))
     cut = _cut(answer.usage, context.tokens) if run.counter.source == SERVED else None
     error = answer.error or cut or (_reused(answer.usage) if salt else None)
     verdict = UNSCORED
@@ -145,4 +145,6 @@ def _row(
         num_leaks=context.num_leaks,
         num_duplicates=context.num_duplicates,
         planted=context.planted,
+        logprob=answer.logprob,
+        logprob_tokens=answer.logprob_tokens,
     )

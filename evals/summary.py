@@ -1,6 +1,6 @@
 """summary.json and the same figures as a terminal table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -11,8 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from evals import decomposition
+from evals.doubt import DEFINITIONS as DOUBT
+from evals.doubt import LEGEND as DOUBT_LEGEND
+from evals.doubt import DrawKey, by_sample, describe_doubt, doubt_table
 from evals.points import describe_points, turning_of
-from evals.records import CONDITIONS, ESTIMATED, PERMISSIONS, SERVED, Condition, Permission, RunNote, SampleRow
+from evals.records import CONDITIONS, ESTIMATED, PERMISSIONS, SERVED, Condition, Draw, Permission, RunNote, SampleRow
 from evals.stats import paired, rates, turning
 from loadtest import latency
 
@@ -54,6 +57,7 @@ DEFINITIONS: dict[str, str] = {
     "counting": "where the token counts of documents come from, by which they fill a budget: "
     f"the {SERVED}, or an {ESTIMATED}",
     "request_changes": "what the endpoint did not take, and so was left out of its requests or named otherwise",
+    **DOUBT,
     **{name: latency.FORMULAS[name] for name in ("ttft_s", "tpot_s", "e2e_s")},
 }
 
@@ -69,12 +73,15 @@ def summarise(
     rows: Sequence[SampleRow],
     load: Sequence[Mapping[str, Any]] = (),
     notes: Mapping[tuple[str, str], RunNote] = MappingProxyType({}),
+    *,
+    draws: Iterable[Draw] = (),
 ) -> dict[str, Any]:
     """All samples as one JSON object.
 
     Args:
         load: summaries of load tests, passed on as they are.
         notes: what was noted of the runs, by model and dataset.
+        draws: further answers to the samples' prompts.
     Raises:
         ValueError: one question stands twice in a point; a share of such samples would count it twice.
     """
@@ -91,15 +98,20 @@ def summarise(
         key for key in series if key in curves or key.condition == "oracle" or key[:2] + key[3:] not in followed
     )
     order.sort(key=lambda key: (*key[:2], CONDITIONS.index(key.condition), PERMISSIONS.index(key.permission)))
+    drawn = by_sample(draws)
     return {
         "schema": SCHEMA,
-        "models": [_describe_series(key, series[key], notes.get((key.model, key.dataset), RunNote())) for key in order],
+        "models": [
+            _describe_series(key, series[key], notes.get((key.model, key.dataset), RunNote()), drawn) for key in order
+        ],
         "load": [dict(one) for one in load],
         "definitions": DEFINITIONS,
     }
 
 
-def _describe_series(key: _SeriesKey, rows: Sequence[SampleRow], note: RunNote) -> dict[str, Any]:
+def _describe_series(
+    key: _SeriesKey, rows: Sequence[SampleRow], note: RunNote, drawn: Mapping[DrawKey, Sequence[Draw]]
+) -> dict[str, Any]:
     by_budget: dict[int, list[SampleRow]] = {}
     for row in rows:
         by_budget.setdefault(row.budget, []).append(row)
@@ -114,7 +126,10 @@ def _describe_series(key: _SeriesKey, rows: Sequence[SampleRow], note: RunNote) 
         "permission": key.permission,
         "counting": note.counting,
         "request_changes": list(note.request_changes),
-        "points": describe_points(by_budget),
+        "points": [
+            {**point, "doubt": describe_doubt(by_budget[point["budget"]], drawn)}
+            for point in describe_points(by_budget)
+        ],
         "turning": turning_of(by_budget),
     }
 
@@ -123,11 +138,16 @@ def summary_table(summary: Mapping[str, Any]) -> Group:
     """One table per model, dataset and permission, for `rich.console.Console.print`; fits 80 columns."""
     if not summary["models"]:
         return Group(Text("no samples"))
-    parts: list[RenderableType] = [_series_table(series) for series in summary["models"]]
+    parts: list[RenderableType] = []
+    for series in summary["models"]:
+        doubt = doubt_table(series)
+        parts += [_series_table(series), *([] if doubt is None else [doubt])]
+    has_doubt = any(point["doubt"] for series in summary["models"] for point in series["points"])
     return Group(
         *parts,
         Text("Shares in % of the samples asked, hallucinated with its 95 % interval; lost: no verdict."),
         Text("TTFT, TPOT: medians in ms. Cache: mean peak of one sequence."),
+        *([Text(DOUBT_LEGEND)] if has_doubt else []),
         *map(Text, caveats(summary["models"])),
     )
 
