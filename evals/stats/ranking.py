@@ -51,9 +51,10 @@ def clustered_auroc(
     low: float | None = None
     high: float | None = None
     of_kind = [{name for name, bad in zip(clusters, wrong, strict=True) if bad is kind} for kind in (True, False)]
-    if min(map(len, of_kind)) >= MIN_CLUSTERS:
+    size = min(map(len, of_kind))  # of the rarer kind: the figure hangs on those
+    if size >= MIN_CLUSTERS:
         resampled = _resampled(np.asarray(scores, np.float64), np.asarray(wrong, bool), clusters, resamples, seed)
-        low, high = percentile_interval(resampled)
+        low, high = percentile_interval(resampled, size=size)
     return Auroc(auroc=estimate, low=low, high=high, n=len(scores), wrong=sum(wrong))
 
 
