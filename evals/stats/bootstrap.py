@@ -7,6 +7,7 @@ sums of the outcomes, and how many there are. A figure is a function of the colu
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -42,11 +43,27 @@ class Table:
 
 def draw_clusters(num_clusters: int, resamples: int, seed: int, *, width: int = 1) -> Iterator[Floats]:
     """How often each cluster is drawn: (some resamples, clusters); fewer at once where each is made into `width`."""
-    rng = np.random.default_rng(seed)
     step = max(1, MAX_DRAWN // max(num_clusters, width))
+    if num_clusters * resamples <= MAX_DRAWN:
+        drawn = _draw(num_clusters, resamples, seed)
+        yield from (drawn[start : start + step] for start in range(0, resamples, step))
+        return
+    rng = np.random.default_rng(seed)
     for start in range(0, resamples, step):
-        size = min(step, resamples - start)
-        yield rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size=size).astype(np.float64)
+        yield _multinomial(rng, num_clusters, min(step, resamples - start))
+
+
+@lru_cache(maxsize=1)
+def _draw(num_clusters: int, resamples: int, seed: int) -> Floats:
+    """Kept, for drawing takes longer than all else, and the figures of a point are over the same clusters."""
+    drawn = _multinomial(np.random.default_rng(seed), num_clusters, resamples)
+    drawn.flags.writeable = False
+    return drawn
+
+
+def _multinomial(rng: np.random.Generator, num_clusters: int, resamples: int) -> Floats:
+    chances = np.full(num_clusters, 1 / num_clusters)
+    return rng.multinomial(num_clusters, chances, size=resamples).astype(np.float64)
 
 
 def _means(sums: Floats, counts: Floats) -> Floats:
