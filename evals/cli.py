@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -20,15 +20,31 @@ from rich.progress import (
 )
 
 from evals.calibrate_cli import calibrate
-from evals.config import DEFAULT_BUDGETS, DEFAULT_TEMPERATURE, ConfigError, RunConfig, RunStoppedError
-from evals.datasets import NAMES, load_dataset
-from evals.output import SUMMARY_FILE, read_load, write_outputs
+from evals.config import (
+    DEFAULT_BUDGETS,
+    DEFAULT_TEMPERATURE,
+    NO_RERANKER,
+    RERANK_DEPTH,
+    ConfigError,
+    RerankSettings,
+    RunConfig,
+    RunStoppedError,
+)
+from evals.datasets import FROM_FILES, NAMES, load_dataset
+from evals.datasets.world_dials import DIALS, describe
+from evals.endpoints_cli import answers, endpoints, find_key
+from evals.judge_cli import judge
+from evals.lm.cli import lm, show_tasks_directory
+from evals.output import SUMMARY_FILE, read_load, write_for_paper, write_outputs
 from evals.plan_cli import plan
+from evals.recall_cli import RerankDepth, RerankerKey, RerankerModel, RerankerOption, RetrieverModel, recall
 from evals.records import CONDITIONS, PERMISSIONS, CacheState, Dataset, Order, Unit
 from evals.retrieval import METHODS
 from evals.retrieval.dense import DEFAULT_MODEL
 from evals.retrieval.index_files import default_cache
 from evals.runner import RunResult, run_evals
+from evals.scoring.graders import qualities
+from evals.stats.corrected import GraderQuality
 from evals.store import FILE_NAME
 from evals.summary import summary_table
 
@@ -37,11 +53,21 @@ EXIT_CONFIG, EXIT_FAILED_SAMPLES, EXIT_INTERRUPTED = 2, 3, 130
 
 app = typer.Typer(no_args_is_help=True, help="How hallucination changes with context length, at any endpoint.")
 
-Endpoint = Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible server, as http://127.0.0.1:8000")]
+Endpoint = Annotated[
+    str,
+    typer.Option(help="URL of an OpenAI-compatible server, a name of `fathom eval endpoints`, or replay:FILE."),
+]
 Models = Annotated[list[str], typer.Option("--model", help="Model to ask; may be given several times.")]
 Out = Annotated[Path, typer.Option(help="Directory for the store, summary.json and report.html.")]
-DatasetName = Annotated[str, typer.Option("--dataset", help=f"One of {', '.join(NAMES)}; the latter need --data.")]
+DatasetName = Annotated[
+    str,
+    typer.Option("--dataset", help=f"One of {', '.join(NAMES)}; those from {next(iter(FROM_FILES))} on need --data."),
+]
 Data = Annotated[Path | None, typer.Option(help="Directory of the dataset's files.")]
+World = Annotated[
+    str | None,
+    typer.Option(help=f"Dials of the dataset world, as namesakes=0.5,hops=0.3: {', '.join(map(describe, DIALS))}."),
+]
 DEFAULT_BUDGETS_TEXT = ",".join(map(str, DEFAULT_BUDGETS))
 Budgets = Annotated[str, typer.Option(help="Most tokens of documents, ascending; 0 asks without documents.")]
 UnitOption = Annotated[Unit, typer.Option(help="What budgets count.")]
@@ -55,7 +81,6 @@ Depth = Annotated[
     typer.Option(help="Where gold documents stand, 0 first to 1 last. Default: elsewhere for each question, evenly."),
 ]
 RetrieverOption = Annotated[str, typer.Option("--retriever", help=f"One of {', '.join(METHODS)}.")]
-RetrieverModel = Annotated[str, typer.Option(help="Of dense: a directory, or a name on the Hub. Default: MiniLM.")]
 CacheOption = Annotated[CacheState, typer.Option(help="cold: have the server recompute every prompt, by a cache_salt.")]
 Permissions = Annotated[
     list[str] | None,
@@ -73,7 +98,10 @@ DrawsOption = Annotated[
 Temperature = Annotated[
     float | None, typer.Option(help=f"Of --draws; the answers themselves are greedy. Default: {DEFAULT_TEMPERATURE:g}.")
 ]
-ApiKey = Annotated[str | None, typer.Option(envvar="FATHOM_API_KEY", help="Bearer token; never stored.")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(envvar="FATHOM_API_KEY", help="Bearer token, before the endpoint's own variable; never stored."),
+]
 
 
 @app.callback()
@@ -89,6 +117,7 @@ def run(
     out: Out,
     dataset: DatasetName = "world",
     data: Data = None,
+    world: World = None,
     budgets: Budgets = DEFAULT_BUDGETS_TEXT,
     unit: UnitOption = "tokens",
     conditions: Conditions = None,
@@ -96,6 +125,10 @@ def run(
     depth: Depth = None,
     retriever: RetrieverOption = "bm25",
     retriever_model: RetrieverModel = DEFAULT_MODEL,
+    reranker: RerankerOption = NO_RERANKER,
+    rerank_depth: RerankDepth = RERANK_DEPTH,
+    reranker_model: RerankerModel = None,
+    reranker_key: RerankerKey = None,
     cache: CacheOption = "warm",
     permissions: Permissions = None,
     n: Count = 200,
@@ -114,7 +147,7 @@ def run(
     Exit codes: 0 = all answered; 2 = wrong options; 3 = some requests failed, the same command asks them again.
     """
     console = Console()
-    try:
+    with telling_why_not(console):
         configs = [
             RunConfig(
                 endpoint=endpoint,
@@ -122,25 +155,20 @@ def run(
                 out=out,
                 budgets=parse_budgets(budgets),
                 conditions=parse_names("--condition", conditions or ["natural"], CONDITIONS),
-                **document_options(unit, order, depth, retriever, retriever_model),
+                **document_options(unit, order, depth, retriever, retriever_model, cache=cache),
+                rerank=RerankSettings(reranker, rerank_depth, reranker_model, reranker_key),
                 permissions=parse_names("--permission", permissions or [PERMISSIONS[0]], PERMISSIONS),
-                cache=cache,
                 seed=seed,
                 num_questions=n,
                 max_tokens=max_tokens,
                 concurrency=concurrency,
                 timeout_s=timeout,
                 **doubt_options(logprobs, draws, temperature),
-                api_key=api_key,
+                api_key=find_key(endpoint, api_key),
             )
             for model in models
         ]
-        results = run_and_show(console, configs, dataset, data)
-    except ConfigError as error:
-        raise refused(console, error) from error
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on where this one stood")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        results = run_and_show(console, configs, load_dataset(dataset, path=data, seed=seed, world=world))
     tell_failures(console, [result for result in results if result.failed or result.failed_draws])
 
 
@@ -148,20 +176,39 @@ def run(
 def report(
     directory: Annotated[Path, typer.Argument(help="The --out of earlier runs.")],
     load: Annotated[list[Path] | None, typer.Option(help="summary.json of a load test, to go into the report.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the tables into this file as Markdown, too.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write the charts into this directory as pictures, too.")] = None,
+    grader_quality: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="--out of `fathom eval calibrate`: corrects that grader's rates, in place of what is shipped."
+        ),
+    ] = None,
 ) -> None:
     """Write summary.json and report.html anew from the stored samples; asks nothing."""
     console = Console()
     try:
-        show(console, directory, [read_load(file) for file in load or []])
+        loads = [read_load(file) for file in load or []]
+        summary = show(console, directory, loads, quality=qualities(grader_quality or []))
+        for text in write_for_paper(summary, markdown, png):
+            console.print(text, highlight=False)
     except ConfigError as error:
         raise refused(console, error) from error
 
 
 app.command("plan")(plan)
 app.command("calibrate")(calibrate)
+app.command("endpoints")(endpoints)
+app.command("answers")(answers)
+app.command("lm")(lm)
+app.command("lm-tasks")(show_tasks_directory)
+app.command("recall")(recall)
+app.command("judge")(judge)
 
 
-def document_options(unit: Unit, order: Order, depth: float | None, retriever: str, model: str) -> dict[str, Any]:
+def document_options(
+    unit: Unit, order: Order, depth: float | None, retriever: str, model: str, *, cache: CacheState
+) -> dict[str, Any]:
     """What fills a context, and in which order, as RunConfig has it."""
     return {
         "unit": unit,
@@ -170,6 +217,7 @@ def document_options(unit: Unit, order: Order, depth: float | None, retriever: s
         "retriever": retriever,
         "retriever_model": model,
         "index_cache": default_cache(),
+        "cache": cache,
     }
 
 
@@ -190,7 +238,7 @@ def doubt_options(logprobs: bool, draws: int, temperature: float | None) -> dict
     }
 
 
-def run_and_show(console: Console, configs: Sequence[RunConfig], name: str, data: Path | None) -> list[RunResult]:
+def run_and_show(console: Console, configs: Sequence[RunConfig], dataset: Dataset) -> list[RunResult]:
     """Ask everything and report it.
 
     Raises:
@@ -198,7 +246,7 @@ def run_and_show(console: Console, configs: Sequence[RunConfig], name: str, data
     """
     first = configs[0]
     try:
-        results = ask_all(console, configs, load_dataset(name, path=data, seed=first.seed))
+        results = ask_all(console, configs, dataset)
     except RunStoppedError:
         # What was answered is worth its report; where that cannot be written, the first cause is the one to tell.
         with contextlib.suppress(ConfigError):
@@ -206,6 +254,18 @@ def run_and_show(console: Console, configs: Sequence[RunConfig], name: str, data
         raise
     show(console, first.out)
     return results
+
+
+@contextlib.contextmanager
+def telling_why_not(console: Console) -> Iterator[None]:
+    """Ends the command where an option cannot be, or somebody stops it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise refused(console, error) from error
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on where this one stood")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 def tell_failures(console: Console, failures: Sequence[RunResult]) -> None:
@@ -261,11 +321,18 @@ def ask_all(console: Console, configs: Sequence[RunConfig], dataset: Dataset) ->
         return asyncio.run(run_evals(configs, dataset, progress, say))
 
 
-def show(console: Console, out: Path, load: Sequence[dict[str, Any]] = ()) -> None:
+def show(
+    console: Console,
+    out: Path,
+    load: Sequence[dict[str, Any]] = (),
+    *,
+    quality: Mapping[str, GraderQuality] | None = None,
+) -> dict[str, Any]:
     """Write the outputs, print the table, and say where to look."""
-    summary, html = write_outputs(out, load)
+    summary, html = write_outputs(out, load, quality=quality)
     console.print(summary_table(summary))
     console.print(f"report   {html}\nsummary  {out / SUMMARY_FILE}\nsamples  {out / FILE_NAME}", highlight=False)
+    return summary
 
 
 def refused(console: Console, error: ConfigError) -> typer.Exit:

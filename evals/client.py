@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 
@@ -23,6 +23,7 @@ LOADING, READY_POLL_S = frozenset({"starting", "restarting"}), 0.25
 class Answer:
     """What came back. `error` says why the answer is none, or not whole; `attempts` counts the requests sent.
 
+    times: None where nobody measured any, as of a recorded answer.
     refused_status: the status by which the last request was refused; None where it was not, or nobody answered.
     logprob: the sum of the log probabilities of `logprob_tokens` tokens, where the server told them.
     """
@@ -31,11 +32,11 @@ class Answer:
     finish_reason: str | None
     error: str | None
     usage: Usage | None
-    times: StreamTimes
+    times: StreamTimes | None
     attempts: int
     refused_status: int | None
-    logprob: float | None
-    logprob_tokens: int | None
+    logprob: float | None = None
+    logprob_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,49 @@ class ServedModel:
     max_context_tokens: int | None
     weights_digest: str | None
     computation: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """One sample that wants an answer: what tells it from others, and what a server is sent.
+
+    salt, seed: as `Wanted` has them.
+    """
+
+    dataset: str
+    condition: str
+    permission: str
+    budget: int
+    question_id: str
+    question: str
+    messages: Sequence[dict[str, str]]
+    salt: str | None = None
+    seed: int | None = None
+
+
+class Answerer(Protocol):
+    """Whoever answers: a server (`Served`), or a file of what one answered before (evals/replay.py)."""
+
+    async def find_model(self) -> ServedModel: ...
+
+    async def ask(self, asking: Asking) -> Answer | None:
+        """None where no answer is recorded."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server that answers over HTTP."""
+
+    session: aiohttp.ClientSession
+    config: RunConfig
+    dialect: Dialect
+
+    async def find_model(self) -> ServedModel:
+        return await fetch_model(self.session, self.config)
+
+    async def ask(self, asking: Asking) -> Answer:
+        return await ask(self.session, self.config, self.dialect, asking.messages, Wanted(asking.salt, asking.seed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +153,9 @@ def _computation(dtype: object, device: object) -> str | None:
 
 async def _find_model(session: aiohttp.ClientSession, config: RunConfig) -> dict[str, Any]:
     """The model's entry; an empty one where the endpoint has no list of models."""
-    url = f"{config.api_url}/models"
+    url = config.target.models_url
+    if url is None:
+        return {}
     try:
         status, raw = await _get_patiently(session, url, config.max_attempts)
         if status == 404:
@@ -123,9 +169,11 @@ async def _find_model(session: aiohttp.ClientSession, config: RunConfig) -> dict
     entries = content.get("data") if isinstance(content, dict) else content
     entries = entries if isinstance(entries, list) else []
     models = {str(entry.get("id")): entry for entry in entries if isinstance(entry, dict)}
-    if config.model not in models:
+    # Google lists "models/NAME", and is asked for NAME.
+    entry = models.get(config.model) or models.get(f"models/{config.model}")
+    if entry is None:
         raise ConfigError(f"--model {config.model!r} is not served there; there are: {', '.join(models)}")
-    return models[config.model]
+    return entry
 
 
 async def _get_patiently(session: aiohttp.ClientSession, url: str, max_attempts: int) -> tuple[int, bytes]:
@@ -152,7 +200,7 @@ async def ask(
     attempts, num_failures = 0, 0
     while True:
         body = dialect.body(config, messages, wanted)
-        attempt = await _attempt(session, f"{config.api_url}/chat/completions", body)
+        attempt = await _attempt(session, config.target.chat_url, body)
         attempts += 1
         if attempt.refused_status in REFUSALS:
             dialect.learn(attempt.refusal, wanted)

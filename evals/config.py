@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from evals.endpoints import CHAT, Endpoint, parse_endpoint
 from evals.records import (
     CACHE_STATES,
     CONDITIONS,
@@ -20,6 +21,7 @@ from evals.records import (
 DEFAULT_BUDGETS = (0, 256, 512, 1024, 2048, 4096)
 DEFAULT_TEMPERATURE = 0.7
 MAX_DRAWS, MAX_TEMPERATURE = 100, 2.0
+NO_RERANKER, RERANK_DEPTH = "none", 50
 
 
 class ConfigError(Exception):
@@ -31,16 +33,39 @@ class RunStoppedError(ConfigError):
 
 
 @dataclass(frozen=True, slots=True)
+class RerankSettings:
+    """reranker: "none", a cross-encoder (a directory, or a name on the Hub), or an endpoint's URL. depth: how many of
+    the first documents it puts in order. model: its name at the endpoint. api_key is sent and never stored.
+    """
+
+    reranker: str = NO_RERANKER
+    depth: int = RERANK_DEPTH
+    model: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.depth <= 0:
+            raise ConfigError(f"--rerank-depth must be above 0, got {self.depth}")
+        if self.model and not self.is_endpoint:
+            raise ConfigError(f"--reranker-model names a model at an endpoint; --reranker is {self.reranker!r}")
+
+    @property
+    def is_endpoint(self) -> bool:
+        return self.reranker.startswith(("http://", "https://"))
+
+
+@dataclass(frozen=True, slots=True)
 class RunConfig:
     """One model on one dataset.
 
+    endpoint: see evals/endpoints.py.
     budgets: most of documents, ascending, in `unit`; 0 asks without documents. conditions: see evals/conditions.py.
     order: of the documents. depth: where what supports the answer stands, from 0 to 1; None: another place for each
-    question, all evenly. retriever, retriever_model, index_cache: see evals/retrieval. cache: cold has the server
-    recompute every prompt. num_questions: how many of the dataset's
-    questions, from its first. max_attempts: how often a request that the server could not take is sent; eight take
-    half a minute, in which an engine that died is back. logprobs: of the answers' tokens are asked for. draws: how many
-    further answers to each prompt, at `temperature`; see evals/draws.py.
+    question, all evenly. retriever, retriever_model, rerank, index_cache: see evals/retrieval. cache: cold has the
+    server recompute every prompt. num_questions: how many of the dataset's questions, from its first. max_attempts: how
+    often a request that the server could not take is sent; eight take half a minute, in which an engine that died is
+    back. logprobs: of the answers' tokens are asked for. draws: how many further answers to each prompt, at
+    `temperature`; see evals/draws.py.
     api_key is sent and never stored.
     """
 
@@ -55,6 +80,7 @@ class RunConfig:
     permissions: tuple[Permission, ...] = ("must_answer",)
     retriever: str = "bm25"
     retriever_model: str = "minilm"
+    rerank: RerankSettings = field(default_factory=RerankSettings)
     index_cache: Path | None = None
     cache: CacheState = "warm"
     seed: int = 0
@@ -69,8 +95,10 @@ class RunConfig:
     api_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.endpoint.startswith(("http://", "https://")):
-            raise ConfigError(f"--endpoint must be an http:// or https:// URL, got {self.endpoint!r}")
+        try:
+            parse_endpoint(self.endpoint)
+        except ValueError as error:
+            raise ConfigError(f"--endpoint {error}") from error
         if not self.budgets or min(self.budgets) < 0 or list(self.budgets) != sorted(set(self.budgets)):
             raise ConfigError(f"--budgets must be ascending whole numbers from 0, each once, got {self.budgets}")
         self._check_choices()
@@ -80,6 +108,8 @@ class RunConfig:
             raise ConfigError(
                 f"--temperature must be above 0 and at most {MAX_TEMPERATURE:g}, got {self.temperature:g}"
             )
+        if self.target.replayed is not None and (self.draws or self.logprobs):
+            raise ConfigError("--draws and --logprobs ask a server for more; --endpoint replay:FILE asks nobody")
         for option, value in {
             "--n": self.num_questions,
             "--max-tokens": self.max_tokens,
@@ -116,10 +146,14 @@ class RunConfig:
         return tuple(condition for condition in CONDITIONS if condition in wanted and self.budgets_of(condition))
 
     @property
+    def target(self) -> Endpoint:
+        return parse_endpoint(self.endpoint)
+
+    @property
     def root_url(self) -> str:
         """The server's address without the protocol's own prefix."""
-        return self.endpoint.rstrip("/").removesuffix("/v1").rstrip("/")
+        return self.target.root_url
 
     @property
     def api_url(self) -> str:
-        return f"{self.root_url}/v1"
+        return self.target.chat_url.removesuffix(CHAT)

@@ -11,7 +11,7 @@ from evals.packing import pack
 from evals.records import Condition, Document, Permission, Question
 from evals.retrieval.ranking import Retriever
 from evals.scoring.grade import spoken_passages
-from evals.tokens import TokenCounter
+from evals.tokens import DocumentCounter
 
 TAKEN_AT_ONCE = 64  # documents of a ranking, looked through while other requests are timed
 
@@ -42,7 +42,9 @@ class Context:
 class ContextBuilder:
     """Builds contexts for one run. retriever: None for a dataset without documents."""
 
-    def __init__(self, config: RunConfig, counter: TokenCounter, retriever: Retriever | None, corpus: Corpus) -> None:
+    def __init__(
+        self, config: RunConfig, counter: DocumentCounter, retriever: Retriever | None, corpus: Corpus
+    ) -> None:
         self._config, self._counter, self._retriever, self._corpus = config, counter, retriever, corpus
 
     async def build(self, asked: Asked, budgets: Sequence[int]) -> list[Context | None]:

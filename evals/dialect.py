@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from evals.config import RunConfig
+from evals.endpoints import NO_STREAM_OPTIONS, NO_TEMPERATURE, OTHER_LIMIT
 
 REFUSALS = frozenset({400, 422})
 
-NO_STREAM_OPTIONS = "stream_options left out, as the endpoint refuses it: no token counts by the server"
-OTHER_LIMIT = "max_completion_tokens sent in place of max_tokens"
-NO_TEMPERATURE = "temperature left out, as the endpoint does not take 0: answers are drawn, not greedy"
 NO_DRAW_TEMPERATURE = "--temperature left out, as the endpoint takes none: draws are at its own"
 NO_SEED = "seed left out, as the endpoint refuses it: other draws each time"
 NO_LOGPROBS = "logprobs left out, as the endpoint refuses it: answers have no log probabilities"
@@ -51,10 +49,12 @@ GREEDY = Wanted()
 
 
 class Dialect:
-    """What one endpoint was found not to take. `changes` says it in words; requests under way at once share it."""
+    """What one endpoint does not take, as was known before or is found. `changes` says it in words; requests under
+    way at once share it.
+    """
 
-    def __init__(self) -> None:
-        self.changes: list[str] = []
+    def __init__(self, known: Sequence[str] = ()) -> None:
+        self.changes: list[str] = list(known)
 
     def body(self, config: RunConfig, messages: Sequence[dict[str, str]], wanted: Wanted = GREEDY) -> dict[str, Any]:
         limit = "max_completion_tokens" if OTHER_LIMIT in self.changes else "max_tokens"

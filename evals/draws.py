@@ -7,12 +7,11 @@ the stored sample, document by document. What is there is not asked again; draws
 import hashlib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from evals.client import Answer, ask
+from evals.client import Answer, Asking
 from evals.config import ConfigError, RunConfig
 from evals.contexts import Asked
-from evals.dialect import Wanted
 from evals.prompts import build_messages
 from evals.records import Document, Draw, Question, SampleRow, Verdict
 from evals.retry import MAX_FIRST_REFUSALS, is_hopeless
@@ -83,8 +82,9 @@ async def ask_draws(
 
     async def worker() -> None:
         nonlocal finished
-        for prompt, number, messages, wanted in waiting:
-            answer = await ask(run.session, config, run.dialect, messages, wanted=wanted)
+        for prompt, number, asking in waiting:
+            answer = await run.answerer.ask(asking)
+            assert answer is not None, "only of recorded answers there may be none, and of those no draws are asked"
             note_changes()
             store.put_draw(_draw(run, prompt, number, answer))
             finished += 1
@@ -97,7 +97,7 @@ async def ask_draws(
                 first_refusals.append(answer.refused_status)
             if is_hopeless(first_refusals):
                 raise ConfigError(
-                    f"--draws: {config.api_url} refuses the first {MAX_FIRST_REFUSALS} draws of {config.model} alike, "
+                    f"--draws: {config.endpoint} refuses the first {MAX_FIRST_REFUSALS} draws of {config.model} alike, "
                     f"so no more are asked: {result.first_error}"
                 )
 
@@ -139,18 +139,25 @@ def _key_of(record: SampleRow | Draw) -> SampleKey:
     return SampleKey(*names, record.budget, record.question_id)
 
 
-def _requests(
-    run: RunContext, prompts: Sequence[_Prompt]
-) -> Iterator[tuple[_Prompt, int, list[dict[str, str]], Wanted]]:
+def _requests(run: RunContext, prompts: Sequence[_Prompt]) -> Iterator[tuple[_Prompt, int, Asking]]:
     """One after the other; those of one prompt together, so that a prefix cache pays."""
     for prompt in prompts:
         if not prompt.missing:
             continue
-        messages = build_messages(prompt.row.permission, prompt.documents, prompt.row.question)
-        # Nobody's latency: the draws of a prompt may find what the first of them has left.
-        salt = uuid.uuid4().hex if run.config.cache == "cold" else None
+        row = prompt.row
+        asking = Asking(
+            dataset=row.dataset,
+            condition=row.condition,
+            permission=row.permission,
+            budget=row.budget,
+            question_id=row.question_id,
+            question=row.question,
+            messages=build_messages(row.permission, prompt.documents, row.question),
+            # Nobody's latency: the draws of a prompt may find what the first of them has left.
+            salt=uuid.uuid4().hex if run.config.cache == "cold" else None,
+        )
         for number in prompt.missing:
-            yield prompt, number, messages, Wanted(salt, seed_of(prompt.row, number))
+            yield prompt, number, replace(asking, seed=seed_of(row, number))
 
 
 def _draw(run: RunContext, prompt: _Prompt, number: int, answer: Answer) -> Draw:

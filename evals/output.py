@@ -2,12 +2,16 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from evals.config import ConfigError
+from evals.lm.results import read_results
 from evals.report.build import write_report
+from evals.report.paper import markdown, write_pictures
+from evals.stats.corrected import GraderQuality
 from evals.store import FILE_NAME, Store
 from evals.summary import summarise
 
@@ -30,29 +34,54 @@ def read_load(file: Path) -> dict[str, Any]:
     return content
 
 
-def write_outputs(directory: Path, load: Sequence[dict[str, Any]] = ()) -> tuple[dict[str, Any], Path]:
+def write_outputs(
+    directory: Path, load: Sequence[dict[str, Any]] = (), *, quality: Mapping[str, GraderQuality] | None = None
+) -> tuple[dict[str, Any], Path]:
     """Summarise the directory's store; returns the summary and where the report is.
 
     Args:
         load: summaries of load tests, in place of those that the directory's summary has; none keeps them.
+        quality: of the graders, by name; None: what comes with Fathom.
     Raises:
         ConfigError: there is no store, or nothing in it, or the files cannot be written.
     """
     if not (directory / FILE_NAME).is_file():
         raise ConfigError(f"{directory} has no {FILE_NAME}; it is not the --out of a run")
     with Store(directory) as store:
-        rows, draws, notes = list(store.rows()), list(store.draws()), store.run_notes()
-    if not rows:
+        rows, notes, judgements = list(store.rows()), store.run_notes(), list(store.judgements())
+        draws = list(store.draws())
+        documents = {name: store.documents(name) for name in {row.dataset for row in rows}}
+    lm = [asdict(result) for result in read_results(directory)]
+    if not rows and not lm:
         raise ConfigError(f"{directory / FILE_NAME} holds no samples yet")
-    summary = summarise(rows, load or _earlier_load(directory / SUMMARY_FILE), notes, draws=draws)
+    loads = load or _earlier_load(directory / SUMMARY_FILE)
+    summary = summarise(rows, loads, notes, lm, judgements=judgements, draws=draws, quality=quality)
     # Replaced in one move: a reader never sees half a file.
     draft = directory / f".{SUMMARY_FILE}.tmp"
     try:
         draft.write_text(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(draft, directory / SUMMARY_FILE)
-        return summary, write_report(directory, rows, summary)
+        return summary, write_report(directory, rows, summary, documents)
     except OSError as error:
         raise ConfigError(f"--out {directory} cannot be written: {error}") from error
+
+
+def write_for_paper(summary: dict[str, Any], tables: Path | None, pictures: Path | None) -> list[str]:
+    """The tables as Markdown and the charts as PNG, where they are wanted; what was written, a line each.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    lines = []
+    try:
+        if tables is not None:
+            tables.write_text(markdown(summary), encoding="utf-8")
+            lines.append(f"tables   {tables}")
+        if pictures is not None:
+            lines.append(f"charts   {len(write_pictures(pictures, summary))} in {pictures}")
+    except OSError as error:
+        raise ConfigError(f"--markdown or --png cannot be written: {error}") from error
+    return lines
 
 
 def _earlier_load(file: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from evals.decomposition import change_since, decompose
 from evals.records import LOST, HallucinationKind, SampleRow, Verdict
 from evals.stats.paired import Difference, holm, paired_difference
-from evals.stats.rates import Rate, rate
+from evals.stats.rates import Rate, clustered_rate
 from evals.stats.turning import Turning, turning_point
 from loadtest import latency
 
@@ -55,7 +55,7 @@ def describe_point(budget: int, rows: Sequence[SampleRow], closed_book: Sequence
         "duplicates_mean": mean(row.num_duplicates for row in rows),
         "depth_mean": mean(row.depth for row in rows if row.depth is not None),
         "documents_mean": mean(len(row.doc_ids) for row in rows),
-        "recall": rate(sum(row.gold_in_context for row in answerable), len(answerable)),
+        "recall": clustered_rate((row.cluster, row.gold_in_context) for row in answerable),
         **verdict_rates(rows),
         "unscored": sum(row.verdict == "unscored" for row in rows),
         "lost": _lost(rows),
@@ -85,9 +85,10 @@ def counted(rows: Sequence[SampleRow]) -> list[SampleRow]:
 
 def verdict_rates(rows: Sequence[SampleRow], *, first_line: bool = False) -> dict[str, Rate]:
     """The share of each verdict among all that were asked; of none where not a single one has a verdict."""
-    verdicts = Counter(row.first_line_verdict if first_line else row.verdict for row in rows)
-    num_asked = len(counted(rows)) if any(verdicts[verdict] for verdict in SCORED) else 0
-    return {verdict: rate(verdicts[verdict], num_asked) for verdict in SCORED}
+    told = [(row.cluster, row.first_line_verdict if first_line else row.verdict) for row in counted(rows)]
+    if all(verdict == "unscored" for _, verdict in told):
+        told = []
+    return {name: clustered_rate((cluster, verdict == name) for cluster, verdict in told) for name in SCORED}
 
 
 def _lost(rows: Sequence[SampleRow]) -> dict[str, int]:
@@ -96,8 +97,8 @@ def _lost(rows: Sequence[SampleRow]) -> dict[str, int]:
 
 
 def _of_answered(rows: Sequence[SampleRow]) -> Rate:
-    counts = Counter(row.verdict for row in rows)
-    return rate(counts["hallucinated"], counts["hallucinated"] + counts["correct"])
+    answered = [row for row in rows if row.verdict in ("correct", "hallucinated")]
+    return clustered_rate((row.cluster, row.verdict == "hallucinated") for row in answered)
 
 
 def group(rows: Sequence[SampleRow]) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def _latencies(rows: Sequence[SampleRow]) -> dict[str, latency.Summary]:
     return {
         "ttft_s": latency.summary(row.ttft_s for row in answered if row.ttft_s is not None),
         "tpot_s": latency.summary(row.tpot_s for row in answered if row.tpot_s is not None),
-        "e2e_s": latency.summary(row.e2e_s for row in answered),
+        "e2e_s": latency.summary(row.e2e_s for row in answered if row.e2e_s is not None),
     }
 
 

@@ -109,7 +109,8 @@ class SampleRow:
     the GPU took for this answer, as far as it can be told.
 
     Times are seconds on the client's monotonic clock, relative to `sent_s`'s own clock; derived latencies
-    (`ttft_s`, `tpot_s`, `e2e_s`) are kept beside the raw stamps. Byte counts are the server's own, None where
+    (`ttft_s`, `tpot_s`, `e2e_s`) are kept beside the raw stamps. All are None of an answer that was recorded before
+    and not asked for. Byte counts are the server's own, None where
     the endpoint gives none.
     """
 
@@ -137,12 +138,12 @@ class SampleRow:
     document_tokens: int
     cached_tokens: int | None
     completion_tokens: int | None
-    sent_s: float
+    sent_s: float | None
     token_times_s: tuple[float, ...]
-    end_s: float
+    end_s: float | None
     ttft_s: float | None
     tpot_s: float | None
-    e2e_s: float
+    e2e_s: float | None
     kv_bytes: int | None
     state_bytes: int | None
     peak_bytes: int | None

@@ -5,7 +5,9 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from evals.client import fetch_model, open_session
+import aiohttp
+
+from evals.client import Answerer, Served, open_session
 from evals.conditions import corpus_of
 from evals.config import ConfigError, RunConfig
 from evals.contexts import Asked, ContextBuilder
@@ -13,9 +15,11 @@ from evals.dialect import Dialect
 from evals.draws import Draws, ask_draws, check_temperature
 from evals.fingerprint import take_fingerprint
 from evals.prompts import SYSTEM_PROMPTS, build_messages
-from evals.records import ESTIMATED, Dataset
+from evals.records import ESTIMATED, WITHOUT_LENGTH, Dataset
+from evals.replay import Recorded
 from evals.retrieval import open_retriever
 from evals.retrieval.ranking import Retriever
+from evals.retrieval.recall_file import note_recall
 from evals.retry import MAX_FIRST_REFUSALS, is_hopeless
 from evals.sample import RunContext, Sampled, ask_sample
 from evals.store import Store
@@ -29,8 +33,9 @@ Say = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """How one run went. `asked` leaves out what the store held already; `failed` are rows with an error; `left_out`
-    are those for which the question has no context: no gold to give, or none that fits into the budget. `draws` were
-    asked beside them, of which `failed_draws` have an error.
+    are those for which the question has no context: no gold to give, or none that fits into the budget; `unrecorded`
+    those of which a file of recorded answers has none. `draws` were asked beside them, of which `failed_draws` have an
+    error.
     """
 
     total: int
@@ -40,6 +45,7 @@ class RunResult:
     kind: str
     counting: str
     left_out: int = 0
+    unrecorded: int = 0
     draws: int = 0
     failed_draws: int = 0
 
@@ -53,6 +59,7 @@ class _Tally:
     asked: int = 0
     failed: int = 0
     left_out: int = 0
+    unrecorded: int = 0
     first_error: str | None = None
     first_refusals: list[int | None] = field(default_factory=list)
 
@@ -117,11 +124,13 @@ async def run_evals(
         runs = []
         for config in configs:
             session = await stack.enter_async_context(open_session(config))
-            served = await fetch_model(session, config)
+            dialect = Dialect(config.target.changes)
+            answerer = _answerer(config, dialect, session, num_models=len(configs))
+            served = await answerer.find_model()
             counter = TokenCounter(session, config)
             await counter.start()
             contexts = ContextBuilder(config, counter, retriever, corpus)
-            run = RunContext(config, dataset, served, session, counter, Dialect(), contexts)
+            run = RunContext(config, dataset, served, answerer, counter, dialect, contexts)
             await _check_context(run)
             runs.append(run)
         for run in runs:
@@ -129,7 +138,16 @@ async def run_evals(
             check_temperature(run.config, dataset.name, store)
             if run.counter.source == ESTIMATED:
                 say(f"{run.config.model}: the endpoint counts no tokens; documents are counted by an {ESTIMATED}")
+        if retriever is not None and any(set(config.asked_conditions) - set(WITHOUT_LENGTH) for config in configs):
+            # Before anything is asked: it would take processor time from what is timed.
+            await asyncio.to_thread(note_recall, configs[0], dataset, retriever)
         return [await _ask_all(run, store, progress=progress, say=say) for run in runs]
+
+
+def _answerer(config: RunConfig, dialect: Dialect, session: aiohttp.ClientSession, *, num_models: int) -> Answerer:
+    if config.target.replayed is not None:
+        return Recorded(config, config.target.replayed, num_models=num_models)
+    return Served(session, config, dialect)
 
 
 def _open_retriever(config: RunConfig, dataset: Dataset) -> Retriever | None:
@@ -141,6 +159,7 @@ def _open_retriever(config: RunConfig, dataset: Dataset) -> Retriever | None:
         model=config.retriever_model,
         seed=config.seed,
         cache=config.index_cache,
+        rerank=config.rerank,
     )
 
 
@@ -193,6 +212,10 @@ async def _ask_all(run: RunContext, store: Store, *, progress: Progress, say: Sa
                     tally.finished += 1
                     continue
                 sampled = await ask_sample(run, asked, budget, context)
+                if sampled is None:
+                    tally.unrecorded += 1
+                    tally.finished += 1
+                    continue
                 # Before the row: no sample may lie in the store without what must be known of it.
                 _note_changes(run, store, told, say)
                 store.put(sampled.row, context.documents)
@@ -201,8 +224,7 @@ async def _ask_all(run: RunContext, store: Store, *, progress: Progress, say: Sa
                 _check_refusals(run, tally)
 
     await run_workers(worker, min(config.concurrency, len(series)))
-    if tally.left_out:
-        say(f"{config.model}: {tally.left_out} samples are left out: no such context, or none that small")
+    _tell_missing(run, tally, say)
     draws = Draws()
     if config.draws:
         draws = await ask_draws(
@@ -226,9 +248,22 @@ def _result(run: RunContext, tally: _Tally, draws: Draws) -> RunResult:
         kind=run.served.kind,
         counting=run.counter.source,
         left_out=tally.left_out,
+        unrecorded=tally.unrecorded,
         draws=draws.asked,
         failed_draws=draws.failed,
     )
+
+
+def _tell_missing(run: RunContext, tally: _Tally, say: Say) -> None:
+    """Raises:
+    ConfigError: of all that was to be asked no answer is recorded.
+    """
+    if tally.left_out:
+        say(f"{run.config.model}: {tally.left_out} samples are left out: no such context, or none that small")
+    if isinstance(run.answerer, Recorded) and tally.unrecorded:
+        if tally.unrecorded + tally.left_out == tally.total:
+            raise ConfigError(run.answerer.describe_missing())
+        say(f"{run.config.model}: {tally.unrecorded} samples are left out: no answer to them is recorded")
 
 
 def _note_changes(run: RunContext, store: Store, told: set[str], say: Say) -> None:

@@ -3,12 +3,10 @@
 import uuid
 from dataclasses import dataclass, replace
 
-import aiohttp
-
-from evals.client import Answer, ServedModel, ask
+from evals.client import Answer, Answerer, Asking, ServedModel
 from evals.config import RunConfig
 from evals.contexts import Asked, Context, ContextBuilder
-from evals.dialect import Dialect, Wanted
+from evals.dialect import Dialect
 from evals.prompts import build_messages
 from evals.records import SERVED, Dataset, Lost, SampleRow
 from evals.scoring.grade import Grade, grade
@@ -28,7 +26,7 @@ class RunContext:
     config: RunConfig
     dataset: Dataset
     served: ServedModel
-    session: aiohttp.ClientSession
+    answerer: Answerer
     counter: TokenCounter
     dialect: Dialect
     contexts: ContextBuilder
@@ -46,14 +44,27 @@ class Sampled:
     refused_status: int | None
 
 
-async def ask_sample(run: RunContext, asked: Asked, budget: int, context: Context) -> Sampled:
-    """Ask and grade. An answer with an error, or to a prompt that was cut, has no verdict."""
-    question, config = asked.question, run.config
-    salt = uuid.uuid4().hex if config.cache == "cold" else None
-    messages = build_messages(asked.permission, context.documents, question.text)
-    answer = await ask(run.session, config, run.dialect, messages, wanted=Wanted(salt=salt))
+async def ask_sample(run: RunContext, asked: Asked, budget: int, context: Context) -> Sampled | None:
+    """Ask and grade. An answer with an error, or to a prompt that was cut, has no verdict.
+
+    None where answers are recorded ones, and none of this sample is.
+    """
+    question = asked.question
+    asking = Asking(
+        dataset=run.dataset.name,
+        condition=asked.condition,
+        permission=asked.permission,
+        budget=budget,
+        question_id=question.id,
+        question=question.text,
+        messages=build_messages(asked.permission, context.documents, question.text),
+        salt=uuid.uuid4().hex if run.config.cache == "cold" else None,
+    )
+    answer = await run.answerer.ask(asking)
+    if answer is None:
+        return None
     cut = _cut(answer.usage, context.tokens) if run.counter.source == SERVED else None
-    error = answer.error or cut or (_reused(answer.usage) if salt else None)
+    error = answer.error or cut or (_reused(answer.usage) if asking.salt else None)
     verdict = UNSCORED
     if error is None:
         verdict = grade(question, answer.text, context.documents, permission=asked.permission, planted=context.planted)
@@ -102,7 +113,7 @@ def _row(
     error: str | None,
 ) -> SampleRow:
     question = asked.question
-    usage = answer.usage
+    usage, times = answer.usage, answer.times
     memory = (usage.fathom if usage else None) or {}
     num_tokens = usage.completion_tokens if usage else None
     return SampleRow(
@@ -131,12 +142,12 @@ def _row(
         document_tokens=context.tokens,
         cached_tokens=usage.cached_tokens if usage else None,
         completion_tokens=num_tokens,
-        sent_s=answer.times.sent_s,
-        token_times_s=answer.times.token_times_s,
-        end_s=answer.times.end_s,
-        ttft_s=ttft_s(answer.times),
-        tpot_s=tpot_s(answer.times, num_tokens),
-        e2e_s=e2e_s(answer.times),
+        sent_s=times.sent_s if times else None,
+        token_times_s=times.token_times_s if times else (),
+        end_s=times.end_s if times else None,
+        ttft_s=ttft_s(times) if times else None,
+        tpot_s=tpot_s(times, num_tokens) if times else None,
+        e2e_s=e2e_s(times) if times else None,
         kv_bytes=memory.get("kv_bytes"),
         state_bytes=memory.get("state_bytes"),
         peak_bytes=memory.get("peak_bytes"),

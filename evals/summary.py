@@ -10,13 +10,27 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from evals import decomposition
+from evals import decomposition, depths, graded
+from evals.depths import depth_cells
 from evals.doubt import DEFINITIONS as DOUBT
 from evals.doubt import LEGEND as DOUBT_LEGEND
 from evals.doubt import DrawKey, by_sample, describe_doubt, doubt_table
 from evals.points import describe_points, turning_of
-from evals.records import CONDITIONS, ESTIMATED, PERMISSIONS, SERVED, Condition, Draw, Permission, RunNote, SampleRow
+from evals.records import (
+    CONDITIONS,
+    ESTIMATED,
+    PERMISSIONS,
+    SERVED,
+    Condition,
+    Draw,
+    Judgement,
+    Permission,
+    RunNote,
+    SampleRow,
+)
+from evals.scoring.graders import qualities
 from evals.stats import paired, rates, turning
+from evals.stats.corrected import GraderQuality
 from loadtest import latency
 
 SCHEMA = "fathom.summary/1"
@@ -45,6 +59,7 @@ DEFINITIONS: dict[str, str] = {
     "p_adjusted": paired.FORMULAS["p_adjusted"],
     "equivalent_within": paired.FORMULAS["equivalent_within"],
     "turning": "where the rate of hallucinations stops to fall: " + turning.FORMULA,
+    "depths": depths.FORMULA,
     "condition": "which documents: closed none; oracle those that support the answer; natural those retrieved;"
     " gold+distractors a supporting one among others; no-gold the same without any that has an answer in its words;"
     " conflict the first and an altered copy that says something else",
@@ -58,6 +73,7 @@ DEFINITIONS: dict[str, str] = {
     f"the {SERVED}, or an {ESTIMATED}",
     "request_changes": "what the endpoint did not take, and so was left out of its requests or named otherwise",
     **DOUBT,
+    **graded.DEFINITIONS,
     **{name: latency.FORMULAS[name] for name in ("ttft_s", "tpot_s", "e2e_s")},
 }
 
@@ -73,14 +89,19 @@ def summarise(
     rows: Sequence[SampleRow],
     load: Sequence[Mapping[str, Any]] = (),
     notes: Mapping[tuple[str, str], RunNote] = MappingProxyType({}),
+    lm: Sequence[Mapping[str, Any]] = (),
     *,
+    judgements: Iterable[Judgement] = (),
     draws: Iterable[Draw] = (),
+    quality: Mapping[str, GraderQuality] | None = None,
 ) -> dict[str, Any]:
     """All samples as one JSON object.
 
     Args:
         load: summaries of load tests, passed on as they are.
         notes: what was noted of the runs, by model and dataset.
+        lm: figures of lm-eval's tasks, passed on as they are.
+        judgements: what other graders say. quality: of the graders, by name; None: what comes with Fathom.
         draws: further answers to the samples' prompts.
     Raises:
         ValueError: one question stands twice in a point; a share of such samples would count it twice.
@@ -99,12 +120,19 @@ def summarise(
     )
     order.sort(key=lambda key: (*key[:2], CONDITIONS.index(key.condition), PERMISSIONS.index(key.permission)))
     drawn = by_sample(draws)
+    described = [
+        _describe_series(key, series[key], notes.get((key.model, key.dataset), RunNote()), drawn) for key in order
+    ]
+    known, judged = qualities(()) if quality is None else quality, graded.by_sample(judgements)
+    for key, one in zip(order, described, strict=True):
+        for point in one["points"]:
+            members = [row for row in series[key] if row.budget == point["budget"]]
+            point |= graded.describe_graded(members, judged, known)
     return {
         "schema": SCHEMA,
-        "models": [
-            _describe_series(key, series[key], notes.get((key.model, key.dataset), RunNote()), drawn) for key in order
-        ],
+        "models": described,
         "load": [dict(one) for one in load],
+        "lm": [dict(one) for one in lm],
         "definitions": DEFINITIONS,
     }
 
@@ -131,6 +159,7 @@ def _describe_series(
             for point in describe_points(by_budget)
         ],
         "turning": turning_of(by_budget),
+        "depths": depth_cells(by_budget),
     }
 
 
@@ -147,6 +176,7 @@ def summary_table(summary: Mapping[str, Any]) -> Group:
         *parts,
         Text("Shares in % of the samples asked, hallucinated with its 95 % interval; lost: no verdict."),
         Text("TTFT, TPOT: medians in ms. Cache: mean peak of one sequence."),
+        *map(Text, graded.lines(summary["models"])),
         *([Text(DOUBT_LEGEND)] if has_doubt else []),
         *map(Text, caveats(summary["models"])),
     )

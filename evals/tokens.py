@@ -3,8 +3,8 @@
 import contextlib
 import json
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import aiohttp
 
@@ -19,6 +19,35 @@ ANCHOR = "a\n\n"
 NOT_IMPLEMENTED = 501
 
 
+class DocumentCounter(Protocol):
+    """Tells how many tokens a document takes, rendered behind another one."""
+
+    async def count(self, document: Document) -> int: ...
+
+
+def estimate(text: str) -> int:
+    """Rather too many tokens than too few, for English."""
+    return math.ceil(len(text.encode()) / 3)
+
+
+class TextCounter:
+    """Counts by a function of texts, each document once: a tokenizer that is at hand, or the estimate."""
+
+    def __init__(self, count_text: Callable[[str], int]) -> None:
+        self._count_text = count_text
+        self._counts: dict[str, int] = {}
+
+    @classmethod
+    def of_tokenizer(cls, num_tokens: Callable[[str], int]) -> "TextCounter":
+        anchor = num_tokens(ANCHOR)
+        return cls(lambda text: max(1, num_tokens(ANCHOR + text) - anchor))
+
+    async def count(self, document: Document) -> int:
+        if document.id not in self._counts:
+            self._counts[document.id] = self._count_text(render_document(document))
+        return self._counts[document.id]
+
+
 class TokenCounter:
     """Counts through the endpoint's /tokenize, each document once. `source` says where the counts come from.
 
@@ -28,7 +57,7 @@ class TokenCounter:
     def __init__(self, session: aiohttp.ClientSession, config: RunConfig) -> None:
         self._session = session
         self._config = config
-        self._url = f"{config.root_url}/tokenize"
+        self._url = config.target.tokenize_url
         self._anchor = 0
         self._counts: dict[str, int] = {}
         self.source = SERVED
@@ -39,7 +68,7 @@ class TokenCounter:
         Raises:
             ConfigError: it cannot be reached, or fails.
         """
-        count = await self._ask({"prompt": ANCHOR, "add_special_tokens": False})
+        count = None if self._url is None else await self._ask({"prompt": ANCHOR, "add_special_tokens": False})
         if count is None:
             self.source = ESTIMATED
         else:
@@ -68,7 +97,7 @@ class TokenCounter:
 
     async def _count_text(self, text: str) -> int:
         if self.source == ESTIMATED:
-            return math.ceil(len(text.encode()) / 3)
+            return estimate(text)
         counted = await self._ask({"prompt": ANCHOR + text, "add_special_tokens": False})
         if counted is None:
             # An estimate among counts would be a budget of two measures.
@@ -77,6 +106,7 @@ class TokenCounter:
 
     async def _ask(self, what: dict[str, Any]) -> int | None:
         """A count, or None where the endpoint gives none; asked again while it says to come later."""
+        assert self._url is not None
         num_failures = 0
         while True:
             again_after_s: float | None = 0.0

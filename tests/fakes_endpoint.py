@@ -127,6 +127,8 @@ class Planted:
         if refusal := self._refusal(body):
             return web.json_response({"error": {"message": refusal[1]}}, status=refusal[0])
         await asyncio.sleep(self.delay_s)
+        if not body.get("stream"):
+            return web.json_response(self._whole(body))
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         await self._stream(response, body)
@@ -136,6 +138,17 @@ class Planted:
         if body["model"] in self.refused_models:
             return self.refused_models[body["model"]], "planted refusal"
         return next((refusal for name, refusal in self.unknown_fields.items() if name in body), None)
+
+    def _whole(self, body: dict) -> dict:
+        text = self.answer(body["messages"][-1]["content"])
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        return {"choices": [choice], "usage": self._usage(body, len(text.split(" ")))}
+
+    def _usage(self, body: dict, num_answer: int) -> dict:
+        prompt = count_chat(body["messages"])
+        if self.sees is not None:
+            prompt = min(prompt, self.sees)
+        return {"prompt_tokens": prompt, "completion_tokens": num_answer, "total_tokens": prompt + num_answer}
 
     async def _stream(self, response: web.StreamResponse, body: dict) -> None:
         text = self.draw(body) if self.draw else self.answer(body["messages"][-1]["content"])
@@ -151,10 +164,7 @@ class Planted:
                 await _send(response, {"error": {"message": "planted break"}})
                 return
         await _send(response, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-        prompt = count_chat(body["messages"])
-        if self.sees is not None:
-            prompt = min(prompt, self.sees)
-        usage = {"prompt_tokens": prompt, "completion_tokens": len(words), "total_tokens": prompt + len(words)}
+        usage: dict = self._usage(body, len(words))
         if self.reuses is not None:
             usage["prompt_tokens_details"] = {"cached_tokens": self.reuses}
         memory = {"fathom": {"kv_bytes": 0, "state_bytes": 64, "peak_bytes": 64}} if self.reports_memory else {}

@@ -9,18 +9,28 @@ import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from evals.config import ConfigError
 from evals.datasets import world_words as words
 from evals.records import Document
 
 POPULAR_SEED = 20_260_101
 POPULAR_PER_KIND = 60
 MAX_NAMES_DRAWN = 200
+MAX_DRAFTS_REFUSED = 20_000
 KIND_WEIGHTS = {"person": 5, "city": 2, "company": 2, "work": 3}
 
 
 @dataclass(frozen=True, slots=True)
 class WorldConfig:
-    """The difficulty dials of a world. Shares are of entities or of questions, as named."""
+    """The difficulty dials of a world; evals/datasets/world_dials.py says within which bounds.
+
+    Of entities: namesake_share bear a name that another one bears, popular_share (as a share of num_entities, beside
+    them) are the same in every world, withheld_share have a fact that no document states, near_duplicate_share have a
+    twin of a similar name and other facts. outside_share: of the links, to what no document describes.
+    Of questions: unanswerable_share, two_hop_share, namesake_question_share.
+    conflict_share: of the stated facts, about which an outdated document says another thing; and of the questions,
+    which ask for such a fact.
+    """
 
     seed: int = 0
     num_entities: int = 1200
@@ -36,6 +46,7 @@ class WorldConfig:
     unanswerable_share: float = 0.15
     two_hop_share: float = 0.08
     namesake_question_share: float = 0.22
+    conflict_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +78,12 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class World:
+    """`disputed`: facts, as ids of entity and attribute, about which an outdated document says another thing."""
+
     entities: dict[str, Entity]
     pages: tuple[Page, ...]
     ambiguous: frozenset[str]
+    disputed: frozenset[tuple[str, str]] = frozenset()
 
 
 def _year(rng: random.Random) -> str:
@@ -149,6 +163,7 @@ def draw_entities(
     drafts: list[tuple[str, str, str]] = []
     taken: set[tuple[str, str, str]] = set()
     kinds = rng.choices(list(kind_weights), weights=list(kind_weights.values()), k=count)
+    num_refused = 0
     while len(drafts) < count:
         kind = kinds[len(drafts)]
         twins = [draft for draft in drafts[-12:] if draft[0] == kind]
@@ -157,6 +172,11 @@ def draw_entities(
         if draft not in taken:
             taken.add(draft)
             drafts.append(draft)
+            num_refused = 0
+            continue
+        num_refused += 1
+        if num_refused > MAX_DRAFTS_REFUSED:
+            raise ConfigError(f"--world: there are no names left for {count} entities; lower num_entities or namesakes")
     by_kind: dict[str, list[int]] = {kind: [] for kind in KIND_WEIGHTS}
     for index, draft in enumerate(drafts):
         by_kind[draft[0]].append(index)
@@ -231,6 +251,12 @@ def write_event(rng: random.Random, people: Sequence[Entity], city: str, event_i
     return Page(Document(event_id, f"The {event} of {city}", text), event_id, ())
 
 
+def draw_value(rng: random.Random, pool: NamePool, attribute: str) -> str:
+    """A value that the attribute could have."""
+    link = _LINK_KINDS.get(attribute)
+    return pool.draw(link) if link else _FREE_VALUES[attribute](rng)
+
+
 def near_duplicate(rng: random.Random, pool: NamePool, entity: Entity, taken: Collection[str]) -> Entity | None:
     """Another entity under the same label whose name differs in a part, and all of whose facts are others.
 
@@ -244,8 +270,7 @@ def near_duplicate(rng: random.Random, pool: NamePool, entity: Entity, taken: Co
     for attribute, value in entity.facts.items():
         facts[attribute] = value
         while facts[attribute] == value:
-            link = _LINK_KINDS.get(attribute)
-            facts[attribute] = pool.draw(link) if link else _FREE_VALUES[attribute](rng)
+            facts[attribute] = draw_value(rng, pool, attribute)
     return replace(entity, id=f"{entity.id}-near", name=name, facts=facts, links={}, popular=False)
 
 

@@ -1,14 +1,23 @@
-"""Questions about a fictional world: facts, namesakes, two hops, and what no document says, each with its twin."""
+"""Questions about a fictional world: facts, namesakes, two hops, conflicts, and what no document says, with its twin.
+
+Those about an entity that is the same in every world have "popular_" before their kind: a model can know their answers.
+"""
 
 import hashlib
 import json
 import random
 from collections import deque
-from dataclasses import replace
+from dataclasses import fields, replace
 
+from evals.config import ConfigError
 from evals.datasets import world_words as words
 from evals.datasets.world import Entity, World, WorldConfig, build_world
+from evals.datasets.world_conflicts import add_conflicts
 from evals.records import Dataset, Question
+
+# Of one question, before there is held to be none of its kind that was not asked.
+MAX_DRAWS = 20_000
+POPULAR_KIND = "popular_"
 
 
 def ask(rng: random.Random, entity: Entity, attribute: str, *, labelled: bool) -> str:
@@ -38,18 +47,28 @@ def _single_hop(rng: random.Random, world: World, kind: str) -> tuple[Entity, st
     entity = rng.choice(list(world.entities.values()))
     if kind == "unanswerable":
         return (entity, entity.withheld) if entity.withheld else None
-    if (kind == "namesake") != (entity.id in world.ambiguous):
+    if kind != "conflict" and (kind == "namesake") != (entity.id in world.ambiguous):
         return None
-    return entity, rng.choice([attribute for attribute in entity.facts if attribute != entity.withheld])
+    attribute = rng.choice([attribute for attribute in entity.facts if attribute != entity.withheld])
+    return (entity, attribute) if (kind == "conflict") == ((entity.id, attribute) in world.disputed) else None
 
 
 def _twin(rng: random.Random, world: World, asked: Entity, attribute: str) -> Entity:
-    """An entity of the same kind, without a namesake, of which a document states what is withheld of `asked`."""
+    """An entity of the same kind, without a namesake, of which one document states what is withheld of `asked`.
+
+    Raises:
+        ConfigError: there is none.
+    """
     fitting = [
         entity
         for entity in world.entities.values()
-        if entity.kind == asked.kind and entity.withheld != attribute and entity.id not in world.ambiguous
+        if entity.kind == asked.kind
+        and entity.withheld != attribute
+        and entity.id not in world.ambiguous
+        and (entity.id, attribute) not in world.disputed
     ]
+    if not fitting:
+        raise _exhausted("fact")
     return rng.choice(fitting)
 
 
@@ -63,7 +82,18 @@ def _two_hop(rng: random.Random, world: World) -> tuple[Entity, str, Entity, str
     # A described entity with a namesake could not be told from it.
     if target is None or target.id in world.ambiguous:
         return None
-    return entity, link, target, rng.choice([name for name in target.facts if name != target.withheld])
+    attribute = rng.choice([name for name in target.facts if name != target.withheld])
+    if not world.disputed.isdisjoint({(entity.id, link), (target.id, attribute)}):
+        return None
+    return entity, link, target, attribute
+
+
+def _exhausted(kind: str) -> ConfigError:
+    return ConfigError(
+        f"--world: this world has too few different questions of the kind {kind!r}; ask for fewer of them, or set what "
+        "they are about higher (fact: num_entities; namesake: namesakes; two_hop: a lower outside; "
+        "unanswerable: withheld; conflict: num_entities)"
+    )
 
 
 class _Asker:
@@ -80,10 +110,11 @@ class _Asker:
         """A question of a kind. A fact is, as long as there are any, the twin of an unanswerable question before."""
         if kind == "fact" and self._twins:
             return replace(self._twins.popleft(), id=question_id)
-        while True:
+        for _ in range(MAX_DRAWS):
             question = self._two_hop(question_id) if kind == "two_hop" else self._single_hop(kind, question_id)
             if question is not None:
                 return question
+        raise _exhausted(kind)
 
     def _two_hop(self, question_id: str) -> Question | None:
         hop = _two_hop(self._rng, self._world)
@@ -95,7 +126,8 @@ class _Asker:
         if not self._is_new(text):
             return None
         gold_ids = (self._gold[(entity.id, link)], self._gold[(target.id, attribute)])
-        return Question(question_id, text, (target.facts[attribute],), gold_ids, "two_hop", entity.id)
+        kind = _kind("two_hop", target)
+        return Question(question_id, text, (target.facts[attribute],), gold_ids, kind, entity.id)
 
     def _single_hop(self, kind: str, question_id: str) -> Question | None:
         single = _single_hop(self._rng, self._world, kind)
@@ -108,11 +140,13 @@ class _Asker:
             return None
         if kind != "unanswerable":
             return self._answerable(question_id, text, entity, attribute, kind)
-        while True:
+        for _ in range(MAX_DRAWS):
             twin = _twin(self._rng, self._world, entity, attribute)
             twin_text = _worded(wording, twin, labelled=False)
             if self._is_new(twin_text):
                 break
+        else:
+            raise _exhausted("fact")
         self._twins.append(replace(self._answerable("", twin_text, twin, attribute, "fact"), pair=question_id))
         return Question(question_id, text, (), (), kind, entity.id, pair=question_id)
 
@@ -124,7 +158,11 @@ class _Asker:
 
     def _answerable(self, question_id: str, text: str, entity: Entity, attribute: str, kind: str) -> Question:
         gold_ids = (self._gold[(entity.id, attribute)],)
-        return Question(question_id, text, (entity.facts[attribute],), gold_ids, kind, entity.id)
+        return Question(question_id, text, (entity.facts[attribute],), gold_ids, _kind(kind, entity), entity.id)
+
+
+def _kind(kind: str, answering: Entity) -> str:
+    return f"{POPULAR_KIND}{kind}" if answering.popular else kind
 
 
 def question_kinds(config: WorldConfig) -> list[str]:
@@ -133,6 +171,7 @@ def question_kinds(config: WorldConfig) -> list[str]:
         "unanswerable": config.unanswerable_share,
         "two_hop": config.two_hop_share,
         "namesake": config.namesake_question_share,
+        "conflict": config.conflict_share,
     }
     kinds = [kind for kind, share in shares.items() for _ in range(round(share * config.num_questions))]
     return kinds + ["fact"] * (config.num_questions - len(kinds))
@@ -141,7 +180,7 @@ def question_kinds(config: WorldConfig) -> list[str]:
 def load_world(config: WorldConfig) -> Dataset:
     """The dataset of one world: its documents and `num_questions` questions of mixed kinds."""
     rng = random.Random(config.seed)
-    world = build_world(rng, config)
+    world = add_conflicts(build_world(rng, config), config)
     kinds = question_kinds(config)
     rng.shuffle(kinds)
     asker = _Asker(rng, world)
@@ -149,4 +188,13 @@ def load_world(config: WorldConfig) -> Dataset:
     documents = tuple(page.document for page in world.pages)
     texts = [[d.id, d.title, d.text] for d in documents] + [[q.id, q.text, *q.answers] for q in questions]
     digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
-    return Dataset("world", documents, tuple(questions), digest, f"generated, seed {config.seed}")
+    return Dataset("world", documents, tuple(questions), digest, f"generated, seed {config.seed}{_dials_of(config)}")
+
+
+def _dials_of(config: WorldConfig) -> str:
+    """What is set otherwise than by default; a world without such dials has the name that it always had."""
+    plain = WorldConfig(seed=config.seed, num_questions=config.num_questions)
+    names = [field.name for field in fields(WorldConfig)]
+    return "".join(
+        f", {name} {getattr(config, name)}" for name in names if getattr(config, name) != getattr(plain, name)
+    )

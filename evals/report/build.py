@@ -1,41 +1,57 @@
-"""report.html: one file that needs neither network nor script, with every figure linked to its samples."""
+"""report.html: one file that needs no network, with every figure linked to its samples.
 
+Figures and tables need no script. The browser of samples is one, which stands in the page; its content security policy
+allows that one alone, by its hash.
+"""
+
+import base64
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from evals.records import SampleRow
 from evals.report import charts
+from evals.report.browser import Documents, browser_data, encode
+from evals.report.figures import charts_of, describe_dataset, main_series, with_anchors
 from evals.report.headline import (
     facts,
     find_stories,
     headline,
-    headline_permission,
     rate_with_interval,
     signed_points,
     whole_percent,
 )
+from evals.report.labels import CONDITION_LABELS, PERMISSION_LABELS
 from evals.report.load import describe_load
-from evals.report.samples import MAX_DOCUMENTS, PointKey, by_point, groups, point_key
-from evals.summary import caveats, data_size, milliseconds, percent
+from evals.report.svg import to_svg
+from evals.summary import data_size, milliseconds, percent
 
 FILE_NAME = "report.html"
 MAX_BYTES = 3_000_000
-# Samples shown of each verdict at each point; the first cap that keeps the file small enough is taken.
-CAPS = (50, 25, 12, 6, 3, 1, 0)
-TEMPLATE = "template.html"
+TEMPLATE, SCRIPT = "template.html", "browser.js"
+KIND_LABELS = {
+    "distractor": "read in a document",
+    "fabricated": "found nowhere",
+    "conflict": "said by the altered document",
+}
 
 
-def write_report(out: Path, rows: Sequence[SampleRow], summary: dict[str, Any]) -> Path:
+def write_report(
+    out: Path, rows: Sequence[SampleRow], summary: dict[str, Any], documents: Documents | None = None
+) -> Path:
     """Write the report of `summary` and of the samples that it was made from; returns its path.
 
+    Args:
+        documents: the texts of what the samples were asked with, by dataset and id.
     Raises:
         ValueError: the figures alone, without a single sample, are larger than MAX_BYTES.
     """
-    page = render(rows, summary)
+    page = render(rows, summary, documents)
     out.mkdir(parents=True, exist_ok=True)
     path = out / FILE_NAME
     draft = out / f".{FILE_NAME}.tmp"
@@ -45,17 +61,28 @@ def write_report(out: Path, rows: Sequence[SampleRow], summary: dict[str, Any]) 
     return path
 
 
-def render(rows: Sequence[SampleRow], summary: Mapping[str, Any]) -> bytes:
-    """The page, with as many samples as MAX_BYTES allows."""
-    template = _environment().get_template(TEMPLATE)
-    figures = _figures(summary)
-    points = by_point(rows)
-    for cap in CAPS:
-        series = _with_samples(figures["series"], points, cap)
-        page = template.render(**(figures | {"series": series}), cap=cap, num_samples=len(rows)).encode()
-        if len(page) <= MAX_BYTES:
-            return page
-    raise ValueError(f"a report of {len(summary['models'])} series does not fit into {MAX_BYTES} bytes")
+def render(rows: Sequence[SampleRow], summary: Mapping[str, Any], documents: Documents | None = None) -> bytes:
+    """The page, with the samples of as many questions as MAX_BYTES allows."""
+    environment = _environment()
+    template, figures = environment.get_template(TEMPLATE), _figures(summary)
+    script = _script(environment)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    shown = {**figures, "script": Markup(script), "script_hashes": f"'sha256-{digest}'", "num_samples": len(rows)}
+    empty = template.render(**shown, **_browser(browser_data([], {}, 0)))
+    room = MAX_BYTES - len(empty.encode())
+    if room < 0:
+        raise ValueError(f"a report of {len(summary['models'])} series does not fit into {MAX_BYTES} bytes")
+    return template.render(**shown, **_browser(browser_data(rows, documents or {}, room))).encode()
+
+
+def _script(environment: Environment) -> str:
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, SCRIPT)[0]
+
+
+def _browser(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What `encode` makes has nothing in it that ends a script: it may stand in the page as it is."""
+    return {"browser": data, "browser_json": Markup(encode(data))}
 
 
 def _environment() -> Environment:
@@ -82,65 +109,63 @@ def _environment() -> Environment:
 
 def _figures(summary: Mapping[str, Any]) -> dict[str, Any]:
     """All that the template shows but the samples."""
-    series = [
-        {**one, "anchors": [f"p{number}-{place}" for place in range(len(one["points"]))]}
-        for number, one in enumerate(summary["models"])
-    ]
+    series = with_anchors(summary)
     stories = find_stories(summary)
+    labels = {
+        "condition": CONDITION_LABELS,
+        "permission": PERMISSION_LABELS,
+        "kind": KIND_LABELS,
+        "start": _start(series),
+    }
     return {
         "headline": headline(stories),
         "stories": [{"story": story, "facts": facts(story)} for story in stories],
         "datasets": [
-            _dataset(*key, series) for key in dict.fromkeys((one["dataset"], one["condition"]) for one in series)
+            _dataset(name, [one for one in series if one["dataset"] == name])
+            for name in dict.fromkeys(one["dataset"] for one in series)
         ],
-        "series": series,
         "load": [describe_load(run) for run in summary["load"]],
+        "facts_of_runs": [],
+        "lm": summary.get("lm", []),
         "definitions": summary["definitions"],
-        "conditions": charts.CONDITION_LABELS,
-        "labels": charts.PERMISSION_LABELS,
-        "max_documents": MAX_DOCUMENTS,
+        "conditions": CONDITION_LABELS,
+        "labels": PERMISSION_LABELS,
+        "points_json": Markup(encode(_points(series))),
+        "labels_json": Markup(encode(labels)),
     }
 
 
-def _dataset(name: str, condition: str, series: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The series and charts of one dataset under one condition, most of them for the headline's permission alone: the
-    table has the other.
+def _start(series: Sequence[Mapping[str, Any]]) -> str | None:
+    """The anchor at which the browser of samples begins: the headline's, at the longest context."""
+    if not series:
+        return None
+    _, [first, *_] = main_series([one for one in series if one["dataset"] == series[0]["dataset"]])
+    return str(first["anchors"][-1])
+
+
+def _dataset(name: str, series: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    own, _ = main_series(series)
+    drawn = {key: None if chart is None else to_svg(chart, key) for key, chart in charts_of(series).items()}
+    outcomes = {model: to_svg(chart, "outcomes") for model, chart in charts.outcome_charts(own).items()}
+    return {**describe_dataset(name, series), **drawn, "outcomes": outcomes}
+
+
+def _points(series: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Which samples each anchor stands for: model, dataset, condition, permission and budget.
+
+    Without documents is where every curve begins: there is one point for all of them.
     """
-    own = [one for one in series if (one["dataset"], one["condition"]) == (name, condition)]
-    permission = headline_permission(own)
-    headlined = [one for one in own if one["permission"] == permission]
     return {
-        "name": name,
-        "condition": condition,
-        "outcome_colours": charts.outcome_colours(own),
-        "series": own,
-        "caveats": caveats(own),
-        "permission": permission,
-        "prompt_tokens": charts.uses_prompt_tokens(own),
-        "cached_share": _cached_share(headlined),
-        "hallucination": charts.hallucination_chart(own),
-        "gold": charts.gold_chart(headlined),
-        "ttft": charts.ttft_chart(headlined),
-        "memory": charts.memory_chart(headlined),
-        "outcomes": charts.outcome_charts(own),
-        "colours": charts.model_colours(own),
+        anchor: [
+            one["model"],
+            one["dataset"],
+            "closed" if point["budget"] == 0 and one["condition"] != "oracle" else one["condition"],
+            one["permission"],
+            point["budget"],
+        ]
+        for one in series
+        for anchor, point in zip(one["anchors"], one["points"], strict=True)
     }
-
-
-def _cached_share(series: Sequence[Mapping[str, Any]]) -> float:
-    """The largest share of a point's prompt tokens that came from a prefix cache: such a TTFT is a warm one."""
-    points = [point for one in series for point in one["points"] if point["prompt_tokens_mean"]]
-    return max(((point["cached_tokens_mean"] or 0) / point["prompt_tokens_mean"] for point in points), default=0.0)
-
-
-def _with_samples(
-    series: Sequence[Mapping[str, Any]], points: Mapping[PointKey, Sequence[SampleRow]], cap: int
-) -> list[dict[str, Any]]:
-    def samples(one: Mapping[str, Any], budget: int) -> list[Any]:
-        key = point_key(one["model"], one["dataset"], one["condition"], one["permission"], budget)
-        return groups(points.get(key, []), cap)
-
-    return [{**one, "samples": [samples(one, point["budget"]) for point in one["points"]]} for one in series]
 
 
 def _interval(share: Mapping[str, Any]) -> str:

@@ -1,48 +1,48 @@
-"""The report's charts as inline SVG: no script, no network, and the page's own text colour, light or dark.
+"""The report's charts of what became of the questions.
 
-Each function takes the series of one dataset, as they stand in the summary, each with the "anchors" of its points.
+Each takes series of one dataset, as they stand in the summary, each with the "anchors" of its points.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
-from markupsafe import Markup
 
-from evals.report.svg import LINK_BASE, to_svg
-from evals.summary import data_size, milliseconds, share_with_interval
+from evals.records import WITHOUT_LENGTH
+from evals.report.axes import (
+    Chart,
+    Series,
+    budget_title,
+    colour_of,
+    column_of,
+    dots,
+    panel_width,
+    permission_panels,
+    place_of,
+    share_axis,
+    x_axis,
+)
+from evals.report.labels import (
+    CONDITION_LABELS,
+    OUTCOME_COLOURS,
+    PART_LABELS,
+    PERMISSION_LABELS,
+    condition_colours,
+    model_colours,
+    part_colours,
+)
+from evals.report.svg import LINK_BASE
+from evals.summary import percent, share_with_interval
 
-Series = Mapping[str, Any]
-
-PERMISSION_LABELS = {"must_answer": "told always to answer", "may_abstain": "allowed to say “I don't know”"}
-OUTCOME_COLOURS = {
-    "correct": "#2f9e6e",
-    "abstained": "#9aa3ad",
-    "hallucinated: read in a document": "#f0a13a",
-    "hallucinated: found nowhere": "#d1495b",
-    "hallucinated: said by the altered document": "#8a5fc8",
-    "no verdict": "#5b6470",
-}
-CONDITION_LABELS = {
-    "closed": "without documents",
-    "oracle": "what supports the answer, and nothing else",
-    "natural": "retrieved documents",
-    "gold+distractors": "what supports the answer, among documents that do not",
-    "no-gold": "no document with the answer",
-    "conflict": "what supports the answer, and a document that contradicts it",
-}
 _GOLD_LABELS = {
     "present": "evidence in the context",
     "absent": "evidence missing",
     "unanswerable": "no document has the answer",
 }
-# Told apart by eyes with any colour vision, on white and on near-black (after Okabe and Ito).
-_MODEL_COLOURS = ["#2b83ba", "#e07b1a", "#1f9e77", "#c0569b", "#8a7cc8", "#b39b00", "#d1495b", "#6c757d"]
-_WIDTH = 860
+MAX_ROW = 3  # panels beside one another
 
 
-def hallucination_chart(series: Sequence[Series]) -> Markup | None:
+def hallucination_chart(series: Sequence[Series]) -> Chart | None:
     """Hallucination rate with its interval against context length; a panel for each permission."""
     rows = [
         _rate_row(one, place, point["hallucinated"], PERMISSION_LABELS[one["permission"]])
@@ -50,10 +50,10 @@ def hallucination_chart(series: Sequence[Series]) -> Markup | None:
         for place, point in enumerate(one["points"])
         if point["hallucinated"]["rate"] is not None
     ]
-    return _rates(rows, series, _permission_panels(series), height=300)
+    return _rates(rows, series, permission_panels(series), height=300)
 
 
-def gold_chart(series: Sequence[Series]) -> Markup | None:
+def gold_chart(series: Sequence[Series]) -> Chart | None:
     """The same rate, split by whether the context held what the answer needs."""
     rows = [
         _rate_row(one, place, part["hallucinated"], _GOLD_LABELS[name])
@@ -66,36 +66,94 @@ def gold_chart(series: Sequence[Series]) -> Markup | None:
     return _rates(rows, series, [label for label in _GOLD_LABELS.values() if label in seen], height=210)
 
 
-def ttft_chart(series: Sequence[Series]) -> Markup | None:
-    """Time to first token: median as a line, 99th percentile dashed, both axes logarithmic."""
+def recall_chart(series: Sequence[Series]) -> Chart | None:
+    """How often all evidence was among the retrieved documents; of one permission, as it is alike in both."""
     rows = [
-        _place(one, place, f"{milliseconds(point['ttft_s'][name])} ms")
-        | {"value": point["ttft_s"][name] * 1000, "line": name}
+        _rate_row(one, place, point["recall"], "")
         for one in series
         for place, point in enumerate(one["points"])
-        for name in ("p50", "p99")
-        if point["ttft_s"][name]
+        if point["recall"]["rate"] is not None and point["budget"] > 0
     ]
-    return _costs(rows, series, "time to first token, ms", ["p50", "p99"])
+    return _rates(rows, series, [""], height=210, title="evidence in the context") if rows else None
 
 
-def memory_chart(series: Sequence[Series]) -> Markup | None:
-    """Mean cache of one sequence, both axes logarithmic."""
+def conditions_chart(series: Sequence[Series]) -> Chart | None:
+    """All conditions of each model in one panel; those without a length as level lines. None of a single condition."""
+    colours = condition_colours(series)
+    if len({one["condition"] for one in series}) < 2:
+        return None
     rows = [
-        _place(one, place, data_size(size)) | {"value": size / 2**20, "line": "mean"}
+        _rate_row(one, place, point["hallucinated"], one["model"])
+        | {"condition": CONDITION_LABELS[one["condition"]], "dash": one["condition"] in WITHOUT_LENGTH}
+        for one in series
+        if one["condition"] not in WITHOUT_LENGTH
+        for place, point in enumerate(one["points"])
+        if point["hallucinated"]["rate"] is not None and point["budget"] > 0
+    ]
+    if not rows:
+        return None
+    rows += _levels(series, rows)
+    panels = list(model_colours(series))
+    num_beside = min(len(panels), MAX_ROW)
+    measured = [{**one, "points": [point for point in one["points"] if point["budget"] > 0]} for one in series]
+    x = x_axis([one for one in measured if one["condition"] not in WITHOUT_LENGTH], num_panels=num_beside)
+    y, colour = share_axis("rate", "hallucinated"), colour_of("condition", colours)
+    dash = alt.StrokeDash("dash:N", legend=None, scale=alt.Scale(domain=[False, True], range=[[1, 0], [4, 4]]))
+    band = alt.Chart().mark_area(opacity=0.1).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour)
+    band = band.transform_filter("!datum.dash")
+    line = alt.Chart().mark_line(strokeWidth=2.2).encode(x=x, y=y, color=colour, strokeDash=dash)
+    layers = alt.layer(band, line, dots(x, y, colour).transform_filter("!datum.dash"), data=_inline(rows))
+    return _in_panels(layers.properties(width=panel_width(num_beside), height=270), panels)
+
+
+def _levels(series: Sequence[Series], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What has no length, from one end of the axis to the other."""
+    found = []
+    for one in series:
+        begins = [(place, point) for place, point in enumerate(one["points"]) if point["budget"] == 0]
+        for place, point in begins:
+            condition = one["condition"] if one["condition"] in WITHOUT_LENGTH else "closed"
+            ends = [row for row in rows if row["model"] == one["model"]]
+            if point["hallucinated"]["rate"] is None or not ends:
+                continue
+            for end in (min, max):
+                level = _rate_row(one, place, point["hallucinated"], one["model"])
+                level |= {
+                    field: end(row[field] for row in ends) for field in ("prompt_tokens", "budget") if ends[0][field]
+                }
+                found.append(level | {"condition": CONDITION_LABELS[condition], "dash": True})
+    # Without documents is where several curves begin: one line for all of them.
+    return list({(row["model"], row["condition"], row["budget"]): row for row in found}.values())
+
+
+def decomposition_chart(series: Sequence[Series]) -> Chart | None:
+    """What each part adds to the rate of hallucinations, stacked; a panel for each model."""
+    rows = [
+        {
+            "budget": point["budget"],
+            "panel": one["model"],
+            "part": PART_LABELS[name],
+            "order": order,
+            "share": part["contribution"],
+            "label": f"{one['model']}, {point['budget']:,}: {PART_LABELS[name]}, {percent(part['contribution'])} %",
+            "link": LINK_BASE + one["anchors"][place],
+        }
         for one in series
         for place, point in enumerate(one["points"])
-        if (size := point["cache_bytes"]["mean"])
+        if point["decomposition"] is not None
+        for order, (name, part) in enumerate(point["decomposition"]["parts"].items())
     ]
-    return _costs(rows, series, "cache of one sequence, MiB", ["mean"])
+    if not rows:
+        return None
+    return _stacked(rows, list(model_colours(series)), series, colour_of("part", part_colours()), height=190)
 
 
-def outcome_charts(series: Sequence[Series]) -> dict[str, Markup]:
+def outcome_charts(series: Sequence[Series]) -> dict[str, Chart]:
     """For each model what became of the questions at each budget, as stacked shares of all that were asked."""
     return {model: _outcome_chart([one for one in series if one["model"] == model]) for model in model_colours(series)}
 
 
-def _outcome_chart(series: Sequence[Series]) -> Markup:
+def _outcome_chart(series: Sequence[Series]) -> Chart:
     rows = [
         {
             "budget": point["budget"],
@@ -103,7 +161,7 @@ def _outcome_chart(series: Sequence[Series]) -> Markup:
             "outcome": outcome,
             "order": order,
             "share": count / point["n"],
-            "label": f"{point['budget']:,} tokens, {outcome}: {count} of {point['n']}",
+            "label": f"{point['budget']:,}, {outcome}: {count} of {point['n']}",
             "link": LINK_BASE + one["anchors"][place],
         }
         for one in series
@@ -111,38 +169,65 @@ def _outcome_chart(series: Sequence[Series]) -> Markup:
         for order, (outcome, count) in enumerate(_outcomes(point).items())
         if count
     ]
-    panels = _permission_panels(series)
-    bars = (
-        alt.Chart(alt.InlineData(values=rows))
+    return _stacked(rows, permission_panels(series), series, colour_of("outcome", OUTCOME_COLOURS), height=120)
+
+
+def _stacked(
+    rows: list[dict[str, Any]], panels: Sequence[str], series: Sequence[Series], colour: alt.Color, *, height: int
+) -> Chart:
+    bars: Any = (
+        alt.Chart(_inline(rows))
         .mark_bar()
         .encode(
-            x=alt.X("budget:O", title="budget for documents, tokens", axis=alt.Axis(labelAngle=0)),
-            y=alt.Y("share:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=3)),
-            color=_colour("outcome", OUTCOME_COLOURS),
+            x=alt.X("budget:O", title=budget_title(series), axis=alt.Axis(labelAngle=0)),
+            y=share_axis("share", None, num_ticks=3),
+            color=colour,
             order=alt.Order("order:Q"),
             href=alt.Href("link:N"),
             description=alt.Description("label:N"),
         )
-        .properties(width=_panel_width(len(panels)), height=120)
+        .properties(width=panel_width(len(panels)), height=height)
     )
-    return to_svg(bars.facet(column=_column(panels)), "outcomes")
+    chart: alt.FacetChart = bars.facet(column=column_of(panels))
+    return chart
 
 
-def model_colours(series: Iterable[Series]) -> dict[str, str]:
-    """A colour for each model, the same in all charts."""
-    models = sorted({one["model"] for one in series})
-    return {model: _MODEL_COLOURS[place % len(_MODEL_COLOURS)] for place, model in enumerate(models)}
+def depth_chart(series: Sequence[Series]) -> Chart | None:
+    """Hallucinations by where the evidence stood and how long the context was; a panel for each model."""
+    rows = [
+        {
+            "panel": one["model"],
+            "budget": cell["budget"],
+            "depth": f"{100 * cell['from']:.0f}-{100 * cell['to']:.0f} %",
+            "rate": cell["hallucinated"]["rate"],
+            "text": f"{100 * cell['hallucinated']['rate']:.0f}",
+            "label": f"{one['model']}, {cell['budget']:,}: {share_with_interval(cell['hallucinated'])} % of "
+            f"{cell['hallucinated']['n']}",
+        }
+        for one in series
+        for cell in one.get("depths", ())
+        if cell["hallucinated"]["rate"] is not None
+    ]
+    if len({row["budget"] for row in rows}) < 2:
+        return None
+    panels = list(model_colours(series))
+    base = alt.Chart(_inline(rows)).encode(
+        x=alt.X("budget:O", title=budget_title(series), axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("depth:N", title="where the evidence stood (0 = first)", sort=None),
+    )
+    ramp = alt.Scale(domain=[0, 0.5, 1], range=["#2f9e6e", "#f2d48f", "#d1495b"])
+    cells = base.mark_rect().encode(color=alt.Color("rate:Q", scale=ramp), description=alt.Description("label:N"))
+    text = base.mark_text(fontSize=11, color="#1d2329").encode(text="text:N")
+    layers = alt.layer(cells, text).properties(width=panel_width(min(len(panels), MAX_ROW)), height=170)
+    return _in_panels(layers, panels)
 
 
-def outcome_colours(series: Iterable[Series]) -> dict[str, str]:
-    """Of what became of the questions; what an altered document makes of them only where there is one."""
-    conflict = any(one["condition"] == "conflict" for one in series)
-    return {name: colour for name, colour in OUTCOME_COLOURS.items() if conflict or "altered" not in name}
-
-
-def uses_prompt_tokens(series: Iterable[Series]) -> bool:
-    """Whether every point has a measured context length; else the budget must stand for it."""
-    return all(point["prompt_tokens_mean"] is not None for one in series for point in one["points"])
+def _in_panels(layers: Any, panels: Sequence[str]) -> alt.FacetChart:
+    """A panel for each model, some beside one another."""
+    header = alt.Header(title=None, labelFontSize=13, labelFontWeight=600)
+    facet = alt.Facet("panel:N", sort=list(panels), header=header)
+    chart: alt.FacetChart = layers.facet(facet=facet, columns=min(len(panels), MAX_ROW))
+    return chart
 
 
 def _outcomes(point: Mapping[str, Any]) -> dict[str, int]:
@@ -153,105 +238,27 @@ def _outcomes(point: Mapping[str, Any]) -> dict[str, int]:
     return dict(zip(OUTCOME_COLOURS, values, strict=True))
 
 
-def _place(one: Series, place: int, figure: str) -> dict[str, Any]:
-    """What every row of a chart has: whose it is, where it stands, what it says and what it links to."""
-    point = one["points"][place]
-    return {
-        "model": one["model"],
-        "prompt_tokens": point["prompt_tokens_mean"],
-        "budget": point["budget"],
-        "label": f"{one['model']}, {point['budget']:,} tokens of documents: {figure}",
-        "link": LINK_BASE + one["anchors"][place],
-    }
-
-
 def _rate_row(one: Series, place: int, share: Mapping[str, Any], panel: str) -> dict[str, Any]:
-    return {**_place(one, place, f"{share_with_interval(share)} % of {share['n']}"), **share, "panel": panel}
+    return {**place_of(one, place, f"{share_with_interval(share)} % of {share['n']}"), **share, "panel": panel}
 
 
-def _x(series: Sequence[Series], *, num_panels: int) -> alt.X:
-    if uses_prompt_tokens(series):
-        means = [point["prompt_tokens_mean"] for one in series for point in one["points"]]
-        ticks = _powers_of_two(min(means), max(means), step=1 if num_panels < 3 else 2)
-        scale = alt.Scale(type="log", base=2, nice=False, padding=8)
-        return alt.X(
-            "prompt_tokens:Q",
-            title="context length, tokens",
-            scale=scale,
-            axis=alt.Axis(values=ticks, format=",d", labelOverlap="greedy"),
-        )
-    budgets = sorted({point["budget"] for one in series for point in one["points"]})
-    # Logarithmic from the smallest budget on, and linear down to none at all.
-    scale = alt.Scale(type="symlog", constant=max(1, min(filter(None, budgets), default=1)), nice=False, padding=8)
-    axis = alt.Axis(values=budgets, format=",d", labelOverlap="greedy")
-    return alt.X("budget:Q", title="budget for documents, tokens", scale=scale, axis=axis)
-
-
-def _powers_of_two(low: float, high: float, *, step: int) -> list[int]:
-    """Every `step`-th power within the range, counted down from the largest, whose label matters most."""
-    powers = [power for power in (2**exponent for exponent in range(31)) if low <= power <= high]
-    return powers[::-1][::step][::-1]
-
-
-def _one_two_five(low: float, high: float) -> list[float]:
-    """The marks 1, 2, 5, 10 ... around a range; powers of ten alone where that would be many."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    steps = (1, 2, 5) if last - first <= 3 else (1,)
-    return [float(f"{step}e{exponent}") for exponent in range(first, last + 1) for step in steps]
-
-
-def _rates(rows: list[dict[str, Any]], series: Sequence[Series], panels: list[str], *, height: int) -> Markup | None:
+def _rates(
+    rows: list[dict[str, Any]],
+    series: Sequence[Series],
+    panels: list[str],
+    *,
+    height: int,
+    title: str = "hallucinated",
+) -> Chart | None:
     if not rows:
         return None
-    x, colour = _x(series, num_panels=len(panels)), _colour("model", model_colours(series))
-    y = alt.Y("rate:Q", title="hallucinated", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5))
-    width = _panel_width(len(panels))
+    x, y = x_axis(series, num_panels=len(panels)), share_axis("rate", title)
+    colour = colour_of("model", model_colours(series))
     band = alt.Chart().mark_area(opacity=0.16).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour)
     line = alt.Chart().mark_line(strokeWidth=2.2).encode(x=x, y=y, color=colour)
-    layers = alt.layer(band, line, _points(x, y, colour), data=alt.InlineData(values=rows))
-    layers = layers.properties(width=width, height=height)
-    return to_svg(layers.facet(column=_column(panels)), "rates")
+    layers = alt.layer(band, line, dots(x, y, colour), data=_inline(rows))
+    return layers.properties(width=panel_width(len(panels)), height=height).facet(column=column_of(panels))
 
 
-def _costs(rows: list[dict[str, Any]], series: Sequence[Series], title: str, lines: list[str]) -> Markup | None:
-    if not rows:
-        return None
-    x, colour = _x(series, num_panels=2), _colour("model", model_colours(series))
-    values = [row["value"] for row in rows]
-    axis = alt.Axis(format="~g", values=_one_two_five(min(values), max(values)))
-    y = alt.Y("value:Q", title=title, scale=alt.Scale(type="log", nice=False, padding=12), axis=axis)
-    dash = alt.StrokeDash(
-        "line:N",
-        scale=alt.Scale(domain=lines, range=[[1, 0], [3, 3]][: len(lines)]),
-    )
-    line = alt.Chart().mark_line(strokeWidth=2.2).encode(x=x, y=y, color=colour, strokeDash=dash)
-    points = _points(x, y, colour).transform_filter(alt.FieldEqualPredicate(field="line", equal=lines[0]))
-    layers = alt.layer(line, points, data=alt.InlineData(values=rows)).properties(width=_panel_width(2), height=250)
-    return to_svg(layers, "costs")
-
-
-def _points(x: alt.X, y: alt.Y, colour: alt.Color) -> alt.Chart:
-    """A dot for each point, which links to its samples."""
-    dots = alt.Chart().mark_point(filled=True, size=55, opacity=1)
-    linked: alt.Chart = dots.encode(
-        x=x, y=y, color=colour, href=alt.Href("link:N"), description=alt.Description("label:N")
-    )
-    return linked
-
-
-def _colour(field: str, colours: Mapping[str, str]) -> alt.Color:
-    return alt.Color(f"{field}:N", scale=alt.Scale(domain=list(colours), range=list(colours.values())))
-
-
-def _permission_panels(series: Sequence[Series]) -> list[str]:
-    present = {one["permission"] for one in series}
-    return [label for permission, label in PERMISSION_LABELS.items() if permission in present]
-
-
-def _column(panels: list[str]) -> alt.Column:
-    header = alt.Header(title=None, labelFontSize=13, labelFontWeight=600)
-    return alt.Column("panel:N", sort=panels, header=header)
-
-
-def _panel_width(num_panels: int) -> int:
-    return (_WIDTH - 30 * (num_panels - 1)) // num_panels if num_panels > 1 else 560
+def _inline(rows: list[dict[str, Any]]) -> alt.InlineData:
+    return alt.InlineData(values=rows)

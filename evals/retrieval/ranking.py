@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evals.records import Document
+from evals.retrieval.reranking import Reranking
 
 FIRST_TAKEN, GROWTH = 256, 8
 FUSION = 60  # ranks that count little more than one another
@@ -24,16 +25,26 @@ class Scorer(Protocol):
     def scores(self, question: str) -> Scores: ...
 
 
+def text_of(document: Document) -> str:
+    """What is searched of a document."""
+    return f"{document.title} {document.text}".strip()
+
+
 class Retriever:
     """A corpus in the order of a scorer. Ties go to the document that comes first in the corpus."""
 
-    def __init__(self, documents: Sequence[Document], scorer: Scorer) -> None:
-        self.documents, self._scorer = tuple(documents), scorer
-        self.name = scorer.name
+    def __init__(self, documents: Sequence[Document], scorer: Scorer, reranking: Reranking | None = None) -> None:
+        self.documents, self._scorer, self._reranking = tuple(documents), scorer, reranking
+        self.name = scorer.name if reranking is None else f"{scorer.name}, {reranking.name}"
 
     def ranking(self, question: str) -> Iterator[Document]:
-        """All documents, best first."""
-        return (self.documents[place] for place in in_order(self._scorer.scores(question)))
+        """All documents, best first.
+
+        Raises:
+            ConfigError: a reranker does not do its part.
+        """
+        ranking = (self.documents[place] for place in in_order(self._scorer.scores(question)))
+        return ranking if self._reranking is None else self._reranking.of(question, ranking)
 
     def top(self, question: str, count: int) -> list[Document]:
         """The `count` best documents, best first; all of them where there are fewer."""

@@ -4,8 +4,8 @@ An answer without a single word is unscored: a server that says nothing has neit
 up. Where no document supports any answer (a question without accepted ones), every claim is a hallucination. Of long
 answers, and where nobody knows the right one, words tell only whether an answer abstains.
 
-Measured against the human verdicts of EVOUNA's Natural Questions (15,093 answers of five systems, closed book, as
-under must_answer; without improper questions and empty answers): 98.6 % of the answers called correct are, 76.8 % of
+Measured against the human verdicts of EVOUNA's Natural Questions (15,094 answers of five systems, closed book, as
+under must_answer; without improper questions and empty answers): 98.6 % of the answers called correct are, 79.4 % of
 the right ones are called so, and 94 of 95 abstentions were no right answer. So a hallucination rate by these verdicts
 is an upper bound for systems that put answers in their own words. The phrases of abstention were widened with these
 answers at hand, so the last count is no test on unseen ones.
@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from evals.records import Document, HallucinationKind, Permission, Question, Verdict
 from evals.scoring.abstention import abstains, claim_of
-from evals.scoring.lexical import contains, find_accepted
+from evals.scoring.lexical import find_accepted, gives
 from evals.scoring.normalize import normalize, words
 
 # Three times the pool of Natural Questions: 5,410 documents of about 650 bytes.
@@ -63,7 +63,7 @@ def grade(
     first_line = next((line for line in answer.splitlines() if words(line)), "")
     kind: HallucinationKind | None = None
     if verdict == "hallucinated":
-        took_over = planted is not None and contains(claim_of(answer, permission) or answer, planted)
+        took_over = planted is not None and gives(claim_of(answer, permission) or answer, planted)
         kind = "conflict" if took_over else hallucination_kind(answer, context, permission)
     return Grade(verdict, _verdict(question, first_line, permission)[0], kind, matched)
 

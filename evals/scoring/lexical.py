@@ -5,12 +5,16 @@ words: "5" does not occur in "1905". Case counts only where a name would else be
 in "He told us", the novel "It" in "It is cold". A known weakness stays: an answer that lists several candidates, or
 denies the accepted one, contains it too. The verdict on the first line alone stands beside the main one for that
 reason.
+
+What an answer says may be written otherwise ("19 June 2018", "three", "nonpartisan"; see evals.scoring.spelling); of
+documents that is not asked, where an accepted answer either stands or does not.
 """
 
 import re
 from collections.abc import Iterable, Sequence
 
 from evals.scoring.normalize import ARTICLES, bare_words, words
+from evals.scoring.spelling import UNITED_STATES, says, says_person
 
 POLAR = frozenset({"yes", "no"})
 # What may stand before "yes" and "no", which must come first: they also occur inside other answers.
@@ -88,6 +92,18 @@ def _is_written(name: str, text: str) -> bool:
     return False
 
 
+def gives(text: str, answer: str) -> bool:
+    """Whether `answer` occurs in `text` as `contains` has it, or written otherwise."""
+    if contains(text, answer):
+        return True
+    needle, cased = words(answer), bare_words(answer, keep_case=True)
+    # For these it matters how they are written.
+    common = len(cased) == 1 and _is_common(cased[0]) and cased[0] not in UNITED_STATES
+    if not needle or set(needle) <= POLAR | ARTICLES or common:
+        return False
+    return says(text, answer) or says_person(text, answer)
+
+
 def find_accepted(text: str, accepted: Iterable[str]) -> str | None:
-    """The first accepted answer that `text` contains, as the dataset writes it."""
-    return next((answer for answer in accepted if contains(text, answer)), None)
+    """The first accepted answer that `text` gives, as the dataset writes it."""
+    return next((answer for answer in accepted if gives(text, answer)), None)

@@ -17,7 +17,9 @@ class GraderQuality:
     """On answers that people judged: how many are right, and how many of those the grader called so; likewise wrong.
 
     Attributes:
-        source: where the judged answers come from.
+        source: where the judged answers come from. grader: whose quality it is. version: of the grader, a digest of
+            how it graded when this was measured. not_for: datasets whose answers are not like the judged ones.
+        alike: how many of these answers tell as much as one would alone: those to one question err together.
     """
 
     right: int
@@ -25,6 +27,10 @@ class GraderQuality:
     wrong: int
     wrong_called_wrong: int
     source: str
+    grader: str = "lexical"
+    version: str = ""
+    not_for: tuple[str, ...] = ()
+    alike: float = 1.0
 
     @property
     def sensitivity(self) -> float:
@@ -36,9 +42,11 @@ class GraderQuality:
 
     def drawn(self, resamples: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
         """Sensitivities and specificities as likely as these counts make them (Jeffreys' prior)."""
-        hit, miss = self.right_called_right, self.right - self.right_called_right
-        kept, let = self.wrong_called_wrong, self.wrong - self.wrong_called_wrong
-        return rng.beta(hit + 0.5, miss + 0.5, resamples), rng.beta(kept + 0.5, let + 0.5, resamples)
+
+        def draw(agreed: int, of: int) -> Floats:
+            return rng.beta(agreed / self.alike + 0.5, (of - agreed) / self.alike + 0.5, resamples)
+
+        return draw(self.right_called_right, self.right), draw(self.wrong_called_wrong, self.wrong)
 
 
 class Corrected(TypedDict):
@@ -61,10 +69,20 @@ def corrected_rate(called_right: Table, quality: GraderQuality, *, seed: int = 0
         return None
     rng = np.random.default_rng(seed)
     sensitivity, specificity = quality.drawn(RESAMPLES, rng)
-    drawn = _correct(called_right.resampled(RESAMPLES, seed)[:, 0], sensitivity, specificity)
+    drawn = _correct(_resampled(called_right, rng), sensitivity, specificity)
     low, high = percentile_interval(drawn)
     [rate] = _correct(called_right.means[:1], np.array([quality.sensitivity]), np.array([quality.specificity]))
     return Corrected(rate=float(rate), low=low, high=high)
+
+
+def _resampled(called_right: Table, rng: np.random.Generator) -> Floats:
+    """As `called_right.resampled` draws its one column; but clusters that are alike are drawn together, which takes a
+    thousandth of the time."""
+    rows = np.column_stack([called_right.sums[:, 0], called_right.counts[:, 0]])
+    kinds, sizes = np.unique(rows, axis=0, return_counts=True)
+    drawn = rng.multinomial(len(rows), sizes / len(rows), size=RESAMPLES)
+    sums, counts = (drawn @ kinds).T
+    return np.asarray(sums / counts)
 
 
 def _correct(called: Floats, sensitivity: Floats, specificity: Floats) -> Floats:

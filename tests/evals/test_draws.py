@@ -190,12 +190,13 @@ async def test_of_altered_documents_draws_see_the_same(dataset, tmp_path):
         ({"draws": 101}, "--draws must be from 0 to 100, got 101"),
         ({"temperature": 0}, "--temperature must be above 0 and at most 2, got 0"),
         ({"temperature": 2.5}, "--temperature must be above 0 and at most 2, got 2.5"),
+        ({"endpoint": "replay:answers.jsonl"}, "--draws and --logprobs ask a server for more; --endpoint replay:FILE"),
         ({"temperature": float("nan")}, "--temperature must be above 0 and at most 2, got nan"),
     ],
 )
 def test_bad_options_are_named(tmp_path, options, words):
     with pytest.raises(ConfigError, match=words):
-        config_for("http://x", tmp_path, **options)
+        RunConfig(**{"endpoint": "http://x", "model": MODEL, "out": tmp_path, "draws": 1} | options)
 
 
 async def test_where_nobody_knows_the_answers_draws_have_no_verdict(dataset, tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evals.scoring.lexical import contains, find_accepted, has_run
+from evals.scoring.lexical import contains, find_accepted, gives, has_run
 from evals.scoring.normalize import normalize, words
 
 
@@ -159,6 +159,80 @@ def test_contained(text, answer):
 )
 def test_not_contained(text, answer):
     assert not contains(text, answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("There are three lines.", "3"),
+        ("It has 7 neighbours", "seven"),
+        ("twenty-one days", "21"),
+        ("two hundred and five people", "205"),
+        ("about 2.5 million of them", "2,500,000"),
+        ("one million people", "1000000"),
+        ("It costs 950.00 pesos", "950"),
+        ("in the 20th century", "the twentieth century"),
+        ("on June 19, 2018", "19 June 2018"),
+        ("the 19th of June, 2018", "June 19, 2018"),
+        ("on Sept. 21st, 2016", "September 21, 2016"),
+        ("on June 23, 1991", "June 1991"),
+        ("on July 6, 2017", "July 2017"),
+        ("up to 12.65 meters long", "12.65\u00a0m"),
+        ("100 ft", "100 feet"),
+        ("It is the cell.", "cells"),
+        ("Sedimentary rocks are formed", "sedimentary rock"),
+        ("large bodies of water", "body of water"),
+        ("a nonpartisan organization", "non-partisan"),
+        ("the super-market", "supermarket"),
+        ("the colour of grey metre-high theatres", "color of gray meter high theater"),
+        ("in the U.S. Senate", "United States Senate"),
+        ("the United States of America", "USA"),
+        ("around 3000 BCE", "c. 3000 BC"),
+        ("Mt. Everest", "Mount Everest"),
+        ("May", "usually in May"),
+        ("season two", "in season 2"),
+        ("attributed to James Marshall", "James W. Marshall"),
+        ("Joseph N. Welch, a lawyer", "Joseph Nye Welch"),
+        ("Kirstjen M. Nielsen did", "Kirstjen Nielsen"),
+    ],
+)
+def test_said_otherwise(text, answer):
+    assert not contains(text, answer)
+    assert gives(text, answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("one of the largest", "1"),
+        ("at number 741 for 741 weeks", "a week"),
+        ("born in 2002", "November 25, 2002"),
+        ("on June 19, 2018", "June 18, 2018"),
+        ("on June 19, 2018", "19 July 2018"),
+        ("on June 23, 1992", "June 1991"),
+        ("May 12", "1 May 2"),
+        ("Robin Williams", "Robin William"),
+        ("Peters", "Peter"),
+        ("the 1985s", "1985"),
+        ("nineteen eighty-five", "1985"),
+        ("twenty or thirty", "50"),
+        ("two hundred", "2"),
+        ("1 985", "1985"),
+        ("partisan", "non-partisan"),
+        ("superb owl", "bowl"),
+        ("George H. W. Bush", "George W. Bush"),
+        ("John Quincy Adams", "John Adams"),
+        ("Mary Ann Evans", "Mary Jane Evans"),
+        ("South West Africa", "South Africa"),
+        ("a dozen", "12"),
+        ("told us", "the U.S."),
+        ("2.5 million", "5 million"),
+        ("5 m", "5 miles"),
+        ("", "cells"),
+    ],
+)
+def test_not_said_otherwise(text, answer):
+    assert not gives(text, answer)
 
 
 def test_the_accepted_answer_is_given_as_the_dataset_writes_it():

@@ -11,7 +11,7 @@ from evals.stats.bootstrap import tabulate
 from evals.stats.corrected import GraderQuality, corrected_rate
 from evals.stats.growth import growth
 from evals.stats.paired import holm, paired_difference
-from evals.stats.rates import rate
+from evals.stats.rates import clustered_rate, rate
 from evals.stats.turning import turning_point
 
 RUNS = 500
@@ -45,6 +45,18 @@ def test_rates_cover_the_truth(chance):
     rng = np.random.default_rng(1)
     hits = [covers(rate(int(rng.binomial(300, chance)), 300), chance) for _ in range(RUNS)]
     assert 0.93 <= share(hits) <= 0.97
+
+
+@pytest.mark.parametrize("chance", [0.1, 0.4])
+def test_rates_of_clusters_cover_the_truth(chance):
+    """Five questions to a cluster, which fail together: as if unrelated they would miss it in one of four runs."""
+    rng, hits, naive = np.random.default_rng(11), [], []
+    for _ in range(2 * RUNS):
+        [outcomes], clusters = failures(rng, [chance], 300, cluster_size=5)
+        hits.append(covers(clustered_rate((clusters[key], failed) for key, failed in outcomes.items()), chance))
+        naive.append(covers(rate(sum(outcomes.values()), 300), chance))
+    assert 0.93 <= share(hits) <= 0.97
+    assert share(naive) < 0.92
 
 
 @pytest.mark.parametrize(("before", "after"), [(0.6, 0.3), (0.3, 0.3), (0.95, 0.85)])

@@ -129,7 +129,9 @@ def test_needles_can_be_found_and_nothing_else_answers():
                 str(sum(f"The {subject} was" in document.text for document in dataset.documents)) == question.answers[0]
             )
         else:
-            holding = [document for document in dataset.documents if contains(document.text, question.answers[0])]
+            # Whole words are compared where there is any need to: of 12,000 documents it would take minutes.
+            spelled = [document for document in dataset.documents if question.answers[0] in document.text]
+            holding = [document for document in spelled if contains(document.text, question.answers[0])]
             assert set(map(id_of, holding)) & set(map(id_of, gold))
         if question.kind == "chain":
             assert follow(question, gold) == question.answers[0]

@@ -1,16 +1,19 @@
 """The report: one offline file, figures from the data, every figure with its samples, hostile answers harmless."""
 
+import base64
+import hashlib
+import json
 import re
 from html.parser import HTMLParser
 
 import pytest
 from evals_rows import abstained, failed, hallucinated, sample, sweep
 
-from evals.records import ESTIMATED, RunNote
+from evals.records import ESTIMATED, Document, RunNote
 from evals.report import build
+from evals.report.browser import browser_data, shorten, size_of
 from evals.report.build import MAX_BYTES, render, write_report
 from evals.report.headline import find_stories, headline, whole_percent
-from evals.report.samples import MAX_TEXT, groups, shorten
 from evals.summary import summarise
 
 HOSTILE = '<script>alert("x")</script><img src=https://evil.example/a onerror=alert(1)>"\'></svg>{{ 7 * 7 }}'
@@ -32,17 +35,31 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.chunks: list[str] = []
+        self.scripts: dict[str, str] = {}
+        self.script: str | None = None
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
+        self.script = dict(attrs).get("id", "code") if tag == "script" else None
+
+    def handle_endtag(self, tag):
+        self.script = None if tag == "script" else self.script
 
     def handle_data(self, data):
-        self.chunks.append(data)
+        if self.script is not None:
+            self.scripts[self.script] = data
+        else:
+            self.chunks.append(data)
 
     def values(self, *names):
         return [value for _, attrs in self.tags for name, value in attrs.items() if name in names]
+
+    @property
+    def samples(self):
+        """What the browser of samples has."""
+        return json.loads(self.scripts["sample-data"])
 
     @property
     def text(self):
@@ -58,19 +75,26 @@ def page():
     return page_of(sweep(), [LOAD])
 
 
-def test_one_file_without_network_or_script(tmp_path):
+def test_one_file_without_network(tmp_path):
     rows = sweep()
     path = write_report(tmp_path / "new", rows, summarise(rows, [LOAD]))
     assert path == tmp_path / "new" / "report.html"
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     text = path.read_text(encoding="utf-8")
     assert path.stat().st_size <= MAX_BYTES
-    assert not re.search(r"https?:|//[a-z]+\.|@import|url\(", text)
+    assert not re.search(r"https?:|//[a-z]+\.[a-z]|@import|url\(", text)
     page = Page(text)
-    assert {"script", "link", "img", "iframe", "object", "embed"}.isdisjoint(tag for tag, _ in page.tags)
+    assert {"link", "img", "iframe", "object", "embed"}.isdisjoint(tag for tag, _ in page.tags)
     assert not page.values("src", "srcset", "xlink:href", "action")
     assert all(value.startswith("#") for value in page.values("href"))
-    assert any("default-src 'none'" in (value or "") for value in page.values("content"))
+
+
+def test_the_one_script_is_the_one_that_the_policy_allows(page):
+    [policy] = [value for value in page.values("content") if "default-src 'none'" in (value or "")]
+    digest = base64.b64encode(hashlib.sha256(page.scripts["code"].encode()).digest()).decode()
+    assert policy.endswith(f"script-src 'sha256-{digest}'")
+    kinds = [attributes.get("type") for tag, attributes in page.tags if tag == "script"]
+    assert kinds == ["application/json"] * 3 + [None]
 
 
 def test_every_link_leads_somewhere_and_every_point_has_one(page):
@@ -84,8 +108,8 @@ def test_every_link_leads_somewhere_and_every_point_has_one(page):
 
 def test_dots_of_the_charts_link_and_tell(page):
     charts = [attrs for tag, attrs in page.tags if tag == "svg" and "chart" in (attrs.get("class") or "")]
-    # Rates, split, TTFT, memory, and what became of the questions for each of two models.
-    assert len(charts) == 6
+    # Rates, parts, split, recall, TTFT, memory, TPOT, and what became of the questions for each of two models.
+    assert len(charts) == 9
     first = summarise(sweep())["models"][0]["points"][1]["hallucinated"]
     assert f"embedded:mamba, 256 tokens of documents: {100 * first['rate']:.1f} [" in page.text
 
@@ -141,14 +165,16 @@ def test_hostile_text_stays_text():
     rows.append(failed(model=HOSTILE, dataset=HOSTILE, budget=256, question_id="b", error=HOSTILE))
     load = {**LOAD, "model": HOSTILE, "verdict": {"trustworthy": False, "reasons": [HOSTILE]}}
     page = page_of(rows, [load])
-    assert {"script", "img"}.isdisjoint(tag for tag, _ in page.tags)
+    assert "img" not in {tag for tag, _ in page.tags}
+    assert [tag for tag, _ in page.tags].count("script") == 4
+    assert page.samples["questions"][1][2] == HOSTILE
     assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
     assert page.tags.count(("html", {"lang": "en"})) == 1
     assert "alert(1)" in page.text
     assert "{{ 7 * 7 }}" in page.text
 
 
-def test_samples_are_shown_with_what_they_rest_on():
+def test_samples_are_there_with_what_they_rest_on():
     rows = [
         hallucinated(
             budget=256,
@@ -156,54 +182,67 @@ def test_samples_are_shown_with_what_they_rest_on():
             answer="the Ovel",
             answers=("Tarn",),
             gold_ids=("gold-doc",),
-            doc_ids=("other-doc", "gold-doc"),
+            doc_ids=("other-doc", "gold-doc", "unknown"),
             hallucination_kind="distractor",
         ),
         abstained(budget=256, question_id="q1", answers=(), gold_ids=(), answer="I don't know."),
         failed(budget=256, question_id="q2", error="HTTP 503: engine lost"),
     ]
-    page = page_of(rows)
-    for text in ("Which river crosses Castor?", "the Ovel", "Tarn", "read in a document", "other-doc", "HTTP 503"):
-        assert text in page.text
-    assert "nothing: no document has the answer" in page.text
-    assert "hallucinated: all 1" in page.text
-    assert [chunk for chunk in page.chunks if chunk == "gold-doc"] == ["gold-doc"]
-    assert [tag for tag, _ in page.tags].count("mark") == 1
-
-
-def test_what_is_left_out_is_said():
-    rows = [sample(question_id=f"q{i}") for i in range(60)]
-    assert "correct: 50 of 60 shown" in page_of(rows).text
-    (group,) = groups(rows, cap=7)
-    assert (group.verdict, group.total, [view.row.question_id for view in group.shown]) == (
-        "correct",
-        60,
-        [f"q{i}" for i in range(7)],
-    )
-    long = shorten("x" * (MAX_TEXT + 1234))
-    assert long.startswith("x" * MAX_TEXT)
-    assert long.endswith("(1,234 more characters)")
-    assert shorten("x" * MAX_TEXT) == "x" * MAX_TEXT
-    (group,) = groups([sample(doc_ids=tuple(f"d{i}" for i in range(40)), gold_ids=("d39",))], cap=1)
-    (view,) = group.shown
-    assert (view.documents[-1], view.documents_left_out) == (("d39", True), 40 - 17)
-
-
-def test_a_report_that_grows_too_large_shows_fewer_samples(monkeypatch):
-    rows = [
-        hallucinated(question_id=f"{budget}-{i}", budget=budget, answer="word " * 100)
-        for budget in (0, 256, 512)
-        for i in range(50)
+    texts = {
+        "world": {name: Document(name, f"title of {name}", f"text of {name}") for name in ("other-doc", "gold-doc")}
+    }
+    data = browser_data(rows, texts, MAX_BYTES)
+    # What failed comes first: of the few nobody would find them.
+    assert [question[1] for question in data["questions"]] == ["q2", "q0", "q1"]
+    sample = data["samples"][1]
+    assert sample[5:8] == ["hallucinated", "distractor", "the Ovel"]
+    assert [data["documents"][place] for place in data["contexts"][sample[8]]] == [
+        ["other-doc", "title of other-doc", "text of other-doc"],
+        ["gold-doc", "title of gold-doc", "text of gold-doc"],
+        ["unknown", None, None],
     ]
+    assert data["samples"][0][11] == "HTTP 503: engine lost"
+    assert (data["shown"], data["total"]) == (3, 3)
+
+
+def test_as_many_questions_as_there_is_room_for():
+    rows = [
+        hallucinated(question_id=f"q{i:02}", budget=budget, answer="word " * 50, doc_ids=(f"d{i}", "shared"))
+        for i in range(40)
+        for budget in (0, 256, 512)
+    ]
+    texts = {"world": {name: Document(name, "t", "x" * 400) for name in ("shared", *(f"d{i}" for i in range(40)))}}
+    whole = browser_data(rows, texts, MAX_BYTES)
+    assert (whole["shown"], len(whole["samples"]), len(whole["documents"])) == (40, 120, 41)
+    for room in (10_000, 20_000, 30_000):
+        data = browser_data(rows, texts, room)
+        assert 0 < data["shown"] < 40
+        assert size_of(data) <= room
+        assert len(data["samples"]) == 3 * data["shown"]
+        # A text is there if a sample has it, and no other.
+        used = {place for sample in data["samples"] for place in data["contexts"][sample[8]]}
+        assert used == set(range(len(data["documents"])))
+    assert browser_data(rows, texts, 0)["samples"] == []
+
+
+def test_what_is_left_out_is_said(monkeypatch):
+    rows = [hallucinated(question_id=f"q{i}", budget=256, answer="word " * 100) for i in range(50)]
     summary = summarise(rows)
     whole = len(render(rows, summary))
-    monkeypatch.setattr(build, "MAX_BYTES", whole - 1)
+    assert "of 50 questions" not in Page(render(rows, summary).decode()).text
+    monkeypatch.setattr(build, "MAX_BYTES", whole - 10_000)
     smaller = render(rows, summary)
-    assert len(smaller) < whole
-    assert "hallucinated: 25 of 50 shown" in Page(smaller.decode()).text
+    assert len(smaller) < whole - 10_000
+    page = Page(smaller.decode())
+    assert f"{page.samples['shown']} of 50 questions, with all their samples" in page.text
     monkeypatch.setattr(build, "MAX_BYTES", 1000)
     with pytest.raises(ValueError, match="does not fit into 1000 bytes"):
         render(rows, summary)
+
+
+def test_a_long_text_says_how_much_is_left_out():
+    assert shorten("x" * 1834, 600) == "x" * 600 + " … (1,234 more characters)"
+    assert shorten("x" * 600, 600) == "x" * 600
 
 
 def test_the_load_test_stands_beside_with_its_distrust(page):

@@ -9,7 +9,7 @@ import scipy.stats
 from evals.stats.paired import exchange_test, holm, paired_difference
 from evals.stats.power import design_effect, detectable_difference, questions_for_difference, questions_for_rate
 from evals.stats.ranking import auroc, risk_coverage
-from evals.stats.rates import rate, wilson
+from evals.stats.rates import clustered_rate, rate, wilson
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,26 @@ def test_wilson_stays_in_range_around_the_share(n):
         assert 0 <= low <= successes / n <= high <= 1
     assert wilson(0, n)[0] == 0
     assert wilson(n, n)[1] == 1
+
+
+def test_what_is_unrelated_has_the_plain_interval():
+    assert clustered_rate((f"c{i}", i < 81) for i in range(263)) == rate(81, 263)
+    # As unrelated as if there were no clusters: each has as much of both.
+    assert clustered_rate((f"c{i // 2}", i % 2 == 0) for i in range(100)) == rate(50, 100)
+    assert clustered_rate([]) == rate(0, 0)
+
+
+def test_clusters_of_one_outcome_count_once():
+    """Ten clusters of five that fail or not as one: each is one sample."""
+    found = clustered_rate((f"c{i // 5}", i // 5 < 4) for i in range(50))
+    # The spread of ten clusters' shares has nine degrees of freedom.
+    expected = wilson(0.4 * 9, 9)
+    assert (found["low"], found["high"]) == (pytest.approx(expected[0]), pytest.approx(expected[1]))
+    assert (found["rate"], found["n"]) == (0.4, 50)
+    for happened in (False, True):
+        alone = clustered_rate((f"c{i // 5}", happened) for i in range(50))
+        assert (alone["low"], alone["high"]) == wilson(10 * happened, 10)
+    assert clustered_rate(("c", i < 2) for i in range(5))["high"] == wilson(0.4, 1)[1]
 
 
 @pytest.mark.parametrize(("successes", "n"), [(1, 0), (0, 0), (3, 2), (-1, 2)])
