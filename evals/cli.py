@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -22,6 +22,7 @@ from rich.progress import (
 from evals.calibrate_cli import calibrate
 from evals.config import (
     DEFAULT_BUDGETS,
+    DEFAULT_TEMPERATURE,
     NO_RERANKER,
     RERANK_DEPTH,
     ConfigError,
@@ -31,7 +32,7 @@ from evals.config import (
 )
 from evals.datasets import FROM_FILES, NAMES, load_dataset
 from evals.datasets.world_dials import DIALS, describe
-from evals.endpoints_cli import answers, endpoints, find_key
+from evals.endpoints_cli import answers, endpoints
 from evals.judge_cli import judge
 from evals.lm.cli import lm, show_tasks_directory
 from evals.output import SUMMARY_FILE, read_load, write_for_paper, write_outputs
@@ -94,6 +95,13 @@ EnergyOption = Annotated[
     Energy, typer.Option(help="local: this machine's GPUs answer; auto: if the endpoint is local.")
 ]
 Timeout = Annotated[float, typer.Option(help="Seconds that one request may take.")]
+Logprobs = Annotated[bool, typer.Option("--logprobs", help="Ask for log probabilities: doubt of each answer.")]
+DrawsOption = Annotated[
+    int, typer.Option("--draws", help="Further answers to each prompt, drawn: doubt without logprobs.")
+]
+Temperature = Annotated[
+    float | None, typer.Option(help=f"Of --draws; the answers themselves are greedy. Default: {DEFAULT_TEMPERATURE:g}.")
+]
 ApiKey = Annotated[
     str | None,
     typer.Option(envvar="FATHOM_API_KEY", help="Bearer token, before the endpoint's own variable; never stored."),
@@ -134,6 +142,9 @@ def run(
     timeout: Timeout = 300.0,
     scrape_interval: ScrapeInterval = 1.0,
     energy: EnergyOption = "auto",
+    logprobs: Logprobs = False,
+    draws: DrawsOption = 0,
+    temperature: Temperature = None,
     api_key: ApiKey = None,
 ) -> None:
     """Ask every question at every budget, grade the answers, and report.
@@ -142,8 +153,7 @@ def run(
     Exit codes: 0 = all answered; 2 = wrong options; 3 = some requests failed, the same command asks them again.
     """
     console = Console()
-    try:
-        key = find_key(endpoint, api_key)
+    with telling_why_not(console):
         configs = [
             RunConfig(
                 endpoint=endpoint,
@@ -160,17 +170,13 @@ def run(
                 concurrency=concurrency,
                 timeout_s=timeout,
                 **cost_options(scrape_interval, energy),
-                api_key=key,
+                **doubt_options(logprobs, draws, temperature),
+                api_key=find_key(endpoint, api_key),
             )
             for model in models
         ]
         results = run_and_show(console, configs, load_dataset(dataset, path=data, seed=seed, world=world))
-    except ConfigError as error:
-        raise refused(console, error) from error
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on where this one stood")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    tell_failures(console, [result for result in results if result.failed])
+    tell_failures(console, [result for result in results if result.failed or result.failed_draws])
 
 
 @app.command()
@@ -227,6 +233,23 @@ def cost_options(scrape_interval: float, energy: Energy) -> dict[str, Any]:
     return {"scrape_interval_s": scrape_interval, "energy": energy}
 
 
+def doubt_options(logprobs: bool, draws: int, temperature: float | None) -> dict[str, Any]:
+    """By what the answers' doubt is measured, as RunConfig has it.
+
+    Raises:
+        ConfigError: a temperature of nothing.
+    """
+    if temperature is not None and not draws:
+        raise ConfigError(
+            "--temperature is that of --draws, of which there are none: the answers themselves are greedy"
+        )
+    return {
+        "logprobs": logprobs,
+        "draws": draws,
+        "temperature": DEFAULT_TEMPERATURE if temperature is None else temperature,
+    }
+
+
 def run_and_show(console: Console, configs: Sequence[RunConfig], dataset: Dataset) -> list[RunResult]:
     """Ask everything and report it.
 
@@ -245,9 +268,23 @@ def run_and_show(console: Console, configs: Sequence[RunConfig], dataset: Datase
     return results
 
 
+@contextlib.contextmanager
+def telling_why_not(console: Console) -> Iterator[None]:
+    """Ends the command where an option cannot be, or somebody stops it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise refused(console, error) from error
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on where this one stood")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
 def tell_failures(console: Console, failures: Sequence[RunResult]) -> None:
     if failures:
-        console.print(f"[bold red]{sum(result.failed for result in failures)} samples failed[/bold red]", end="; ")
+        draws = sum(result.failed_draws for result in failures)
+        failed = f"{sum(result.failed for result in failures)} samples" + (f" and {draws} draws" if draws else "")
+        console.print(f"[bold red]{failed} failed[/bold red]", end="; ")
         console.print("the same command asks them again")
         console.print(f"the first error: {escape(failures[0].first_error or '')}", soft_wrap=True)
         raise typer.Exit(EXIT_FAILED_SAMPLES)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import aiohttp
 
 from evals.config import ConfigError, RunConfig
-from evals.dialect import REFUSALS, Dialect
+from evals.dialect import GREEDY, REFUSALS, Dialect, Wanted
 from evals.retry import come_again_s, pause
 from loadtest.latency import StreamTimes
 from loadtest.wire import StreamOutcome, Usage, error_message, read_stream
@@ -25,6 +25,7 @@ class Answer:
 
     times: None where nobody measured any, as of a recorded answer.
     refused_status: the status by which the last request was refused; None where it was not, or nobody answered.
+    logprob: the sum of the log probabilities of `logprob_tokens` tokens, where the server told them.
     """
 
     text: str
@@ -34,6 +35,8 @@ class Answer:
     times: StreamTimes | None
     attempts: int
     refused_status: int | None
+    logprob: float | None = None
+    logprob_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,10 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """One sample that wants an answer: what tells it from others, and what a server is sent."""
+    """One sample that wants an answer: what tells it from others, and what a server is sent.
+
+    salt, seed: as `Wanted` has them.
+    """
 
     dataset: str
     condition: str
@@ -61,6 +67,7 @@ class Asking:
     question: str
     messages: Sequence[dict[str, str]]
     salt: str | None = None
+    seed: int | None = None
 
 
 class Answerer(Protocol):
@@ -85,7 +92,7 @@ class Served:
         return await fetch_model(self.session, self.config)
 
     async def ask(self, asking: Asking) -> Answer:
-        return await ask(self.session, self.config, self.dialect, asking.messages, salt=asking.salt)
+        return await ask(self.session, self.config, self.dialect, asking.messages, Wanted(asking.salt, asking.seed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,23 +194,18 @@ async def ask(
     config: RunConfig,
     dialect: Dialect,
     messages: Sequence[dict[str, str]],
-    *,
-    salt: str | None = None,
+    wanted: Wanted = GREEDY,
 ) -> Answer:
-    """Ask, and ask again while the server says to come later or cannot be reached, or would take other fields.
-
-    Args:
-        salt: by which the server tells this prompt's prefixes from all others that it keeps.
-    """
+    """Ask, and ask again while the server says to come later or cannot be reached, or would take other fields."""
     attempts, num_failures = 0, 0
     while True:
-        body = dialect.body(config, messages, salt)
+        body = dialect.body(config, messages, wanted)
         attempt = await _attempt(session, config.target.chat_url, body)
         attempts += 1
         if attempt.refused_status in REFUSALS:
-            dialect.learn(attempt.refusal)
+            dialect.learn(attempt.refusal, wanted)
             # Compared with what was sent: another request may have learned it meanwhile.
-            if dialect.body(config, messages, salt) != body:
+            if dialect.body(config, messages, wanted) != body:
                 continue
         num_failures += 1
         if attempt.again_after_s is None or num_failures == config.max_attempts:
@@ -218,6 +220,8 @@ async def ask(
         times=attempt.times,
         attempts=attempts,
         refused_status=attempt.refused_status,
+        logprob=outcome.logprob if outcome else None,
+        logprob_tokens=outcome.logprob_tokens if outcome else None,
     )
 
 

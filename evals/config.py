@@ -22,6 +22,8 @@ from evals.records import (
 )
 
 DEFAULT_BUDGETS = (0, 256, 512, 1024, 2048, 4096)
+DEFAULT_TEMPERATURE = 0.7
+MAX_DRAWS, MAX_TEMPERATURE = 100, 2.0
 NO_RERANKER, RERANK_DEPTH = "none", 50
 
 
@@ -65,7 +67,8 @@ class RunConfig:
     question, all evenly. retriever, retriever_model, rerank, index_cache: see evals/retrieval. cache: cold has the
     server recompute every prompt. num_questions: how many of the dataset's questions, from its first. max_attempts: how
     often a request that the server could not take is sent; eight take half a minute, in which an engine that died is
-    back.
+    back. logprobs: of the answers' tokens are asked for. draws: how many further answers to each prompt, at
+    `temperature`; see evals/draws.py.
     scrape_interval_s: between two looks at the server's /metrics, 0 for none. energy: whether this machine's GPUs are
     the ones that answer; auto: where the endpoint is this machine.
     api_key is sent and never stored.
@@ -93,6 +96,9 @@ class RunConfig:
     max_attempts: int = 8
     scrape_interval_s: float = 1.0
     energy: Energy = "auto"
+    logprobs: bool = False
+    draws: int = 0
+    temperature: float = DEFAULT_TEMPERATURE
     api_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -103,6 +109,14 @@ class RunConfig:
         if not self.budgets or min(self.budgets) < 0 or list(self.budgets) != sorted(set(self.budgets)):
             raise ConfigError(f"--budgets must be ascending whole numbers from 0, each once, got {self.budgets}")
         self._check_choices()
+        if not 0 <= self.draws <= MAX_DRAWS:
+            raise ConfigError(f"--draws must be from 0 to {MAX_DRAWS}, got {self.draws}")
+        if not 0 < self.temperature <= MAX_TEMPERATURE:
+            raise ConfigError(
+                f"--temperature must be above 0 and at most {MAX_TEMPERATURE:g}, got {self.temperature:g}"
+            )
+        if self.target.replayed is not None and (self.draws or self.logprobs):
+            raise ConfigError("--draws and --logprobs ask a server for more; --endpoint replay:FILE asks nobody")
         for option, value in {
             "--n": self.num_questions,
             "--max-tokens": self.max_tokens,

@@ -1,18 +1,23 @@
 """The body of a chat request, in the words that the endpoint takes.
 
-OpenAI-compatible servers differ in three fields. What one of them refuses by name is left out, or named otherwise,
+OpenAI-compatible servers differ in a few fields. What one of them refuses by name is left out, or named otherwise,
 for the rest of the run; what was changed is told to the reader of the figures.
 """
 
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from evals.config import RunConfig
 from evals.endpoints import NO_STREAM_OPTIONS, NO_TEMPERATURE, OTHER_LIMIT
 
 REFUSALS = frozenset({400, 422})
+
+NO_DRAW_TEMPERATURE = "--temperature left out, as the endpoint takes none: draws are at its own"
+NO_SEED = "seed left out, as the endpoint refuses it: other draws each time"
+NO_LOGPROBS = "logprobs left out, as the endpoint refuses it: answers have no log probabilities"
 
 _UNSUPPORTED = re.compile(
     r"unsupported|(?:not|n't)[ _](?:be )?(?:support|permit|allow|accept|recogni|known|implement|valid|available)"
@@ -24,6 +29,25 @@ _UNSUPPORTED = re.compile(
 _WRONG_SIZE = re.compile(r"exceed|too (?:large|long|high|many|big|small)|at most|context length", re.IGNORECASE)
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request asks for beside its messages.
+
+    salt: by which the server tells this prompt's prefixes from all others that it keeps. seed: of an answer that is
+    drawn at the run's temperature; None: the greedy one.
+    """
+
+    salt: str | None = None
+    seed: int | None = None
+
+    @property
+    def is_drawn(self) -> bool:
+        return self.seed is not None
+
+
+GREEDY = Wanted()
+
+
 class Dialect:
     """What one endpoint does not take, as was known before or is found. `changes` says it in words; requests under
     way at once share it.
@@ -32,7 +56,7 @@ class Dialect:
     def __init__(self, known: Sequence[str] = ()) -> None:
         self.changes: list[str] = list(known)
 
-    def body(self, config: RunConfig, messages: Sequence[dict[str, str]], salt: str | None = None) -> dict[str, Any]:
+    def body(self, config: RunConfig, messages: Sequence[dict[str, str]], wanted: Wanted = GREEDY) -> dict[str, Any]:
         limit = "max_completion_tokens" if OTHER_LIMIT in self.changes else "max_tokens"
         body: dict[str, Any] = {
             "model": config.model,
@@ -40,16 +64,23 @@ class Dialect:
             limit: config.max_tokens,
             "stream": True,
         }
-        if salt is not None:
-            body["cache_salt"] = salt
-        if NO_TEMPERATURE not in self.changes:
-            body["temperature"] = 0
+        if wanted.salt is not None:
+            body["cache_salt"] = wanted.salt
+        if _no_temperature(wanted) not in self.changes:
+            body["temperature"] = config.temperature if wanted.is_drawn else 0
+        if wanted.is_drawn and NO_SEED not in self.changes:
+            body["seed"] = wanted.seed
+        if config.logprobs and NO_LOGPROBS not in self.changes:
+            body["logprobs"] = True
         if NO_STREAM_OPTIONS not in self.changes:
             body["stream_options"] = {"include_usage": True}
         return body
 
-    def learn(self, refusal: bytes) -> None:
-        """Take note of what a 400 or 422 refuses by name."""
+    def learn(self, refusal: bytes, wanted: Wanted = GREEDY) -> None:
+        """Take note of what a 400 or 422 refuses by name, of a request that asked for `wanted`.
+
+        Of temperatures one may be refused and another taken: the draws' is tried whatever became of 0.
+        """
         sentences = list(complaints(refusal))
         refused = [sentence for sentence in sentences if _UNSUPPORTED.search(sentence)]
         found = {
@@ -57,9 +88,15 @@ class Dialect:
             OTHER_LIMIT: any(
                 _names(sentence, "max_tokens") and not _WRONG_SIZE.search(sentence) for sentence in refused
             ),
-            NO_TEMPERATURE: any(_names(sentence, "temperature") for sentence in refused),
+            _no_temperature(wanted): any(_names(sentence, "temperature") for sentence in refused),
+            NO_SEED: wanted.is_drawn and any(_names(sentence, "seed") for sentence in refused),
+            NO_LOGPROBS: any(_names(sentence, "logprobs") for sentence in refused),
         }
         self.changes += [change for change, holds in found.items() if holds and change not in self.changes]
+
+
+def _no_temperature(wanted: Wanted) -> str:
+    return NO_DRAW_TEMPERATURE if wanted.is_drawn else NO_TEMPERATURE
 
 
 def complaints(refusal: bytes) -> Iterator[str]:

@@ -9,9 +9,10 @@ import aiohttp
 
 from evals.client import Answerer, Served, open_session
 from evals.conditions import corpus_of
-from evals.config import ConfigError, RunConfig, RunStoppedError
+from evals.config import ConfigError, RunConfig
 from evals.contexts import Asked, ContextBuilder
 from evals.dialect import Dialect
+from evals.draws import Draws, ask_draws, check_temperature
 from evals.energy import ledger_for
 from evals.fingerprint import take_fingerprint
 from evals.prompts import SYSTEM_PROMPTS, build_messages
@@ -21,14 +22,12 @@ from evals.replay import Recorded
 from evals.retrieval import open_retriever
 from evals.retrieval.ranking import Retriever
 from evals.retrieval.recall_file import note_recall
-from evals.retry import COME_AGAIN
+from evals.retry import MAX_FIRST_REFUSALS, is_hopeless
 from evals.sample import RunContext, Sampled, ask_sample
 from evals.scrape import Scraper, find_metrics, scraping
 from evals.store import Store
 from evals.tokens import TokenCounter
-
-# So many samples, refused alike and nothing else before them, mean that the others would be too.
-MAX_FIRST_REFUSALS = 5
+from evals.workers import run_workers
 
 Progress = Callable[[str, int, int], None]  # the model, samples done, of how many
 Say = Callable[[str], None]
@@ -38,7 +37,8 @@ Say = Callable[[str], None]
 class RunResult:
     """How one run went. `asked` leaves out what the store held already; `failed` are rows with an error; `left_out`
     are those for which the question has no context: no gold to give, or none that fits into the budget; `unrecorded`
-    those of which a file of recorded answers has none.
+    those of which a file of recorded answers has none. `draws` were asked beside them, of which `failed_draws` have an
+    error.
     """
 
     total: int
@@ -49,6 +49,8 @@ class RunResult:
     counting: str
     left_out: int = 0
     unrecorded: int = 0
+    draws: int = 0
+    failed_draws: int = 0
 
 
 @dataclass(slots=True)
@@ -75,11 +77,7 @@ class _Tally:
 
     @property
     def is_refused(self) -> bool:
-        """Whether the first samples were all refused for the same reason of the client's."""
-        if len(self.first_refusals) < MAX_FIRST_REFUSALS or len(set(self.first_refusals)) > 1:
-            return False
-        status = self.first_refusals[0]
-        return status is not None and 400 <= status < 500 and status not in COME_AGAIN
+        return is_hopeless(self.first_refusals)
 
 
 def plan(config: RunConfig, dataset: Dataset) -> list[Asked]:
@@ -151,6 +149,7 @@ async def run_evals(
             runs.append(run)
         for run in runs:
             _check_store(run, store, retriever)
+            check_temperature(run.config, dataset.name, store)
             if run.counter.source == ESTIMATED:
                 say(f"{run.config.model}: the endpoint counts no tokens; documents are counted by an {ESTIMATED}")
         if retriever is not None and any(set(config.asked_conditions) - set(WITHOUT_LENGTH) for config in configs):
@@ -252,26 +251,34 @@ async def _ask_all(run: RunContext, store: Store, *, progress: Progress, say: Sa
                 progress(config.model, tally.finished, tally.total)
                 _check_refusals(run, tally)
 
-    try:
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(min(config.concurrency, len(series))):
-                workers.create_task(worker())
-    except ExceptionGroup as group:
-        # Workers that fail together fail of one cause: the first says it.
-        stopping, others = group.split(ConfigError)
-        if stopping is None or others is not None:
-            raise
-        raise RunStoppedError(str(stopping.exceptions[0])) from stopping
+    await run_workers(worker, min(config.concurrency, len(series)))
     _tell_missing(run, tally, say)
+    draws = Draws()
+    if config.draws:
+        draws = await ask_draws(
+            run,
+            store,
+            series,
+            progress=lambda done, total: progress(f"{config.model}, draws", done, total),
+            note_changes=lambda: _note_changes(run, store, told, say),
+        )
+    if draws.unknown:
+        say(f"{config.model}: {draws.unknown} samples have no draws: the store does not hold their documents")
+    return _result(run, tally, draws)
+
+
+def _result(run: RunContext, tally: _Tally, draws: Draws) -> RunResult:
     return RunResult(
         total=tally.total,
         asked=tally.asked,
         failed=tally.failed,
-        first_error=tally.first_error,
+        first_error=tally.first_error or draws.first_error,
         kind=run.served.kind,
         counting=run.counter.source,
         left_out=tally.left_out,
         unrecorded=tally.unrecorded,
+        draws=draws.asked,
+        failed_draws=draws.failed,
     )
 
 

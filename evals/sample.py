@@ -159,4 +159,6 @@ def _row(
         num_leaks=context.num_leaks,
         num_duplicates=context.num_duplicates,
         planted=context.planted,
+        logprob=answer.logprob,
+        logprob_tokens=answer.logprob_tokens,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from evals.config import ConfigError
-from evals.fingerprint import COUNTING, Fingerprint
+from evals.fingerprint import COUNTING, ONCE, Fingerprint
 from evals.records import Document, Draw, Judgement, RunNote, SampleRow, Scrape
 from evals.tables import RecordTable, add_columns
 
@@ -151,6 +151,7 @@ class Store:
 
     def _compare(self, whose: str, noted: dict[str, str], fingerprint: Fingerprint, *, same_model: bool) -> None:
         holds = f"--out {self.path.parent} holds samples of {whose}"
+        noted = {name: ONCE[name] for name in fingerprint.shared if name in ONCE} | noted
         if not noted.keys() >= fingerprint.shared.keys():
             raise ConfigError(
                 f"{holds} by an earlier version of Fathom, which did not note which server answered: "

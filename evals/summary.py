@@ -12,6 +12,9 @@ from rich.text import Text
 
 from evals import costs, decomposition, depths, graded
 from evals.depths import depth_cells
+from evals.doubt import DEFINITIONS as DOUBT
+from evals.doubt import LEGEND as DOUBT_LEGEND
+from evals.doubt import DrawKey, by_sample, describe_doubt, doubt_table
 from evals.points import describe_points, turning_of
 from evals.records import (
     CONDITIONS,
@@ -19,6 +22,7 @@ from evals.records import (
     PERMISSIONS,
     SERVED,
     Condition,
+    Draw,
     Judgement,
     Permission,
     RunNote,
@@ -70,6 +74,7 @@ DEFINITIONS: dict[str, str] = {
     "counting": "where the token counts of documents come from, by which they fill a budget: "
     f"the {SERVED}, or an {ESTIMATED}",
     "request_changes": "what the endpoint did not take, and so was left out of its requests or named otherwise",
+    **DOUBT,
     **graded.DEFINITIONS,
     **costs.DEFINITIONS,
     **{name: latency.FORMULAS[name] for name in ("ttft_s", "tpot_s", "e2e_s")},
@@ -90,6 +95,7 @@ def summarise(
     lm: Sequence[Mapping[str, Any]] = (),
     *,
     judgements: Iterable[Judgement] = (),
+    draws: Iterable[Draw] = (),
     quality: Mapping[str, GraderQuality] | None = None,
     scrapes: Iterable[Scrape] = (),
 ) -> dict[str, Any]:
@@ -101,6 +107,7 @@ def summarise(
         lm: figures of lm-eval's tasks, passed on as they are.
         judgements: what other graders say. quality: of the graders, by name; None: what comes with Fathom.
         scrapes: what servers said at /metrics, in the order of their times.
+        draws: further answers to the samples' prompts.
     Raises:
         ValueError: one question stands twice in a point; a share of such samples would count it twice.
     """
@@ -120,10 +127,11 @@ def summarise(
     read: dict[tuple[str, str], list[Scrape]] = {}
     for scrape in scrapes:
         read.setdefault((scrape.model, scrape.dataset), []).append(scrape)
+    drawn = by_sample(draws)
     described = []
     for key in order:
         run = key.model, key.dataset
-        described.append(_describe_series(key, series[key], notes.get(run, RunNote()), read.get(run, [])))
+        described.append(_describe_series(key, series[key], notes.get(run, RunNote()), read.get(run, []), drawn))
     known, judged = qualities(()) if quality is None else quality, graded.by_sample(judgements)
     for key, one in zip(order, described, strict=True):
         for point in one["points"]:
@@ -140,7 +148,11 @@ def summarise(
 
 
 def _describe_series(
-    key: _SeriesKey, rows: Sequence[SampleRow], note: RunNote, scrapes: Sequence[Scrape]
+    key: _SeriesKey,
+    rows: Sequence[SampleRow],
+    note: RunNote,
+    scrapes: Sequence[Scrape],
+    drawn: Mapping[DrawKey, Sequence[Draw]],
 ) -> dict[str, Any]:
     by_budget: dict[int, list[SampleRow]] = {}
     for row in rows:
@@ -157,7 +169,11 @@ def _describe_series(
         "counting": note.counting,
         "request_changes": list(note.request_changes),
         "points": [
-            {**point, **costs.describe_costs(point["budget"], by_budget[point["budget"]], scrapes)}
+            {
+                **point,
+                **costs.describe_costs(point["budget"], by_budget[point["budget"]], scrapes),
+                "doubt": describe_doubt(by_budget[point["budget"]], drawn),
+            }
             for point in describe_points(by_budget)
         ],
         "turning": turning_of(by_budget),
@@ -171,12 +187,17 @@ def summary_table(summary: Mapping[str, Any]) -> Group:
     """One table per model, dataset and permission, for `rich.console.Console.print`; fits 80 columns."""
     if not summary["models"]:
         return Group(Text("no samples"))
-    parts: list[RenderableType] = [_series_table(series) for series in summary["models"]]
+    parts: list[RenderableType] = []
+    for series in summary["models"]:
+        doubt = doubt_table(series)
+        parts += [_series_table(series), *([] if doubt is None else [doubt])]
+    has_doubt = any(point["doubt"] for series in summary["models"] for point in series["points"])
     return Group(
         *parts,
         Text("Shares in % of the samples asked, hallucinated with its 95 % interval; lost: no verdict."),
         Text("TTFT, TPOT: medians in ms. Cache: mean peak of one sequence, or share in use of the server's."),
         *map(Text, graded.lines(summary["models"])),
+        *([Text(DOUBT_LEGEND)] if has_doubt else []),
         *map(Text, caveats(summary["models"])),
     )
 

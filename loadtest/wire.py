@@ -5,6 +5,7 @@ client can stamp and keep raw lines while they arrive and parse them when nothin
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,13 +25,17 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """One chunk of the first choice. Reasoning and tool calls are output too, but not the answer's text."""
+    """One chunk of the first choice. Reasoning and tool calls are output too, but not the answer's text.
+
+    logprobs: of the tokens that a chat's chunk tells of; one that cannot be read is not a number.
+    """
 
     text: str
     finish_reason: str | None
     reasoning: str = ""
     tool_text: str = ""
     usage: Usage | None = None
+    logprobs: tuple[float, ...] = ()
 
     @property
     def has_output(self) -> bool:
@@ -118,6 +123,8 @@ class StreamOutcome:
         error: the first error inside the stream, or why the stream counts as cut off; None = complete.
         cut_off: it ended too early and no error was reported: a crash or a lost connection.
         saw_done: False where the server closes without [DONE]; with a finish_reason that is no error.
+        logprob: the sum over the `logprob_tokens` tokens of which the server told it; None where it told of none, or
+            one of them is no finite number.
     """
 
     text: str
@@ -128,6 +135,8 @@ class StreamOutcome:
     error: str | None
     cut_off: bool
     saw_done: bool
+    logprob: float | None = None
+    logprob_tokens: int | None = None
 
 
 def read_stream(lines: Iterable[tuple[float, bytes]]) -> StreamOutcome:
@@ -135,6 +144,7 @@ def read_stream(lines: Iterable[tuple[float, bytes]]) -> StreamOutcome:
     text: list[str] = []
     reasoning: list[str] = []
     instants: list[float] = []
+    logprobs: list[float] = []
     finish_reason: str | None = None
     usage: Usage | None = None
     error: str | None = None
@@ -144,6 +154,7 @@ def read_stream(lines: Iterable[tuple[float, bytes]]) -> StreamOutcome:
             case Delta() as delta:
                 text.append(delta.text)
                 reasoning.append(delta.reasoning)
+                logprobs += delta.logprobs
                 if delta.has_output:
                     instants.append(arrival_s)
                 finish_reason = delta.finish_reason or finish_reason
@@ -158,6 +169,7 @@ def read_stream(lines: Iterable[tuple[float, bytes]]) -> StreamOutcome:
             case Ignored():
                 pass
     missing = _incomplete(finish_reason, saw_done=saw_done, num_chunks=len(instants))
+    has_logprob = bool(logprobs) and all(map(math.isfinite, logprobs))
     return StreamOutcome(
         text="".join(text),
         reasoning="".join(reasoning),
@@ -167,6 +179,8 @@ def read_stream(lines: Iterable[tuple[float, bytes]]) -> StreamOutcome:
         error=error or missing,
         cut_off=error is None and finish_reason is None and missing is not None,
         saw_done=saw_done,
+        logprob=math.fsum(logprobs) if has_logprob else None,
+        logprob_tokens=len(logprobs) if has_logprob else None,
     )
 
 
@@ -201,7 +215,26 @@ def _parse_choice(choice: Mapping[str, Any], usage: Usage | None) -> Delta:
         reasoning=_string(delta.get("reasoning_content")) or _string(delta.get("reasoning")),
         tool_text=_tool_text(delta.get("tool_calls")),
         usage=usage,
+        logprobs=_logprobs(choice.get("logprobs")),
     )
+
+
+def _logprobs(told: object) -> tuple[float, ...]:
+    """Those of a chat's chunk."""
+    content = told.get("content") if isinstance(told, dict) else None
+    if not isinstance(content, list):
+        return ()
+    return tuple(_number(entry.get("logprob") if isinstance(entry, dict) else None) for entry in content)
+
+
+def _number(value: object) -> float:
+    """Not a number where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.nan
 
 
 def _tool_text(calls: object) -> str:

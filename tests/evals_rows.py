@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from evals.records import SampleRow
+from evals.records import Draw, SampleRow
 
 BASE = SampleRow(
     model="m",
@@ -96,6 +96,28 @@ def failed(**fields: Any) -> SampleRow:
         "peak_bytes": None,
     }
     return replace(BASE, **(lost | fields))
+
+
+def drawn(answer: str, **fields: Any) -> Draw:
+    """A draw to the prompt of BASE."""
+    draw = Draw(
+        model=BASE.model,
+        dataset=BASE.dataset,
+        condition=BASE.condition,
+        permission=BASE.permission,
+        budget=BASE.budget,
+        question_id=BASE.question_id,
+        draw=1,
+        temperature=0.7,
+        answer=answer,
+        finish_reason="stop",
+        error=None,
+        verdict="unscored",
+        completion_tokens=3,
+        logprob=None,
+        logprob_tokens=None,
+    )
+    return replace(draw, **fields)
 
 
 def sweep(num_questions: int = 40, budgets: tuple[int, ...] = (0, 256, 1024, 4096)) -> list[SampleRow]:

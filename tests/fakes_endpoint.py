@@ -36,7 +36,9 @@ def answer_wrongly(_: str) -> str:
 class Planted:
     """What the endpoint does.
 
-    answer: the last user message -> the answer's text. refusals: statuses for the first requests, one each.
+    answer: the last user message -> the answer's text. draw: the whole request -> the text, in place of `answer`.
+    logprob: request and word -> the log probability that it tells, where that is asked for. refusals: statuses for the
+    first requests, one each.
     unknown_fields: field of a request -> the status and message that refuse it. refused_models: model -> the status
     that every question to it gets. broken: cut the first so many streams after one chunk. states: of the model, one
     for each time that the list is asked for, the last for ever. models_status, bare_list: how it answers for the
@@ -46,6 +48,8 @@ class Planted:
     """
 
     answer: Callable[[str], str] = answer_wrongly
+    draw: Callable[[dict], str] | None = None
+    logprob: Callable[[dict, str], float] | None = None
     models: tuple[str, ...] = (MODEL,)
     refusals: list[int] = field(default_factory=list)
     unknown_fields: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -155,10 +159,14 @@ class Planted:
         return {"prompt_tokens": prompt, "completion_tokens": num_answer, "total_tokens": prompt + num_answer}
 
     async def _stream(self, response: web.StreamResponse, body: dict) -> None:
-        words = self.answer(body["messages"][-1]["content"]).split(" ")
+        text = self.draw(body) if self.draw else self.answer(body["messages"][-1]["content"])
+        words = text.split(" ")
         for number, word in enumerate(words):
             delta = {"content": word if number == 0 else f" {word}"}
-            await _send(response, {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+            told = {}
+            if self.logprob and body.get("logprobs"):
+                told = {"logprobs": {"content": [{"token": word, "logprob": self.logprob(body, word)}]}}
+            await _send(response, {"choices": [{"index": 0, "delta": delta, **told, "finish_reason": None}]})
             if self.broken:
                 self.broken -= 1
                 await _send(response, {"error": {"message": "planted break"}})

@@ -7,6 +7,7 @@ sums of the outcomes, and how many there are. A figure is a function of the colu
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -32,21 +33,37 @@ class Table:
 
     def resampled(self, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
         """(resamples, columns): means of as many clusters as there are, drawn with replacement."""
-        return np.concatenate(
-            [_means(drawn @ self.sums, drawn @ self.counts) for drawn in self._draws(resamples, seed)]
-        )
-
-    def _draws(self, resamples: int, seed: int) -> Iterator[Floats]:
-        """How often each cluster is drawn: (some resamples, clusters)."""
-        rng, num_clusters = np.random.default_rng(seed), len(self.sums)
-        step = max(1, MAX_DRAWN // num_clusters)
-        for start in range(0, resamples, step):
-            size = min(step, resamples - start)
-            yield rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size=size).astype(np.float64)
+        drawn = draw_clusters(len(self.sums), resamples, seed)
+        return np.concatenate([_means(counts @ self.sums, counts @ self.counts) for counts in drawn])
 
     def without_each(self) -> Floats:
         """(clusters, columns): the means without one cluster after the other."""
         return _means(self.sums.sum(axis=0) - self.sums, self.counts.sum(axis=0) - self.counts)
+
+
+def draw_clusters(num_clusters: int, resamples: int, seed: int, *, width: int = 1) -> Iterator[Floats]:
+    """How often each cluster is drawn: (some resamples, clusters); fewer at once where each is made into `width`."""
+    step = max(1, MAX_DRAWN // max(num_clusters, width))
+    if num_clusters * resamples <= MAX_DRAWN:
+        drawn = _draw(num_clusters, resamples, seed)
+        yield from (drawn[start : start + step] for start in range(0, resamples, step))
+        return
+    rng = np.random.default_rng(seed)
+    for start in range(0, resamples, step):
+        yield _multinomial(rng, num_clusters, min(step, resamples - start))
+
+
+@lru_cache(maxsize=1)
+def _draw(num_clusters: int, resamples: int, seed: int) -> Floats:
+    """Kept, for drawing takes longer than all else, and the figures of a point are over the same clusters."""
+    drawn = _multinomial(np.random.default_rng(seed), num_clusters, resamples)
+    drawn.flags.writeable = False
+    return drawn
+
+
+def _multinomial(rng: np.random.Generator, num_clusters: int, resamples: int) -> Floats:
+    chances = np.full(num_clusters, 1 / num_clusters)
+    return rng.multinomial(num_clusters, chances, size=resamples).astype(np.float64)
 
 
 def _means(sums: Floats, counts: Floats) -> Floats:
@@ -101,7 +118,12 @@ def _expanded(deviation: float, size: int) -> float:
     return student * math.sqrt(size / degrees)
 
 
-def percentile_interval(resampled: Floats, level: float = 0.95) -> tuple[float, float]:
+def percentile_interval(resampled: Floats, level: float = 0.95, *, size: int | None = None) -> tuple[float, float]:
+    """Args:
+    size: how many clusters the figure hangs on; the fewer, the wider (Hesterberg 2015, as in `bca_interval`).
+    """
+    if size is not None:
+        level = 2 * NORMAL.cdf(_expanded(z_of(level), size)) - 1
     low, high = np.quantile(resampled, ((1 - level) / 2, (1 + level) / 2))
     return float(low), float(high)
 

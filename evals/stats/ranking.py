@@ -4,6 +4,12 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
+
+from evals.stats.bootstrap import RESAMPLES, Floats, draw_clusters, percentile_interval
+
+# With fewer clusters of right or of wrong answers than that, what is drawn of them says nothing of all others.
+MIN_CLUSTERS = 5
 
 
 def auroc(scores: Sequence[float], wrong: Sequence[bool]) -> float | None:
@@ -18,6 +24,55 @@ def auroc(scores: Sequence[float], wrong: Sequence[bool]) -> float | None:
     above = np.searchsorted(negative, positive, side="left")
     ties = np.searchsorted(negative, positive, side="right") - above
     return float((above + ties / 2).sum() / (len(positive) * len(negative)))
+
+
+class Auroc(TypedDict):
+    """With its 95 % interval, which is None for too few clusters; n answers, of which so many are wrong."""
+
+    auroc: float
+    low: float | None
+    high: float | None
+    n: int
+    wrong: int
+
+
+def clustered_auroc(
+    scores: Sequence[float],
+    wrong: Sequence[bool],
+    clusters: Sequence[str],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Auroc | None:
+    """`auroc` with a percentile interval of whole clusters, drawn with replacement; None without right and wrong."""
+    estimate = auroc(scores, wrong)
+    if estimate is None:
+        return None
+    low: float | None = None
+    high: float | None = None
+    of_kind = [{name for name, bad in zip(clusters, wrong, strict=True) if bad is kind} for kind in (True, False)]
+    size = min(map(len, of_kind))  # of the rarer kind: the figure hangs on those
+    if size >= MIN_CLUSTERS:
+        resampled = _resampled(np.asarray(scores, np.float64), np.asarray(wrong, bool), clusters, resamples, seed)
+        low, high = percentile_interval(resampled, size=size)
+    return Auroc(auroc=estimate, low=low, high=high, n=len(scores), wrong=sum(wrong))
+
+
+def _resampled(scores: Floats, wrong: NDArray[np.bool_], clusters: Sequence[str], resamples: int, seed: int) -> Floats:
+    """(resamples,): those in which all answers are right, or all wrong, are left out."""
+    order = np.argsort(scores, kind="stable")
+    ranked, bad = scores[order], wrong[order]
+    begins = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))  # of each score
+    names, places = np.unique(np.asarray(clusters)[order], return_inverse=True)
+    figures = []
+    for drawn in draw_clusters(len(names), resamples, seed, width=len(scores)):
+        weights = drawn[:, places]
+        lost = np.add.reduceat(weights * bad, begins, axis=1)
+        kept = np.add.reduceat(weights * ~bad, begins, axis=1)
+        wins = (lost * (np.cumsum(kept, axis=1) - kept / 2)).sum(axis=1)
+        pairs = lost.sum(axis=1) * kept.sum(axis=1)
+        figures.append(wins[pairs > 0] / pairs[pairs > 0])
+    return np.concatenate(figures)
 
 
 class RiskCoverage(TypedDict):

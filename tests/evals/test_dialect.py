@@ -5,7 +5,16 @@ import json
 import pytest
 
 from evals.config import RunConfig
-from evals.dialect import NO_STREAM_OPTIONS, NO_TEMPERATURE, OTHER_LIMIT, Dialect
+from evals.dialect import (
+    NO_DRAW_TEMPERATURE,
+    NO_LOGPROBS,
+    NO_SEED,
+    NO_STREAM_OPTIONS,
+    NO_TEMPERATURE,
+    OTHER_LIMIT,
+    Dialect,
+    Wanted,
+)
 
 EXTRA = {"type": "extra_forbidden", "loc": ["body", "stream_options"], "msg": "Extra inputs are not permitted"}
 # FastAPI repeats the whole request where something is missing from it.
@@ -40,6 +49,9 @@ def openai(message, param=None):
         ({"error": "unknown field: max_tokens"}, [OTHER_LIMIT]),
         (openai(ONLY_ONE, "temperature"), [NO_TEMPERATURE]),
         ({"detail": "temperature isn't supported"}, [NO_TEMPERATURE]),
+        (openai("You are not allowed to request logprobs from this model"), [NO_LOGPROBS]),
+        (openai("top_logprobs is not supported"), []),
+        (openai("seed is not supported"), []),
         (openai(TOO_LARGE, "max_tokens"), []),
         (openai("max_tokens must be at most 16, more is not supported"), []),
         (openai("temperature must be above 0"), []),
@@ -67,3 +79,15 @@ def test_a_refusal_that_is_no_json_is_read_too(tmp_path):
     assert dialect.changes == [NO_STREAM_OPTIONS, OTHER_LIMIT, NO_TEMPERATURE]
     assert dialect.body(config, []) == {"model": "m", "messages": [], "max_completion_tokens": 7, "stream": True}
     assert set(whole) == {"model", "messages", "max_tokens", "stream", "temperature", "stream_options"}
+
+
+def test_of_draws_other_things_are_learned_than_of_greedy_answers(tmp_path):
+    dialect, drawn = Dialect(), Wanted(seed=5)
+    config = RunConfig(endpoint="http://x", model="m", out=tmp_path, draws=2, temperature=0.4, logprobs=True)
+    dialect.learn(b"temperature is not supported: 0")
+    assert dialect.changes == [NO_TEMPERATURE]
+    asked = dialect.body(config, [], drawn)
+    assert (asked["temperature"], asked["seed"], asked["logprobs"]) == (0.4, 5, True)
+    dialect.learn(b"temperature is not supported. Unknown field: seed. logprobs: extra field", drawn)
+    assert dialect.changes[1:] == [NO_DRAW_TEMPERATURE, NO_SEED, NO_LOGPROBS]
+    assert set(dialect.body(config, [], drawn)) == {"model", "messages", "max_tokens", "stream", "stream_options"}

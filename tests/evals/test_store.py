@@ -301,3 +301,10 @@ def test_another_format_is_refused(tmp_path):
     database.close()
     with pytest.raises(ConfigError, match="another version"):
         Store(tmp_path)
+
+
+def test_what_was_noted_before_log_probabilities_could_be_asked_for_had_none(tmp_path):
+    with holding(tmp_path) as store:
+        store.check_run("m", "world", Fingerprint(SHARED | {"--logprobs": "off"}, OWN))
+        with pytest.raises(ConfigError, match="--logprobs was off, now it is on"):
+            store.check_run("m", "world", Fingerprint(SHARED | {"--logprobs": "on"}, OWN))

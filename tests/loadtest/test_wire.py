@@ -78,7 +78,19 @@ def test_no_line_raises(noise: bytes) -> None:
         lambda inner: (
             st.lists(inner, max_size=3)
             | st.dictionaries(
-                st.sampled_from(["choices", "delta", "content", "usage", "error", "prompt_tokens", "tool_calls"]),
+                st.sampled_from(
+                    [
+                        "choices",
+                        "delta",
+                        "content",
+                        "usage",
+                        "error",
+                        "prompt_tokens",
+                        "tool_calls",
+                        "logprobs",
+                        "logprob",
+                    ]
+                ),
                 inner,
                 max_size=4,
             )
@@ -173,3 +185,28 @@ def test_empty_answers() -> None:
 )
 def test_error_bodies(body: bytes, message: str) -> None:
     assert error_message(body) == message
+
+
+def told(text: str, *logprobs: Any) -> bytes:
+    choice = {"delta": {"content": text}, "logprobs": {"content": [{"logprob": value} for value in logprobs]}}
+    return b"data: " + json.dumps({"choices": [choice]}).encode()
+
+
+def test_log_probabilities_are_added_up() -> None:
+    """Also those of a token without text, which is no output."""
+    stream = read_stream(stamped(told("a", -0.5), told("", -1), told("bc", -0.25, 0), chat({}, "stop")))
+    assert (stream.logprob, stream.logprob_tokens, stream.token_times_s) == (-1.75, 4, (0.0, 2.0))
+
+
+@pytest.mark.parametrize("unreadable", [None, True, "x", float("-inf"), float("nan"), -(10**400)])
+def test_a_log_probability_that_is_no_number_makes_the_sum_unknown(unreadable: Any) -> None:
+    stream = read_stream(stamped(told("a", -0.5), told("b", unreadable), chat({}, "stop")))
+    assert (stream.text, stream.error) == ("ab", None)
+    assert (stream.logprob, stream.logprob_tokens) == (None, None)
+
+
+@pytest.mark.parametrize("nothing", [None, [], {}, {"content": None}, {"content": 3}, {"tokens": ["a"]}])
+def test_no_log_probabilities(nothing: Any) -> None:
+    choice = {"delta": {"content": "a"}, "logprobs": nothing, "finish_reason": "stop"}
+    stream = read_stream(stamped(b"data: " + json.dumps({"choices": [choice]}).encode()))
+    assert (stream.text, stream.logprob, stream.logprob_tokens) == ("a", None, None)
