@@ -32,7 +32,7 @@ from evals.config import (
 )
 from evals.datasets import FROM_FILES, NAMES, load_dataset
 from evals.datasets.world_dials import DIALS, describe
-from evals.endpoints_cli import answers, endpoints
+from evals.endpoints_cli import answers, endpoints, find_key
 from evals.judge_cli import judge
 from evals.lm.cli import lm, show_tasks_directory
 from evals.output import SUMMARY_FILE, read_load, write_for_paper, write_outputs
