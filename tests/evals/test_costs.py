@@ -120,7 +120,7 @@ def test_the_fronts_of_a_summary():
     def answers(model, num_wrong, ttft_s, **memory):
         kinds = [hallucinated] * num_wrong + [sample] * (100 - num_wrong)
         fields = {"model": model, "budget": 256, "kv_bytes": None, "state_bytes": None, "peak_bytes": None} | memory
-        return [kind(question_id=f"q{i}", ttft_s=ttft_s, **fields) for i, kind in enumerate(kinds)]
+        return [kind(question_id=f"q{i}", cluster=f"c{i}", ttft_s=ttft_s, **fields) for i, kind in enumerate(kinds)]
 
     rows = [
         *answers("small", 50, 0.1, peak_bytes=100),
