@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 
+from evals.concurrency import Concurrency
 from evals.config import ConfigError, RunConfig
 from evals.dialect import REFUSALS, Dialect
 from evals.retry import come_again_s, pause
@@ -24,6 +25,7 @@ class Answer:
     """What came back. `error` says why the answer is none, or not whole; `attempts` counts the requests sent.
 
     refused_status: the status by which the last request was refused; None where it was not, or nobody answered.
+    nobody: there was no connection, or it broke.
     """
 
     text: str
@@ -33,6 +35,7 @@ class Answer:
     times: StreamTimes
     attempts: int
     refused_status: int | None
+    nobody: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class _Attempt:
     times: StreamTimes
     refused_status: int | None = None
     refusal: bytes = b""
+    nobody: bool = False
 
 
 def open_session(config: RunConfig) -> aiohttp.ClientSession:
@@ -145,16 +149,23 @@ async def ask(
     messages: Sequence[dict[str, str]],
     *,
     salt: str | None = None,
+    concurrency: Concurrency | None = None,
 ) -> Answer:
     """Ask, and ask again while the server says to come later or cannot be reached, or would take other fields.
 
     Args:
+        concurrency: whose turns are waited for; none waits for nobody.
         salt: by which the server tells this prompt's prefixes from all others that it keeps.
     """
+    concurrency = concurrency or Concurrency(1)
     attempts, num_failures = 0, 0
     while True:
         body = dialect.body(config, messages, salt)
-        attempt = await _attempt(session, f"{config.api_url}/chat/completions", body)
+        async with concurrency.request() as turn:
+            attempt = await _attempt(session, f"{config.api_url}/chat/completions", body)
+            turn.answered = attempt.error is None
+            turn.refused = attempt.again_after_s is not None
+            turn.pause_s = attempt.again_after_s or 0.0
         attempts += 1
         if attempt.refused_status in REFUSALS:
             dialect.learn(attempt.refusal)
@@ -174,6 +185,7 @@ async def ask(
         times=attempt.times,
         attempts=attempts,
         refused_status=attempt.refused_status,
+        nobody=attempt.nobody,
     )
 
 
@@ -193,7 +205,8 @@ async def _attempt(session: aiohttp.ClientSession, url: str, body: dict[str, Any
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         # aiohttp raises ValueError for a line that is longer than its buffer.
         times = StreamTimes(None, sent_s, (), time.perf_counter())
-        return _Attempt(None, f"{type(error).__name__}: {error}", 0.0, times)
+        nobody = isinstance(error, aiohttp.ClientConnectionError)
+        return _Attempt(None, f"{type(error).__name__}: {error}", 0.0, times, nobody=nobody)
     outcome = read_stream(lines)
     times = StreamTimes(None, sent_s, outcome.token_times_s, time.perf_counter())
     return _Attempt(outcome, outcome.error, None if outcome.error is None else 0.0, times)

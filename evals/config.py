@@ -28,6 +28,10 @@ class RunStoppedError(ConfigError):
     """Asking began and cannot go on; what was answered until then is in the store."""
 
 
+class EndpointLostError(RunStoppedError):
+    """Nobody answers any more at an address that did answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunConfig:
     """One model on one dataset.
@@ -37,7 +41,8 @@ class RunConfig:
     question, all evenly. retriever, retriever_model, index_cache: see evals/retrieval. cache: cold has the server
     recompute every prompt. num_questions: how many of the dataset's
     questions, from its first. max_attempts: how often a request that the server could not take is sent; eight take
-    half a minute, in which an engine that died is back.
+    half a minute, in which an engine that died is back. concurrency: questions asked at once; adaptive: the most of
+    them, fewer where the endpoint takes no more. shard: which part of the questions of how many, from 1 on.
     api_key is sent and never stored.
     """
 
@@ -58,6 +63,8 @@ class RunConfig:
     num_questions: int = 200
     max_tokens: int = 32
     concurrency: int = 4
+    adaptive: bool = False
+    shard: tuple[int, int] = (1, 1)
     timeout_s: float = 300.0
     max_attempts: int = 8
     api_key: str | None = field(default=None, repr=False)
@@ -88,6 +95,10 @@ class RunConfig:
         ):
             if not values or any(value not in known for value in values):
                 raise ConfigError(f"{option} must be one of {', '.join(known)}, got {', '.join(values) or 'none'}")
+        if not 1 <= self.shard[0] <= self.shard[1]:
+            raise ConfigError(f"--shard must be from 1/n to n/n, got {self.shard[0]}/{self.shard[1]}")
+        if self.shard[1] > self.num_questions > 0:
+            raise ConfigError(f"--shard: {self.shard[1]} parts are more than the {self.num_questions} questions of --n")
         if self.depth is not None and not 0 <= self.depth <= 1:
             raise ConfigError(f"--depth must be from 0 to 1, got {self.depth:g}")
         if self.budgets == (0,) and any(condition not in (*WITHOUT_LENGTH, "natural") for condition in self.conditions):
@@ -102,6 +113,11 @@ class RunConfig:
         """Those that were wanted, and that without documents where there is a budget of 0."""
         wanted = {*self.conditions, *(["closed"] if 0 in self.budgets else [])}
         return tuple(condition for condition in CONDITIONS if condition in wanted and self.budgets_of(condition))
+
+    def has_part_in(self, number: int) -> bool:
+        """Whether the question of that number is in this shard."""
+        part, num_parts = self.shard
+        return number % num_parts == part - 1
 
     @property
     def root_url(self) -> str:

@@ -11,6 +11,10 @@ from evals.prompts import SYSTEM_PROMPTS, build_messages
 from evals.records import Dataset, Document
 
 COUNTING = "token counts"
+# Of the server that answers, which two models may differ in; where it gives no digest of its weights, its address
+# stands for them.
+ADDRESS = ("--endpoint", "max context")
+OWN = frozenset({"kind", "weights digest", *ADDRESS, "computation", COUNTING})
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,74 +2,29 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from evals.client import fetch_model, open_session
+from evals.concurrency import Concurrency
 from evals.conditions import corpus_of
-from evals.config import ConfigError, RunConfig, RunStoppedError
+from evals.config import ConfigError, RunConfig
 from evals.contexts import Asked, ContextBuilder
 from evals.dialect import Dialect
-from evals.fingerprint import take_fingerprint
+from evals.fingerprint import Fingerprint, take_fingerprint
+from evals.manifest import Origin, begin_session, end_session, with_session
 from evals.prompts import SYSTEM_PROMPTS, build_messages
 from evals.records import ESTIMATED, Dataset
 from evals.retrieval import open_retriever
 from evals.retrieval.ranking import Retriever
-from evals.retry import COME_AGAIN
-from evals.sample import RunContext, Sampled, ask_sample
+from evals.sample import RunContext, ask_sample
 from evals.store import Store
+from evals.tally import RunResult, Tally
 from evals.tokens import TokenCounter
-
-# So many samples, refused alike and nothing else before them, mean that the others would be too.
-MAX_FIRST_REFUSALS = 5
+from evals.workers import run_workers
 
 Progress = Callable[[str, int, int], None]  # the model, samples done, of how many
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """How one run went. `asked` leaves out what the store held already; `failed` are rows with an error; `left_out`
-    are those for which the question has no context: no gold to give, or none that fits into the budget.
-    """
-
-    total: int
-    asked: int
-    failed: int
-    first_error: str | None
-    kind: str
-    counting: str
-    left_out: int = 0
-
-
-@dataclass(slots=True)
-class _Tally:
-    """Counts one run's samples; `finished` has those that the store held already."""
-
-    total: int
-    finished: int = 0
-    asked: int = 0
-    failed: int = 0
-    left_out: int = 0
-    first_error: str | None = None
-    first_refusals: list[int | None] = field(default_factory=list)
-
-    def add(self, sampled: Sampled) -> None:
-        self.finished += 1
-        self.asked += 1
-        if sampled.row.error is not None:
-            self.failed += 1
-            self.first_error = self.first_error or sampled.row.error
-        if len(self.first_refusals) < MAX_FIRST_REFUSALS:
-            self.first_refusals.append(sampled.refused_status)
-
-    @property
-    def is_refused(self) -> bool:
-        """Whether the first samples were all refused for the same reason of the client's."""
-        if len(self.first_refusals) < MAX_FIRST_REFUSALS or len(set(self.first_refusals)) > 1:
-            return False
-        status = self.first_refusals[0]
-        return status is not None and 400 <= status < 500 and status not in COME_AGAIN
 
 
 def plan(config: RunConfig, dataset: Dataset) -> list[Asked]:
@@ -88,6 +43,7 @@ def plan(config: RunConfig, dataset: Dataset) -> list[Asked]:
         Asked(question, number, permission, condition, config.budgets_of(condition))
         for permission in config.permissions
         for number, question in enumerate(dataset.questions[: config.num_questions])
+        if config.has_part_in(number)
         for condition in config.asked_conditions
     ]
 
@@ -103,9 +59,15 @@ async def run_evals(
     dataset: Dataset,
     progress: Progress = lambda *_: None,
     say: Say = lambda _: None,
+    *,
+    origin: Origin | None = None,
+    earlier: Mapping[str, str] | None = None,
 ) -> list[RunResult]:
     """Ask each model in turn everything that the store does not hold yet; all have the same --out.
 
+    Args:
+        origin: of the dataset, to be noted: without it the run cannot be repeated from its store.
+        earlier: the settings of a run that this one must be like, its server aside.
     Raises:
         ConfigError: an option does not fit an endpoint, the dataset or the store; nothing was asked.
         RunStoppedError: asking cannot go on; what was answered is stored.
@@ -123,14 +85,18 @@ async def run_evals(
             counter = TokenCounter(session, config)
             await counter.start()
             contexts = ContextBuilder(config, counter, retriever, corpus)
-            run = RunContext(config, dataset, served, session, counter, Dialect(), contexts)
+            concurrency = Concurrency(config.concurrency, adaptive=config.adaptive)
+            run = RunContext(config, dataset, served, session, counter, Dialect(), contexts, concurrency)
             await _check_context(run)
             runs.append(run)
+        name = "none" if retriever is None else retriever.name
         for run in runs:
-            _check_store(run, store, retriever)
+            fingerprint = _fingerprint(run, name)
+            _check_earlier(fingerprint, earlier or {})
+            store.check_run(run.config.model, dataset.name, fingerprint)
             if run.counter.source == ESTIMATED:
                 say(f"{run.config.model}: the endpoint counts no tokens; documents are counted by an {ESTIMATED}")
-        return [await _ask_all(run, store, progress=progress, say=say) for run in runs]
+        return [await _ask_noting(run, store, _session(run, origin, name), progress=progress, say=say) for run in runs]
 
 
 def _open_retriever(config: RunConfig, dataset: Dataset) -> Retriever | None:
@@ -166,53 +132,48 @@ async def _check_context(run: RunContext) -> None:
         )
 
 
-def _check_store(run: RunContext, store: Store, retriever: Retriever | None) -> None:
-    name = "none" if retriever is None else retriever.name
-    fingerprint = take_fingerprint(run.config, run.dataset, run.served, retriever=name, counting=run.counter.source)
-    store.check_run(run.config.model, run.dataset.name, fingerprint)
+def _fingerprint(run: RunContext, retriever: str) -> Fingerprint:
+    return take_fingerprint(run.config, run.dataset, run.served, retriever=retriever, counting=run.counter.source)
 
 
-async def _ask_all(run: RunContext, store: Store, *, progress: Progress, say: Say) -> RunResult:
-    """Several questions at once, the budgets of each one after the other."""
-    config = run.config
-    series = plan(config, run.dataset)
-    done = store.done_keys()
-    waiting = iter(series)
-    tally = _Tally(total=sum(len(asked.budgets) for asked in series))
-    told: set[str] = set()
+def _check_earlier(fingerprint: Fingerprint, earlier: Mapping[str, str]) -> None:
+    """Raises:
+    ConfigError: what was asked then cannot be asked now.
+    """
+    differences = [
+        f"{name} was {earlier[name]}, now it is {value}"
+        for name, value in fingerprint.shared.items()
+        if earlier.get(name, value) != value
+    ]
+    if differences:
+        raise ConfigError(f"the run cannot be repeated as it was: {'; '.join(differences)}")
 
-    async def worker() -> None:
-        for asked in waiting:
-            missing = [budget for budget in asked.budgets if run.key(asked, budget) not in done]
-            tally.finished += len(asked.budgets) - len(missing)
-            progress(config.model, tally.finished, tally.total)
-            contexts = await run.contexts.build(asked, missing)
-            # Ascending, so that a server with a prefix cache finds the shorter context in it.
-            for budget, context in zip(missing, contexts, strict=True):
-                if context is None:
-                    tally.left_out += 1
-                    tally.finished += 1
-                    continue
-                sampled = await ask_sample(run, asked, budget, context)
-                # Before the row: no sample may lie in the store without what must be known of it.
-                _note_changes(run, store, told, say)
-                store.put(sampled.row, context.documents)
-                tally.add(sampled)
-                progress(config.model, tally.finished, tally.total)
-                _check_refusals(run, tally)
+
+def _session(run: RunContext, origin: Origin | None, retriever: str) -> dict[str, Any]:
+    counting = run.counter.source
+    return begin_session(run.config, run.dataset, run.served, origin=origin, retriever=retriever, counting=counting)
+
+
+async def _ask_noting(
+    run: RunContext, store: Store, session: Mapping[str, Any], *, progress: Progress, say: Say
+) -> RunResult:
+    """Ask everything, with what is noted of the session before it and after it, however it ends."""
+    key = run.config.model, run.dataset.name
+    earlier = store.manifests().get(key)
+    tally = Tally()
+    store.note_manifest(*key, with_session(earlier, session))
+
+    def note_end() -> None:
+        ended = end_session(session, run.concurrency, asked=tally.asked, failed=tally.failed)
+        store.note_manifest(*key, with_session(earlier, ended))
 
     try:
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(min(config.concurrency, len(series))):
-                workers.create_task(worker())
-    except ExceptionGroup as group:
-        # Workers that fail together fail of one cause: the first says it.
-        stopping, others = group.split(ConfigError)
-        if stopping is None or others is not None:
-            raise
-        raise RunStoppedError(str(stopping.exceptions[0])) from stopping
-    if tally.left_out:
-        say(f"{config.model}: {tally.left_out} samples are left out: no such context, or none that small")
+        await _ask_all(run, store, tally, progress=progress, say=say)
+    except BaseException:
+        with contextlib.suppress(ConfigError):  # what ended the run is the one to tell
+            note_end()
+        raise
+    note_end()
     return RunResult(
         total=tally.total,
         asked=tally.asked,
@@ -224,20 +185,66 @@ async def _ask_all(run: RunContext, store: Store, *, progress: Progress, say: Sa
     )
 
 
-def _note_changes(run: RunContext, store: Store, told: set[str], say: Say) -> None:
-    for change in run.dialect.changes:
-        if change not in told:
-            told.add(change)
-            store.note_change(run.config.model, run.dataset.name, change)
-            say(f"{run.config.model}: {change}")
+async def _ask_all(run: RunContext, store: Store, tally: Tally, *, progress: Progress, say: Say) -> None:
+    """Several questions at once, the budgets of each one after the other."""
+    config = run.config
+    series = plan(config, run.dataset)
+    tally.total = sum(len(asked.budgets) for asked in series)
+    asking = _Asking(run, store, tally, progress, say)
+    waiting = iter(series)
+
+    async def worker() -> None:
+        more = True
+        while more:
+            async with run.concurrency.question():
+                asked = next(waiting, None)
+                more = asked is not None
+                if asked is not None:
+                    await asking.ask_series(asked)
+
+    await run_workers(worker, min(config.concurrency, len(series)))
+    if tally.left_out:
+        say(f"{config.model}: {tally.left_out} samples are left out: no such context, or none that small")
 
 
-def _check_refusals(run: RunContext, tally: _Tally) -> None:
-    """Raises:
-    ConfigError: the endpoint refuses all that it is asked.
-    """
-    if tally.is_refused:
-        raise ConfigError(
-            f"--endpoint {run.config.api_url}: the first {MAX_FIRST_REFUSALS} samples of {run.config.model} were all "
-            f"refused, so no more are asked: {tally.first_error}"
-        )
+class _Asking:
+    """What the workers of one run have in common."""
+
+    def __init__(self, run: RunContext, store: Store, tally: Tally, progress: Progress, say: Say) -> None:
+        self._run, self._store, self._tally, self._say = run, store, tally, say
+        self._progress = progress
+        self._done = store.done_keys()
+        self._told: set[str] = set()
+
+    async def ask_series(self, asked: Asked) -> None:
+        """Whatever the store lacks of one question."""
+        run, tally = self._run, self._tally
+        missing = [budget for budget in asked.budgets if run.key(asked, budget) not in self._done]
+        tally.finished += len(asked.budgets) - len(missing)
+        self._show_progress()
+        contexts = await run.contexts.build(asked, missing)
+        # Ascending, so that a server with a prefix cache finds the shorter context in it.
+        for budget, context in zip(missing, contexts, strict=True):
+            if context is None:
+                tally.left_out += 1
+                tally.finished += 1
+                continue
+            sampled = await ask_sample(run, asked, budget, context)
+            # Before the row: no sample may lie in the store without what must be known of it.
+            self._note_changes()
+            self._store.put(sampled.row, context.documents)
+            tally.add(sampled)
+            self._show_progress()
+            tally.check_refusals(run.config)
+            tally.check_presence(run.config)
+
+    def _show_progress(self) -> None:
+        self._progress(self._run.config.model, self._tally.finished, self._tally.total)
+
+    def _note_changes(self) -> None:
+        run = self._run
+        for change in run.dialect.changes:
+            if change not in self._told:
+                self._told.add(change)
+                self._store.note_change(run.config.model, run.dataset.name, change)
+                self._say(f"{run.config.model}: {change}")

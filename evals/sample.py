@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import aiohttp
 
 from evals.client import Answer, ServedModel, ask
+from evals.concurrency import Concurrency
 from evals.config import RunConfig
 from evals.contexts import Asked, Context, ContextBuilder
 from evals.dialect import Dialect
@@ -32,6 +33,7 @@ class RunContext:
     counter: TokenCounter
     dialect: Dialect
     contexts: ContextBuilder
+    concurrency: Concurrency
 
     def key(self, asked: Asked, budget: int) -> SampleKey:
         names = self.config.model, self.dataset.name, asked.condition, asked.permission
@@ -40,10 +42,14 @@ class RunContext:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A row, and the status by which the endpoint refused to answer; None where it did not."""
+    """A row, and the status by which the endpoint refused to answer; None where it did not.
+
+    nobody: there was no connection, or it broke.
+    """
 
     row: SampleRow
     refused_status: int | None
+    nobody: bool = False
 
 
 async def ask_sample(run: RunContext, asked: Asked, budget: int, context: Context) -> Sampled:
@@ -51,7 +57,7 @@ async def ask_sample(run: RunContext, asked: Asked, budget: int, context: Contex
     question, config = asked.question, run.config
     salt = uuid.uuid4().hex if config.cache == "cold" else None
     messages = build_messages(asked.permission, context.documents, question.text)
-    answer = await ask(run.session, config, run.dialect, messages, salt=salt)
+    answer = await ask(run.session, config, run.dialect, messages, salt=salt, concurrency=run.concurrency)
     cut = _cut(answer.usage, context.tokens) if run.counter.source == SERVED else None
     error = answer.error or cut or (_reused(answer.usage) if salt else None)
     verdict = UNSCORED
@@ -61,7 +67,7 @@ async def ask_sample(run: RunContext, asked: Asked, budget: int, context: Contex
     seen = cut is None and question.is_supported_by({document.id for document in context.documents})
     row = _row(run, asked, context, answer, verdict, budget=budget, gold_in_context=seen, error=error)
     lost = "truncated" if cut and not answer.error else _lost(row)
-    return Sampled(replace(row, lost=lost), answer.refused_status)
+    return Sampled(replace(row, lost=lost), answer.refused_status, answer.nobody)
 
 
 def _lost(row: SampleRow) -> Lost | None:

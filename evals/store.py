@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self
 
 from evals.config import ConfigError
 from evals.fingerprint import COUNTING, Fingerprint
+from evals.manifest import adapted_concurrency
 from evals.records import Document, Draw, Judgement, RunNote, SampleRow
 from evals.tables import RecordTable, add_columns
 
@@ -43,6 +44,10 @@ class SampleKey(NamedTuple):
     permission: str
     budget: int
     question_id: str
+
+
+def key_of(row: SampleRow) -> SampleKey:
+    return SampleKey(row.model, row.dataset, row.condition, row.permission, row.budget, row.question_id)
 
 
 class Store:
@@ -175,11 +180,21 @@ class Store:
     def run_notes(self) -> dict[tuple[str, str], RunNote]:
         """By model and dataset."""
         with self._naming_the_option():
-            rows = self._database.execute("SELECT model, dataset, fingerprint, changes FROM runs").fetchall()
+            rows = self._database.execute("SELECT model, dataset, fingerprint, changes, manifest FROM runs").fetchall()
         return {
-            (model, dataset): RunNote(json.loads(fingerprint).get(COUNTING), tuple(json.loads(changes)))
-            for model, dataset, fingerprint, changes in rows
+            (model, dataset): RunNote(
+                counting=json.loads(fingerprint).get(COUNTING),
+                request_changes=tuple(json.loads(changes)),
+                adapted_concurrency=adapted_concurrency(json.loads(manifest or "{}")),
+            )
+            for model, dataset, fingerprint, changes, manifest in rows
         }
+
+    def settings(self) -> dict[tuple[str, str], dict[str, str]]:
+        """What decided the samples, by model and dataset: the fingerprints that were noted."""
+        with self._naming_the_option():
+            rows = self._database.execute("SELECT model, dataset, fingerprint FROM runs ORDER BY dataset, model")
+            return {(model, dataset): json.loads(text) for model, dataset, text in rows}
 
     def note_manifest(self, model: str, dataset: str, manifest: dict[str, Any]) -> None:
         """Keep what a run was told and by what it was made, beside the fingerprint that decides its samples."""

@@ -56,6 +56,8 @@ DEFINITIONS: dict[str, str] = {
     "counting": "where the token counts of documents come from, by which they fill a budget: "
     f"the {SERVED}, or an {ESTIMATED}",
     "request_changes": "what the endpoint did not take, and so was left out of its requests or named otherwise",
+    "adapted_concurrency": "requests under way when one more was sent, itself counted: the mean of a run whose"
+    " concurrency was adapted to the endpoint",
     **{name: latency.FORMULAS[name] for name in ("ttft_s", "tpot_s", "e2e_s")},
 }
 
@@ -116,6 +118,7 @@ def _describe_series(key: _SeriesKey, rows: Sequence[SampleRow], note: RunNote) 
         "permission": key.permission,
         "counting": note.counting,
         "request_changes": list(note.request_changes),
+        "adapted_concurrency": note.adapted_concurrency,
         "points": describe_points(by_budget),
         "turning": turning_of(by_budget),
         "depths": depth_cells(by_budget),
@@ -143,6 +146,9 @@ def caveats(series: Sequence[Mapping[str, Any]]) -> list[str]:
             lines[f"{one['model']}: documents are counted by an {ESTIMATED}."] = None
         for change in one.get("request_changes", ()):
             lines[f"{one['model']}: {change}."] = None
+        if one.get("adapted_concurrency") is not None:
+            at_once = f"{one['adapted_concurrency']:.1f} requests at once on average"
+            lines[f"{one['model']}: {at_once}, adapted to the endpoint: its latencies are of several loads."] = None
     return list(lines)
 
 

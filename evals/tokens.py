@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 
-from evals.config import ConfigError, RunConfig
+from evals.config import ConfigError, EndpointLostError, RunConfig
 from evals.prompts import render_document
 from evals.records import ESTIMATED, SERVED, Document
 from evals.retry import come_again_s, pause
@@ -80,11 +80,13 @@ class TokenCounter:
         num_failures = 0
         while True:
             again_after_s: float | None = 0.0
+            nobody = False
             try:
                 async with self._session.post(self._url, json={"model": self._config.model, **what}) as answer:
                     raw = await answer.read()
             except (aiohttp.ClientError, TimeoutError) as error:
                 problem = f"{type(error).__name__}: {error}"
+                nobody = isinstance(error, aiohttp.ClientConnectionError)
             else:
                 if answer.status == 200:
                     return _read_count(raw)
@@ -94,7 +96,7 @@ class TokenCounter:
                 problem = f"answers {answer.status}: {error_message(raw)}"
             num_failures += 1
             if again_after_s is None or num_failures == self._config.max_attempts:
-                raise ConfigError(f"--endpoint {self._url} {problem}")
+                raise (EndpointLostError if nobody else ConfigError)(f"--endpoint {self._url} {problem}")
             await pause(num_failures, again_after_s)
 
 

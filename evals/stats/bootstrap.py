@@ -32,21 +32,21 @@ class Table:
 
     def resampled(self, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
         """(resamples, columns): means of as many clusters as there are, drawn with replacement."""
-        return np.concatenate(
-            [_means(drawn @ self.sums, drawn @ self.counts) for drawn in self._draws(resamples, seed)]
-        )
-
-    def _draws(self, resamples: int, seed: int) -> Iterator[Floats]:
-        """How often each cluster is drawn: (some resamples, clusters)."""
-        rng, num_clusters = np.random.default_rng(seed), len(self.sums)
-        step = max(1, MAX_DRAWN // num_clusters)
-        for start in range(0, resamples, step):
-            size = min(step, resamples - start)
-            yield rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size=size).astype(np.float64)
+        drawn = draw_clusters(len(self.sums), resamples, seed)
+        return np.concatenate([_means(counts @ self.sums, counts @ self.counts) for counts in drawn])
 
     def without_each(self) -> Floats:
         """(clusters, columns): the means without one cluster after the other."""
         return _means(self.sums.sum(axis=0) - self.sums, self.counts.sum(axis=0) - self.counts)
+
+
+def draw_clusters(num_clusters: int, resamples: int, seed: int, *, width: int = 1) -> Iterator[Floats]:
+    """How often each cluster is drawn: (some resamples, clusters); fewer at once where each is made into `width`."""
+    rng = np.random.default_rng(seed)
+    step = max(1, MAX_DRAWN // max(num_clusters, width))
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        yield rng.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), size=size).astype(np.float64)
 
 
 def _means(sums: Floats, counts: Floats) -> Floats:
