@@ -73,7 +73,9 @@ class Endpoint(asyncio.Protocol):
         )
 
     def _chunk(self, number: int, prompt_tokens: int) -> None:
-        events = [{"choices": [{"index": 0, "delta": {"content": WORDS[number]}, "finish_reason": None}]}]
+        events: list[dict[str, object]] = [
+            {"choices": [{"index": 0, "delta": {"content": WORDS[number]}, "finish_reason": None}]}
+        ]
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
         end = b""
         if number == CHUNKS - 1:
