@@ -69,6 +69,7 @@ def open_session(config: RunConfig) -> aiohttp.ClientSession:
         read_bufsize=READ_BUFFER,
         timeout=aiohttp.ClientTimeout(total=config.timeout_s),
         connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
     )
 
 

@@ -6,6 +6,7 @@ A run that is stopped and goes on has several sessions, which may differ: more b
 import dataclasses
 import importlib.metadata
 import platform
+import resource
 import subprocess
 import sys
 import types
@@ -26,6 +27,7 @@ from evals.retrieval.index_files import digest_of
 SCHEMA = "fathom.manifest/1"
 # Those whose versions may decide what is retrieved, sent or measured.
 PACKAGES = ("aiohttp", "bm25s", "numpy", "pypdf", "sentence-transformers", "torch", "transformers", "lm_eval")
+KIB = 1 if sys.platform == "darwin" else 1024  # in which getrusage counts
 SECRETS = frozenset({"api_key"})
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -70,6 +72,7 @@ def end_session(session: Mapping[str, Any], concurrency: Concurrency, *, asked: 
     return {
         **session,
         "finished": _now(),
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB,
         "asked": asked,
         "failed": failed,
         "concurrency": {

@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from evals.client import fetch_model, open_session
 from evals.concurrency import Concurrency
 from evals.conditions import corpus_of
 from evals.config import ConfigError, RunConfig
-from evals.contexts import Asked, ContextBuilder
+from evals.contexts import Asked, Context, ContextBuilder
 from evals.dialect import Dialect
 from evals.fingerprint import Fingerprint, take_fingerprint
 from evals.manifest import Origin, begin_session, end_session, with_session
@@ -194,17 +195,30 @@ async def _ask_all(run: RunContext, store: Store, tally: Tally, *, progress: Pro
     waiting = iter(series)
 
     async def worker() -> None:
-        more = True
-        while more:
+        built: _Built | None = None
+        while True:
             async with run.concurrency.question():
-                asked = next(waiting, None)
-                more = asked is not None
-                if asked is not None:
-                    await asking.ask_series(asked)
+                built = built or await asking.build(next(waiting, None))
+                if built is None:
+                    return
+                # The next contexts while these are waited for: what they cost is then nobody's time.
+                async with asyncio.TaskGroup() as both:
+                    coming = both.create_task(asking.build(next(waiting, None)))
+                    await asking.ask_series(built)
+                built = coming.result()
 
     await run_workers(worker, min(config.concurrency, len(series)))
     if tally.left_out:
         say(f"{config.model}: {tally.left_out} samples are left out: no such context, or none that small")
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """Whatever the store lacks of one question."""
+
+    asked: Asked
+    missing: tuple[int, ...]
+    contexts: tuple[Context | None, ...]
 
 
 class _Asking:
@@ -216,20 +230,24 @@ class _Asking:
         self._done = store.done_keys()
         self._told: set[str] = set()
 
-    async def ask_series(self, asked: Asked) -> None:
-        """Whatever the store lacks of one question."""
-        run, tally = self._run, self._tally
-        missing = [budget for budget in asked.budgets if run.key(asked, budget) not in self._done]
-        tally.finished += len(asked.budgets) - len(missing)
+    async def build(self, asked: Asked | None) -> _Built | None:
+        """None of none."""
+        if asked is None:
+            return None
+        missing = tuple(budget for budget in asked.budgets if self._run.key(asked, budget) not in self._done)
+        self._tally.finished += len(asked.budgets) - len(missing)
         self._show_progress()
-        contexts = await run.contexts.build(asked, missing)
+        return _Built(asked, missing, tuple(await self._run.contexts.build(asked, missing)))
+
+    async def ask_series(self, built: _Built) -> None:
+        run, tally = self._run, self._tally
         # Ascending, so that a server with a prefix cache finds the shorter context in it.
-        for budget, context in zip(missing, contexts, strict=True):
+        for budget, context in zip(built.missing, built.contexts, strict=True):
             if context is None:
                 tally.left_out += 1
                 tally.finished += 1
                 continue
-            sampled = await ask_sample(run, asked, budget, context)
+            sampled = await ask_sample(run, built.asked, budget, context)
             # Before the row: no sample may lie in the store without what must be known of it.
             self._note_changes()
             self._store.put(sampled.row, context.documents)

@@ -63,6 +63,7 @@ class Store:
         self._samples = RecordTable(self._database, "samples", SampleRow, _KEY)
         self._draws = RecordTable(self._database, "draws", Draw, (*_KEY, "draw"))
         self._judgements = RecordTable(self._database, "judgements", Judgement, (*_KEY, "grader"))
+        self._kept_documents: set[tuple[str, str]] = set()  # those that this process knows to be there
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self._database.close)
             self._prepare()
@@ -77,6 +78,9 @@ class Store:
     def _prepare(self) -> None:
         try:
             self._database.execute("PRAGMA journal_mode = WAL")
+            # What is committed survives the process, however it ends; only a machine that loses its power may lose the
+            # last rows. To wait for the disk at each row takes longer than many an answer.
+            self._database.execute("PRAGMA synchronous = NORMAL")
             with self._database:
                 # In one transaction: a process that dies half way leaves the old format, whole.
                 self._database.execute("BEGIN IMMEDIATE")
@@ -214,12 +218,15 @@ class Store:
         Raises:
             ConfigError: the file cannot be written: the disk is full, or somebody took it away.
         """
+        # Most are there from other budgets and questions.
+        new = [document for document in documents if (row.dataset, document.id) not in self._kept_documents]
         with self._naming_the_option(), self._database:
             self._samples.put(row)
             self._database.executemany(
                 "INSERT OR IGNORE INTO documents VALUES (?, ?, ?, ?)",
-                [(row.dataset, document.id, document.title, document.text) for document in documents],
+                [(row.dataset, document.id, document.title, document.text) for document in new],
             )
+        self._kept_documents.update((row.dataset, document.id) for document in new)
 
     def put_draw(self, draw: Draw) -> None:
         with self._naming_the_option(), self._database:

@@ -21,6 +21,8 @@ async def run_workers(worker: Callable[[], Coroutine[None, None, None]], count: 
         stopping, others = group.split(ConfigError)
         if stopping is None or others is not None:
             raise
-        [cause, *_] = stopping.exceptions
+        cause: Exception = stopping
+        while isinstance(cause, ExceptionGroup):
+            cause = cause.exceptions[0]
         lost = isinstance(cause, EndpointLostError)
         raise (EndpointLostError if lost else RunStoppedError)(str(cause)) from stopping

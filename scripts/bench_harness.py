@@ -4,8 +4,8 @@
     python -m scripts.bench_harness --runs 3 --dataset nq --data DIRECTORY
 
 The endpoint, a process of its own, answers every request after --delay-ms in three chunks and counts tokens at once.
-All requests one after the other in --concurrency lanes would take requests * delay / concurrency; what a run takes
-beyond that is overhead. The endpoint's own processor time is told, for both share the machine's cores.
+What it took for all answers itself, by its own clock, divided by --concurrency, is what a run cannot be faster than;
+what it takes beyond that is overhead. The endpoint's processor time is told, for both share the machine's cores.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -37,8 +37,8 @@ CHUNKS = len(WORDS)
 class Endpoint(asyncio.Protocol):
     """One connection: as little of HTTP as the harness' client speaks, so that the endpoint costs next to nothing."""
 
-    def __init__(self, delay_s: float) -> None:
-        self._delay_s, self._buffer = delay_s, b""
+    def __init__(self, delay_s: float, took_s: list[float]) -> None:
+        self._delay_s, self._took_s, self._buffer = delay_s, took_s, b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -63,8 +63,9 @@ class Endpoint(asyncio.Protocol):
         else:
             loop = asyncio.get_running_loop()
             # More than all documents can have by the count above: no prompt was cut.
+            self._begun_s = loop.time()
             for number in range(CHUNKS):
-                loop.call_later(self._delay_s * (number + 1) / CHUNKS, self._chunk, number, len(body) // 2)
+                loop.call_at(self._begun_s + self._delay_s * (number + 1) / CHUNKS, self._chunk, number, len(body) // 2)
 
     def _send(self, content: object) -> None:
         body = json.dumps(content).encode()
@@ -92,27 +93,44 @@ class Endpoint(asyncio.Protocol):
         body = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events) + end
         frame = b"%x\r\n%s\r\n" % (len(body), body)
         self._transport.write((head if number == 0 else b"") + frame + (b"0\r\n\r\n" if end else b""))
+        if end:
+            self._took_s.append(asyncio.get_running_loop().time() - self._begun_s)
 
 
 async def serve(delay_s: float) -> None:
-    server = await asyncio.get_running_loop().create_server(lambda: Endpoint(delay_s), "127.0.0.1", 0)
+    took_s: list[float] = []
+    server = await asyncio.get_running_loop().create_server(lambda: Endpoint(delay_s, took_s), "127.0.0.1", 0)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     # Until whoever started it closes its input.
     await asyncio.to_thread(sys.stdin.read)
+    print(json.dumps(took_s), flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An endpoint that runs. took_s: what it took for each answer itself; known once it has ended."""
+
+    url: str
+    process: psutil.Process
+    took_s: list[float] = field(default_factory=list)
 
 
 @contextlib.contextmanager
-def endpoint(delay_ms: float) -> Iterator[tuple[str, psutil.Process]]:
+def endpoint(delay_ms: float) -> Iterator[Served]:
     command = [sys.executable, "-m", "scripts.bench_harness", "--as-endpoint", f"--delay-ms={delay_ms}"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().strip(), psutil.Process(process.pid)
-        process.communicate()
+        served = Served(process.stdout.readline().strip(), psutil.Process(process.pid))
+        yield served
+        output, _ = process.communicate()
+        served.took_s.extend(json.loads(output))
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Of one run. asking_s: from the first question to the last; whole_s: of the process, index and report included."""
+    """Of one run. asking_s: from the first question to the last answer. peak_mib: until then, from the process' start.
+    whole_s, whole_peak_mib: of the whole process, with the report at its end.
+    """
 
     requests: int
     ideal_s: float
@@ -121,6 +139,7 @@ class Measured:
     cpu_s: float
     endpoint_cpu_s: float
     peak_mib: float
+    whole_peak_mib: float
 
     @property
     def overhead(self) -> float:
@@ -129,17 +148,17 @@ class Measured:
 
 def measure(args: argparse.Namespace, out: Path) -> Measured:
     """One whole `fathom eval run` into an empty directory."""
-    with endpoint(args.delay_ms) as (url, served):
-        command = [sys.executable, "-m", "fathom", "eval", "run", "--endpoint", url, "--model", "bench"]
+    with endpoint(args.delay_ms) as served:
+        command = [sys.executable, "-m", "fathom", "eval", "run", "--endpoint", served.url, "--model", "bench"]
         command += ["--out", str(out), "--n", str(args.n), "--budgets", args.budgets, "--dataset", args.dataset]
         command += ["--concurrency", str(args.concurrency), *(["--data", args.data] if args.data else [])]
-        before = served.cpu_times()
+        before = served.process.cpu_times()
         begun_s = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         output = process.stdout.read() if process.stdout else b""
         _, status, used = os.wait4(process.pid, 0)
         whole_s = time.perf_counter() - begun_s
-        after = served.cpu_times()
+        after = served.process.cpu_times()
     if status:
         raise SystemExit(f"the run failed:\n{output.decode()}")
     with Store(out) as store:
@@ -149,18 +168,29 @@ def measure(args: argparse.Namespace, out: Path) -> Measured:
     asking = datetime.fromisoformat(session["finished"]) - datetime.fromisoformat(session["started"])
     return Measured(
         requests=requests,
-        ideal_s=requests * args.delay_ms / 1000 / args.concurrency,
+        ideal_s=sum(served.took_s) / args.concurrency,
         asking_s=asking.total_seconds(),
         whole_s=whole_s,
         cpu_s=used.ru_utime + used.ru_stime,
         endpoint_cpu_s=after.user + after.system - before.user - before.system,
-        peak_mib=used.ru_maxrss / 1024,
+        peak_mib=session["peak_memory_bytes"] / 2**20,
+        whole_peak_mib=used.ru_maxrss / 1024,
     )
 
 
 def run(args: argparse.Namespace) -> None:
     table = Table(title=f"{args.dataset}: {args.n} questions, budgets {args.budgets}", title_justify="left")
-    for name in ("requests", "ideal s", "asking s", "overhead", "process s", "CPU s", "endpoint CPU s", "peak MiB"):
+    for name in (
+        "requests",
+        "ideal s",
+        "asking s",
+        "overhead",
+        "process s",
+        "CPU s",
+        "endpoint CPU s",
+        "peak MiB",
+        "with report",
+    ):
         table.add_column(name, justify="right")
     results = []
     for _ in range(args.runs):
@@ -172,7 +202,7 @@ def run(args: argparse.Namespace) -> None:
         one = results[-1]
         table.add_row(
             str(one.requests), f"{one.ideal_s:.1f}", f"{one.asking_s:.1f}", f"{100 * one.overhead:.1f} %",
-            f"{one.whole_s:.1f}", f"{one.cpu_s:.1f}", f"{one.endpoint_cpu_s:.1f}", f"{one.peak_mib:.0f}",
+            f"{one.whole_s:.1f}", f"{one.cpu_s:.1f}", f"{one.endpoint_cpu_s:.1f}", f"{one.peak_mib:.0f}", f"{one.whole_peak_mib:.0f}",
         )  # fmt: skip
     Console().print(table)
     best = min(results, key=lambda one: one.overhead)

@@ -1,5 +1,6 @@
 """Runs in parts, put together; runs repeated; stores as files for others."""
 
+import asyncio
 import csv
 import dataclasses
 import json
@@ -28,19 +29,11 @@ from fathom import app
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("ttft_s", "tpot_s", "e2e_s")
-OWN_DATASET = {"question": "Where does {0} live?", "answers": ["Town{1}"], "gold": ["d{1}"]}
 
 
 def config_for(url, out, **options):
     defaults = {"model": MODEL, "budgets": (0, 20, 60), "num_questions": 12}
     return RunConfig(endpoint=url, out=out, **defaults | options)
-
-
-def figures(out):
-    with Store(out) as store:
-        [series] = summarise(list(store.rows()), notes=store.run_notes())["models"]
-    points = [{name: value for name, value in point.items() if name not in TIMES} for point in series["points"]]
-    return {**series, "points": points}
 
 
 async def test_shards_together_are_the_whole_run(dataset, tmp_path):
@@ -57,7 +50,7 @@ async def test_shards_together_are_the_whole_run(dataset, tmp_path):
     merged = merge_stores(tmp_path / "merged", [tmp_path / str(part) for part in (1, 2, 3)])
     assert [one.added["samples"] for one in merged] == [20, 20, 20]
     with Store(tmp_path / "merged") as together, Store(tmp_path / "whole") as whole:
-        assert figures_of(together) == figures_of(whole)
+        assert figures(together) == figures(whole)
         assert together.documents("people") == whole.documents("people")
         assert together.settings() == whole.settings()
         assert len(together.manifests()[MODEL, "people"]["sessions"]) == 3
@@ -65,7 +58,7 @@ async def test_shards_together_are_the_whole_run(dataset, tmp_path):
     assert [one.added["samples"] for one in merge_stores(tmp_path / "merged", [tmp_path / "1"])] == [0]
 
 
-def figures_of(store):
+def figures(store):
     series = summarise(list(store.rows()), notes=store.run_notes())["models"]
     for one in series:
         for point in one["points"]:
@@ -126,8 +119,8 @@ def test_other_settings_are_refused_by_their_name(tmp_path):
     # Another model may be served elsewhere, and by another kind, but not asked otherwise.
     other = {"own": OWN_SETTINGS | {"--endpoint": "http://z", "kind": "transformer"}, "model": "n"}
     merge_stores(tmp_path / "out", [make(tmp_path / "d", sample(model="n"), **other)])
+    wrong = make(tmp_path / "e", sample(model="n"), shared=SHARED | {"prompts": "q"}, **other)
     with pytest.raises(ConfigError, match="prompts is q, elsewhere p"):
-        wrong = make(tmp_path / "e", sample(model="n"), shared=SHARED | {"prompts": "q"}, **other)
         merge_stores(tmp_path / "out2", [first, wrong])
     with Store(tmp_path / "out") as store:
         assert [(row.model, row.question_id) for row in store.rows()] == [("m", "q1"), ("m", "q2"), ("n", "q0")]
@@ -202,10 +195,11 @@ def invoke(*arguments):
     return done
 
 
-async def test_a_run_is_repeated_from_what_its_store_says(own_data, tmp_path):
+async def test_a_run_is_repeated_from_what_its_store_says(own_data, tmp_path, monkeypatch):
     out, again = tmp_path / "run", tmp_path / "run-again"
     told = ["--dataset", "own", "--data", own_data, "--n", 6, "--model", MODEL, "--seed", 3, "--depth", 0.5]
-    async with serving(planted := Planted(answer=str.upper)) as url:
+    monkeypatch.setattr(sys, "argv", ["bin/fathom", "eval", "run", "--api-key=s3cret"])
+    async with serving(planted := Planted()) as url:
         for budgets in ("0,10", "0,10,30"):
             done = await in_thread(
                 invoke, "run", *told, "--endpoint", url, "--budgets", budgets, "--out", out, "--api-key", "s3cret"
@@ -222,6 +216,7 @@ async def test_a_run_is_repeated_from_what_its_store_says(own_data, tmp_path):
         last = manifest["sessions"][-1]
         assert len(manifest["sessions"]) == 2
         assert "s3cret" not in json.dumps(manifest)
+        assert last["command"] == ["fathom", "eval", "run", "--api-key=..."]
         assert last["dataset"]["option"] == "own"
         assert last["config"]["depth"] == 0.5
         assert last["made_by"]["packages"]["aiohttp"]
@@ -247,8 +242,6 @@ def manifest_settings(out):
 
 async def in_thread(function, *arguments):
     """The endpoint answers in this thread's loop."""
-    import asyncio
-
     return await asyncio.to_thread(function, *arguments)
 
 
@@ -260,7 +253,7 @@ async def test_another_retriever_or_prompt_is_no_repetition(dataset, tmp_path):
             [earlier] = store.settings().values()
         planted.asked.clear()
         other = config_for(url, tmp_path / "other", retriever="random")
-        with pytest.raises(ConfigError, match="cannot be repeated as it was: retriever was bm25s .*, now it is random"):
+        with pytest.raises(ConfigError, match=r"be repeated as it was: retriever was bm25s .*, now it is random"):
             await run_evals([other], dataset, earlier=earlier)
         assert planted.asked == []
         # How the dataset was loaded, nobody said.
