@@ -55,6 +55,11 @@ class TokenCounter:
             self._counts[document.id] = await self._count_text(render_document(document))
         return self._counts[document.id]
 
+    async def count_all(self, documents: Sequence[Document]) -> int:
+        """Tokens of all of them together."""
+        known = self._counts
+        return sum([known[each.id] if each.id in known else await self.count(each) for each in documents])
+
     async def count_chat(self, messages: Sequence[dict[str, str]]) -> int:
         """Tokens of a whole chat: with the model's template where /tokenize takes chats, else of the texts alone."""
         texts = await self._count_text("\n\n".join(message["content"] for message in messages))

@@ -202,7 +202,8 @@ def run(args: argparse.Namespace) -> None:
         one = results[-1]
         table.add_row(
             str(one.requests), f"{one.ideal_s:.1f}", f"{one.asking_s:.1f}", f"{100 * one.overhead:.1f} %",
-            f"{one.whole_s:.1f}", f"{one.cpu_s:.1f}", f"{one.endpoint_cpu_s:.1f}", f"{one.peak_mib:.0f}", f"{one.whole_peak_mib:.0f}",
+            f"{one.whole_s:.1f}", f"{one.cpu_s:.1f}", f"{one.endpoint_cpu_s:.1f}",
+            f"{one.peak_mib:.0f}", f"{one.whole_peak_mib:.0f}",
         )  # fmt: skip
     Console().print(table)
     best = min(results, key=lambda one: one.overhead)
