@@ -1,25 +1,16 @@
 """`fathom eval`: options in, progress and a table out."""
 
-import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from evals.calibrate_cli import calibrate
+from evals.compare_cli import compare
+from evals.concurrency import MOST
 from evals.config import (
     DEFAULT_BUDGETS,
     DEFAULT_TEMPERATURE,
@@ -28,28 +19,25 @@ from evals.config import (
     ConfigError,
     RerankSettings,
     RunConfig,
-    RunStoppedError,
 )
-from evals.datasets import FROM_FILES, NAMES, load_dataset
+from evals.console import EXIT_INTERRUPTED, refused, run_and_show, show, tell_failures
+from evals.datasets import FROM_FILES, NAMES
 from evals.datasets.world_dials import DIALS, describe
 from evals.endpoints_cli import answers, endpoints, find_key
 from evals.judge_cli import judge
 from evals.lm.cli import lm, show_tasks_directory
-from evals.output import SUMMARY_FILE, read_load, write_for_paper, write_outputs
+from evals.manifest import Origin
+from evals.output import read_load, write_for_paper
 from evals.plan_cli import plan
 from evals.recall_cli import RerankDepth, RerankerKey, RerankerModel, RerankerOption, RetrieverModel, recall
-from evals.records import CONDITIONS, PERMISSIONS, CacheState, Dataset, Energy, Order, Unit
+from evals.records import CONDITIONS, PERMISSIONS, CacheState, Energy, Order, Unit
 from evals.retrieval import METHODS
 from evals.retrieval.dense import DEFAULT_MODEL
 from evals.retrieval.index_files import default_cache
-from evals.runner import RunResult, run_evals
 from evals.scoring.graders import qualities
-from evals.stats.corrected import GraderQuality
-from evals.store import FILE_NAME
-from evals.summary import summary_table
+from evals.stores_cli import export, merge, rerun
 
 Name = TypeVar("Name", bound=str)
-EXIT_CONFIG, EXIT_FAILED_SAMPLES, EXIT_INTERRUPTED = 2, 3, 130
 
 app = typer.Typer(no_args_is_help=True, help="How hallucination changes with context length, at any endpoint.")
 
@@ -88,7 +76,10 @@ Permissions = Annotated[
 ]
 Count = Annotated[int, typer.Option("--n", help="Questions per budget.")]
 Seed = Annotated[int, typer.Option(help="Draws the world, or the order of the questions.")]
-Concurrency = Annotated[int, typer.Option(help="Questions asked at once.")]
+Concurrency = Annotated[
+    str, typer.Option(help=f"Questions asked at once; auto: as many as the endpoint takes, {MOST} at most.")
+]
+Shard = Annotated[str, typer.Option(help="Part i of n of the questions, as 1/4; see `fathom eval merge`.")]
 MaxTokens = Annotated[int, typer.Option(help="Longest answer.")]
 ScrapeInterval = Annotated[float, typer.Option(help="Seconds between two looks at the server's /metrics; 0 for none.")]
 EnergyOption = Annotated[
@@ -137,7 +128,8 @@ def run(
     permissions: Permissions = None,
     n: Count = 200,
     seed: Seed = 0,
-    concurrency: Concurrency = 4,
+    concurrency: Concurrency = "4",
+    shard: Shard = "1/1",
     max_tokens: MaxTokens = 32,
     timeout: Timeout = 300.0,
     scrape_interval: ScrapeInterval = 1.0,
@@ -150,7 +142,8 @@ def run(
     """Ask every question at every budget, grade the answers, and report.
 
     A run that was stopped goes on with the same command; what was answered is not asked again.
-    Exit codes: 0 = all answered; 2 = wrong options; 3 = some requests failed, the same command asks them again.
+    Exit codes: 0 = all answered; 2 = wrong options; 3 = some requests failed, or the endpoint went away: the same
+    command asks them again.
     """
     console = Console()
     with telling_why_not(console):
@@ -167,7 +160,8 @@ def run(
                 seed=seed,
                 num_questions=n,
                 max_tokens=max_tokens,
-                concurrency=concurrency,
+                **parse_concurrency(concurrency),
+                shard=parse_shard(shard),
                 timeout_s=timeout,
                 **cost_options(scrape_interval, energy),
                 **doubt_options(logprobs, draws, temperature),
@@ -175,7 +169,7 @@ def run(
             )
             for model in models
         ]
-        results = run_and_show(console, configs, load_dataset(dataset, path=data, seed=seed, world=world))
+        results = run_and_show(console, configs, Origin(dataset, data, world))
     tell_failures(console, [result for result in results if result.failed or result.failed_draws])
 
 
@@ -211,6 +205,10 @@ app.command("lm")(lm)
 app.command("lm-tasks")(show_tasks_directory)
 app.command("recall")(recall)
 app.command("judge")(judge)
+app.command("rerun")(rerun)
+app.command("merge")(merge)
+app.command("compare")(compare)
+app.command("export")(export)
 
 
 def document_options(
@@ -250,24 +248,6 @@ def doubt_options(logprobs: bool, draws: int, temperature: float | None) -> dict
     }
 
 
-def run_and_show(console: Console, configs: Sequence[RunConfig], dataset: Dataset) -> list[RunResult]:
-    """Ask everything and report it.
-
-    Raises:
-        ConfigError: an option cannot be, or asking cannot go on.
-    """
-    first = configs[0]
-    try:
-        results = ask_all(console, configs, dataset)
-    except RunStoppedError:
-        # What was answered is worth its report; where that cannot be written, the first cause is the one to tell.
-        with contextlib.suppress(ConfigError):
-            show(console, first.out)
-        raise
-    show(console, first.out)
-    return results
-
-
 @contextlib.contextmanager
 def telling_why_not(console: Console) -> Iterator[None]:
     """Ends the command where an option cannot be, or somebody stops it."""
@@ -280,16 +260,6 @@ def telling_why_not(console: Console) -> Iterator[None]:
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
-def tell_failures(console: Console, failures: Sequence[RunResult]) -> None:
-    if failures:
-        draws = sum(result.failed_draws for result in failures)
-        failed = f"{sum(result.failed for result in failures)} samples" + (f" and {draws} draws" if draws else "")
-        console.print(f"[bold red]{failed} failed[/bold red]", end="; ")
-        console.print("the same command asks them again")
-        console.print(f"the first error: {escape(failures[0].first_error or '')}", soft_wrap=True)
-        raise typer.Exit(EXIT_FAILED_SAMPLES)
-
-
 def parse_budgets(text: str) -> tuple[int, ...]:
     """Raises:
     ConfigError: not whole numbers with commas between them.
@@ -298,6 +268,31 @@ def parse_budgets(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise ConfigError(f"--budgets must be whole numbers with commas between them, got {text!r}") from error
+
+
+def parse_concurrency(text: str) -> dict[str, Any]:
+    """As RunConfig has it.
+
+    Raises:
+        ConfigError: neither a whole number nor auto.
+    """
+    if text == "auto":
+        return {"concurrency": MOST, "adaptive": True}
+    try:
+        return {"concurrency": int(text), "adaptive": False}
+    except ValueError as error:
+        raise ConfigError(f"--concurrency must be a whole number or auto, got {text!r}") from error
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Raises:
+    ConfigError: not two whole numbers with a stroke between them.
+    """
+    part, _, num_parts = text.partition("/")
+    try:
+        return int(part), int(num_parts)
+    except ValueError as error:
+        raise ConfigError(f"--shard must be as 1/4, got {text!r}") from error
 
 
 def parse_names(option: str, names: Sequence[str], known: Sequence[Name]) -> tuple[Name, ...]:
@@ -310,43 +305,3 @@ def parse_names(option: str, names: Sequence[str], known: Sequence[Name]) -> tup
     if unknown:
         raise ConfigError(f"{option} must be one of {', '.join(known)}, got {unknown[0]!r}")
     return tuple(name for name in known if name in names)
-
-
-def progress_bar(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
-
-
-def ask_all(console: Console, configs: Sequence[RunConfig], dataset: Dataset) -> list[RunResult]:
-    """Check all configurations, then run one after the other, with a bar for each."""
-    with progress_bar(console) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def progress(model: str, done: int, total: int) -> None:
-            if model not in tasks:
-                tasks[model] = bar.add_task(escape(model), total=total)
-            bar.update(tasks[model], completed=done)
-
-        def say(text: str) -> None:
-            console.print(escape(text), soft_wrap=True)
-
-        return asyncio.run(run_evals(configs, dataset, progress, say))
-
-
-def show(
-    console: Console,
-    out: Path,
-    load: Sequence[dict[str, Any]] = (),
-    *,
-    quality: Mapping[str, GraderQuality] | None = None,
-) -> dict[str, Any]:
-    """Write the outputs, print the table, and say where to look."""
-    summary, html = write_outputs(out, load, quality=quality)
-    console.print(summary_table(summary))
-    console.print(f"report   {html}\nsummary  {out / SUMMARY_FILE}\nsamples  {out / FILE_NAME}", highlight=False)
-    return summary
-
-
-def refused(console: Console, error: ConfigError) -> typer.Exit:
-    console.print(f"[bold red]error[/bold red]: {escape(str(error))}", soft_wrap=True)
-    return typer.Exit(EXIT_CONFIG)

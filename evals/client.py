@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import aiohttp
 
+from evals.concurrency import Concurrency
 from evals.config import ConfigError, RunConfig
 from evals.dialect import GREEDY, REFUSALS, Dialect, Wanted
 from evals.retry import come_again_s, pause
@@ -26,6 +27,7 @@ class Answer:
     times: None where nobody measured any, as of a recorded answer.
     refused_status: the status by which the last request was refused; None where it was not, or nobody answered.
     logprob: the sum of the log probabilities of `logprob_tokens` tokens, where the server told them.
+    nobody: there was no connection, or it broke.
     """
 
     text: str
@@ -37,6 +39,7 @@ class Answer:
     refused_status: int | None
     logprob: float | None = None
     logprob_tokens: int | None = None
+    nobody: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +90,14 @@ class Served:
     session: aiohttp.ClientSession
     config: RunConfig
     dialect: Dialect
+    concurrency: Concurrency
 
     async def find_model(self) -> ServedModel:
         return await fetch_model(self.session, self.config)
 
     async def ask(self, asking: Asking) -> Answer:
-        return await ask(self.session, self.config, self.dialect, asking.messages, Wanted(asking.salt, asking.seed))
+        wanted, turns = Wanted(asking.salt, asking.seed), self.concurrency
+        return await ask(self.session, self.config, self.dialect, asking.messages, wanted, concurrency=turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,7 @@ class _Attempt:
     times: StreamTimes
     refused_status: int | None = None
     refusal: bytes = b""
+    nobody: bool = False
 
 
 def open_session(config: RunConfig) -> aiohttp.ClientSession:
@@ -112,6 +118,7 @@ def open_session(config: RunConfig) -> aiohttp.ClientSession:
         read_bufsize=READ_BUFFER,
         timeout=aiohttp.ClientTimeout(total=config.timeout_s),
         connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
     )
 
 
@@ -195,12 +202,23 @@ async def ask(
     dialect: Dialect,
     messages: Sequence[dict[str, str]],
     wanted: Wanted = GREEDY,
+    *,
+    concurrency: Concurrency | None = None,
 ) -> Answer:
-    """Ask, and ask again while the server says to come later or cannot be reached, or would take other fields."""
+    """Ask, and ask again while the server says to come later or cannot be reached, or would take other fields.
+
+    Args:
+        concurrency: whose turns are waited for; none waits for nobody.
+    """
+    concurrency = concurrency or Concurrency(1)
     attempts, num_failures = 0, 0
     while True:
         body = dialect.body(config, messages, wanted)
-        attempt = await _attempt(session, config.target.chat_url, body)
+        async with concurrency.request() as turn:
+            attempt = await _attempt(session, config.target.chat_url, body)
+            turn.answered = attempt.error is None
+            turn.refused = attempt.again_after_s is not None
+            turn.pause_s = attempt.again_after_s or 0.0
         attempts += 1
         if attempt.refused_status in REFUSALS:
             dialect.learn(attempt.refusal, wanted)
@@ -222,6 +240,7 @@ async def ask(
         refused_status=attempt.refused_status,
         logprob=outcome.logprob if outcome else None,
         logprob_tokens=outcome.logprob_tokens if outcome else None,
+        nobody=attempt.nobody,
     )
 
 
@@ -241,7 +260,8 @@ async def _attempt(session: aiohttp.ClientSession, url: str, body: dict[str, Any
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         # aiohttp raises ValueError for a line that is longer than its buffer.
         times = StreamTimes(None, sent_s, (), time.perf_counter())
-        return _Attempt(None, f"{type(error).__name__}: {error}", 0.0, times)
+        nobody = isinstance(error, aiohttp.ClientConnectionError)
+        return _Attempt(None, f"{type(error).__name__}: {error}", 0.0, times, nobody=nobody)
     outcome = read_stream(lines)
     times = StreamTimes(None, sent_s, outcome.token_times_s, time.perf_counter())
     return _Attempt(outcome, outcome.error, None if outcome.error is None else 0.0, times)

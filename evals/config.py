@@ -35,6 +35,10 @@ class RunStoppedError(ConfigError):
     """Asking began and cannot go on; what was answered until then is in the store."""
 
 
+class EndpointLostError(RunStoppedError):
+    """Nobody answers any more at an address that did answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class RerankSettings:
     """reranker: "none", a cross-encoder (a directory, or a name on the Hub), or an endpoint's URL. depth: how many of
@@ -69,6 +73,8 @@ class RunConfig:
     often a request that the server could not take is sent; eight take half a minute, in which an engine that died is
     back. logprobs: of the answers' tokens are asked for. draws: how many further answers to each prompt, at
     `temperature`; see evals/draws.py.
+    concurrency: questions asked at once; adaptive: the most of them, fewer where the endpoint takes no more.
+    shard: which part of the questions of how many, from 1 on.
     scrape_interval_s: between two looks at the server's /metrics, 0 for none. energy: whether this machine's GPUs are
     the ones that answer; auto: where the endpoint is this machine.
     api_key is sent and never stored.
@@ -92,6 +98,8 @@ class RunConfig:
     num_questions: int = 200
     max_tokens: int = 32
     concurrency: int = 4
+    adaptive: bool = False
+    shard: tuple[int, int] = (1, 1)
     timeout_s: float = 300.0
     max_attempts: int = 8
     scrape_interval_s: float = 1.0
@@ -140,6 +148,10 @@ class RunConfig:
         ):
             if not values or any(value not in known for value in values):
                 raise ConfigError(f"{option} must be one of {', '.join(known)}, got {', '.join(values) or 'none'}")
+        if not 1 <= self.shard[0] <= self.shard[1]:
+            raise ConfigError(f"--shard must be from 1/n to n/n, got {self.shard[0]}/{self.shard[1]}")
+        if self.shard[1] > self.num_questions > 0:
+            raise ConfigError(f"--shard: {self.shard[1]} parts are more than the {self.num_questions} questions of --n")
         if self.depth is not None and not 0 <= self.depth <= 1:
             raise ConfigError(f"--depth must be from 0 to 1, got {self.depth:g}")
         if self.budgets == (0,) and any(condition not in (*WITHOUT_LENGTH, "natural") for condition in self.conditions):
@@ -154,6 +166,11 @@ class RunConfig:
         """Those that were wanted, and that without documents where there is a budget of 0."""
         wanted = {*self.conditions, *(["closed"] if 0 in self.budgets else [])}
         return tuple(condition for condition in CONDITIONS if condition in wanted and self.budgets_of(condition))
+
+    def has_part_in(self, number: int) -> bool:
+        """Whether the question of that number is in this shard."""
+        part, num_parts = self.shard
+        return number % num_parts == part - 1
 
     @property
     def target(self) -> Endpoint:

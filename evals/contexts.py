@@ -57,13 +57,14 @@ class ContextBuilder:
         fixed = sum([await self._size(document) for document in choice.fixed])
         filled, sizes = await self._fill(choice, budgets[-1] - fixed)
         contexts: list[Context | None] = []
+        leaks: dict[str, bool] = {}
         for budget in budgets:
             # Without a length, what is fixed is all there is.
             if budget and fixed > budget:
                 contexts.append(None)
                 continue
             packed = pack(filled, sizes, max(0, budget - fixed))
-            contexts.append(await self._context(asked, choice, packed))
+            contexts.append(await self._context(asked, choice, packed, leaks))
         return contexts
 
     def _choose(self, asked: Asked) -> Choice | None:
@@ -89,7 +90,10 @@ class ContextBuilder:
                 room -= sizes[document.id]
         return filled, sizes
 
-    async def _context(self, asked: Asked, choice: Choice, packed: Sequence[Document]) -> Context:
+    async def _context(
+        self, asked: Asked, choice: Choice, packed: Sequence[Document], leaks: dict[str, bool]
+    ) -> Context:
+        """leaks: of the question's documents those that were looked at, by their ids; whatever is new enters."""
         question, depth = asked.question, self._config.depth
         documents = arrange(
             choice.fixed,
@@ -98,11 +102,12 @@ class ContextBuilder:
             depth=depth_of(asked.number) if depth is None else depth,
             key=f"{self._corpus.seed} {question.id}",
         )
+        leaks.update({each.id: is_leak(each, question) for each in documents if each.id not in leaks})
         return Context(
             documents=documents,
-            tokens=sum([await self._counter.count(document) for document in documents]),
+            tokens=await self._counter.count_all(documents),
             depth=depth_in(documents, question.gold_ids),
-            num_leaks=sum(is_leak(document, question) for document in documents),
+            num_leaks=sum(leaks[document.id] for document in documents),
             num_duplicates=len(documents) - len({spoken_passages(document)[1] for document in documents}),
             planted=choice.planted,
         )

@@ -16,8 +16,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from evals.cli import EXIT_FAILED_SAMPLES, EXIT_INTERRUPTED, ask_all, refused, show
 from evals.config import ConfigError, RunConfig
+from evals.console import EXIT_FAILED_SAMPLES, EXIT_INTERRUPTED, ask_all, refused, show
 from evals.datasets import load_dataset
 from evals.output import SUMMARY_FILE, read_load
 from evals.records import PERMISSIONS

@@ -13,6 +13,10 @@ from evals.records import Dataset, Document
 COUNTING = "token counts"
 # What held of every run before it could be told otherwise.
 ONCE = {"--logprobs": "off"}
+# Of the server that answers, which two models may differ in; where it gives no digest of its weights, its address
+# stands for them.
+ADDRESS = ("--endpoint", "max context")
+OWN = frozenset({"kind", "weights digest", *ADDRESS, "computation", COUNTING})
 
 
 @dataclass(frozen=True, slots=True)

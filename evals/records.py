@@ -88,12 +88,14 @@ class RunNote:
     """What a reader must know of all samples of one model and dataset beside their figures.
 
     counting: SERVED or ESTIMATED; None where it was not noted. request_changes: what the endpoint did not take, and
-    so was not sent as for others. cache: whether the server was asked to recompute every prompt.
+    so was not sent as for others. cache: whether the server was asked to recompute every prompt. adapted_concurrency:
+    requests under way at once on average, where their number was adapted to the endpoint; None where it was fixed.
     """
 
     counting: str | None = None
     request_changes: tuple[str, ...] = ()
     cache: CacheState | None = None
+    adapted_concurrency: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

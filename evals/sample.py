@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import aiohttp
 
 from evals.client import Answer, Answerer, Asking, ServedModel
+from evals.concurrency import Concurrency
 from evals.config import RunConfig
 from evals.contexts import Asked, Context, ContextBuilder
 from evals.dialect import Dialect
@@ -37,6 +38,7 @@ class RunContext:
     reconciler: Reconciler
     energy: EnergyLedger
     session: aiohttp.ClientSession
+    concurrency: Concurrency
 
     def key(self, asked: Asked, budget: int) -> SampleKey:
         names = self.config.model, self.dataset.name, asked.condition, asked.permission
@@ -45,10 +47,14 @@ class RunContext:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A row, and the status by which the endpoint refused to answer; None where it did not."""
+    """A row, and the status by which the endpoint refused to answer; None where it did not.
+
+    nobody: there was no connection, or it broke.
+    """
 
     row: SampleRow
     refused_status: int | None
+    nobody: bool = False
 
 
 async def ask_sample(run: RunContext, asked: Asked, budget: int, context: Context) -> Sampled | None:
@@ -85,7 +91,7 @@ async def ask_sample(run: RunContext, asked: Asked, budget: int, context: Contex
     # Of an answer that was asked for twice, the pause between would be counted too.
     energy_j = spent.joules if answer.attempts == 1 else None
     row = replace(row, lost=lost, expected_tokens=lengths.expected, energy_j=energy_j)
-    return Sampled(row, answer.refused_status)
+    return Sampled(row, answer.refused_status, answer.nobody)
 
 
 def _lost(row: SampleRow) -> Lost | None:

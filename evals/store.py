@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self
 
 from evals.config import ConfigError
 from evals.fingerprint import COUNTING, ONCE, Fingerprint
+from evals.manifest import adapted_concurrency
 from evals.records import Document, Draw, Judgement, RunNote, SampleRow, Scrape
 from evals.tables import RecordTable, add_columns
 
@@ -45,6 +46,10 @@ class SampleKey(NamedTuple):
     question_id: str
 
 
+def key_of(row: SampleRow) -> SampleKey:
+    return SampleKey(row.model, row.dataset, row.condition, row.permission, row.budget, row.question_id)
+
+
 class Store:
     """Owns the file. A row is safe once `put` returns, whatever happens to the process afterwards."""
 
@@ -59,6 +64,7 @@ class Store:
         self._draws = RecordTable(self._database, "draws", Draw, (*_KEY, "draw"))
         self._judgements = RecordTable(self._database, "judgements", Judgement, (*_KEY, "grader"))
         self._scrapes = RecordTable(self._database, "scrapes", Scrape, ("model", "dataset", "at_s", "name"))
+        self._kept_documents: set[tuple[str, str]] = set()  # those that this process knows to be there
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self._database.close)
             self._prepare()
@@ -73,6 +79,9 @@ class Store:
     def _prepare(self) -> None:
         try:
             self._database.execute("PRAGMA journal_mode = WAL")
+            # What is committed survives the process, however it ends; only a machine that loses its power may lose the
+            # last rows. To wait for the disk at each row takes longer than many an answer.
+            self._database.execute("PRAGMA synchronous = NORMAL")
             with self._database:
                 # In one transaction: a process that dies half way leaves the old format, whole.
                 self._database.execute("BEGIN IMMEDIATE")
@@ -177,13 +186,23 @@ class Store:
     def run_notes(self) -> dict[tuple[str, str], RunNote]:
         """By model and dataset."""
         with self._naming_the_option():
-            rows = self._database.execute("SELECT model, dataset, fingerprint, changes FROM runs").fetchall()
+            rows = self._database.execute("SELECT model, dataset, fingerprint, changes, manifest FROM runs").fetchall()
         notes = {}
-        for model, dataset, fingerprint, changes in rows:
+        for model, dataset, fingerprint, changes, manifest in rows:
             settings = json.loads(fingerprint)
-            changed = tuple(json.loads(changes))
-            notes[model, dataset] = RunNote(settings.get(COUNTING), changed, settings.get("--cache"))
+            notes[model, dataset] = RunNote(
+                counting=settings.get(COUNTING),
+                request_changes=tuple(json.loads(changes)),
+                cache=settings.get("--cache"),
+                adapted_concurrency=adapted_concurrency(json.loads(manifest or "{}")),
+            )
         return notes
+
+    def settings(self) -> dict[tuple[str, str], dict[str, str]]:
+        """What decided the samples, by model and dataset: the fingerprints that were noted."""
+        with self._naming_the_option():
+            rows = self._database.execute("SELECT model, dataset, fingerprint FROM runs ORDER BY dataset, model")
+            return {(model, dataset): json.loads(text) for model, dataset, text in rows}
 
     def note_manifest(self, model: str, dataset: str, manifest: dict[str, Any]) -> None:
         """Keep what a run was told and by what it was made, beside the fingerprint that decides its samples."""
@@ -203,12 +222,15 @@ class Store:
         Raises:
             ConfigError: the file cannot be written: the disk is full, or somebody took it away.
         """
+        # Most are there from other budgets and questions.
+        new = [document for document in documents if (row.dataset, document.id) not in self._kept_documents]
         with self._naming_the_option(), self._database:
             self._samples.put(row)
             self._database.executemany(
                 "INSERT OR IGNORE INTO documents VALUES (?, ?, ?, ?)",
-                [(row.dataset, document.id, document.title, document.text) for document in documents],
+                [(row.dataset, document.id, document.title, document.text) for document in new],
             )
+        self._kept_documents.update((row.dataset, document.id) for document in new)
 
     def put_draw(self, draw: Draw) -> None:
         with self._naming_the_option(), self._database:

@@ -77,6 +77,8 @@ DEFINITIONS: dict[str, str] = {
     **DOUBT,
     **graded.DEFINITIONS,
     **costs.DEFINITIONS,
+    "adapted_concurrency": "requests under way when one more was sent, itself counted: the mean of a run whose"
+    " concurrency was adapted to the endpoint",
     **{name: latency.FORMULAS[name] for name in ("ttft_s", "tpot_s", "e2e_s")},
 }
 
@@ -168,6 +170,7 @@ def _describe_series(
         "permission": key.permission,
         "counting": note.counting,
         "request_changes": list(note.request_changes),
+        "adapted_concurrency": note.adapted_concurrency,
         "points": [
             {
                 **point,
@@ -211,6 +214,9 @@ def caveats(series: Sequence[Mapping[str, Any]]) -> list[str]:
         for change in one.get("request_changes", ()):
             lines[f"{one['model']}: {change}."] = None
         lines.update(dict.fromkeys(costs.caveats(one)))
+        if one.get("adapted_concurrency") is not None:
+            at_once = f"{one['adapted_concurrency']:.1f} requests at once on average"
+            lines[f"{one['model']}: {at_once}, adapted to the endpoint: its latencies are of several loads."] = None
     return list(lines)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import aiohttp
 
-from evals.config import ConfigError, RunConfig
+from evals.config import ConfigError, EndpointLostError, RunConfig
 from evals.prompts import render_document, render_question
 from evals.records import ESTIMATED, SERVED, Document
 from evals.retry import come_again_s, pause
@@ -23,6 +23,8 @@ class DocumentCounter(Protocol):
     """Tells how many tokens a document takes, rendered behind another one."""
 
     async def count(self, document: Document) -> int: ...
+
+    async def count_all(self, documents: Sequence[Document]) -> int: ...
 
 
 def estimate(text: str) -> int:
@@ -46,6 +48,9 @@ class TextCounter:
         if document.id not in self._counts:
             self._counts[document.id] = self._count_text(render_document(document))
         return self._counts[document.id]
+
+    async def count_all(self, documents: Sequence[Document]) -> int:
+        return sum([await self.count(document) for document in documents])
 
 
 class TokenCounter:
@@ -96,6 +101,11 @@ class TokenCounter:
             self._questions[question] = await self._count_text(render_question(question))
         return self._questions[question]
 
+    async def count_all(self, documents: Sequence[Document]) -> int:
+        """Tokens of all of them together."""
+        known = self._counts
+        return sum([known[each.id] if each.id in known else await self.count(each) for each in documents])
+
     async def count_chat(self, messages: Sequence[dict[str, str]]) -> int:
         """Tokens of a whole chat: with the model's template where /tokenize takes chats, else of the texts alone."""
         texts = await self._count_text("\n\n".join(message["content"] for message in messages))
@@ -123,11 +133,13 @@ class TokenCounter:
         num_failures = 0
         while True:
             again_after_s: float | None = 0.0
+            nobody = False
             try:
                 async with self._session.post(self._url, json={"model": self._config.model, **what}) as answer:
                     raw = await answer.read()
             except (aiohttp.ClientError, TimeoutError) as error:
                 problem = f"{type(error).__name__}: {error}"
+                nobody = isinstance(error, aiohttp.ClientConnectionError)
             else:
                 if answer.status == 200:
                     return _read_count(raw)
@@ -137,7 +149,7 @@ class TokenCounter:
                 problem = f"answers {answer.status}: {error_message(raw)}"
             num_failures += 1
             if again_after_s is None or num_failures == self._config.max_attempts:
-                raise ConfigError(f"--endpoint {self._url} {problem}")
+                raise (EndpointLostError if nobody else ConfigError)(f"--endpoint {self._url} {problem}")
             await pause(num_failures, again_after_s)
 
 

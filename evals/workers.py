@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 
-from evals.config import ConfigError, RunStoppedError
+from evals.config import ConfigError, EndpointLostError, RunStoppedError
 
 
 async def run_workers(worker: Callable[[], Coroutine[None, None, None]], count: int) -> None:
@@ -21,4 +21,8 @@ async def run_workers(worker: Callable[[], Coroutine[None, None, None]], count: 
         stopping, others = group.split(ConfigError)
         if stopping is None or others is not None:
             raise
-        raise RunStoppedError(str(stopping.exceptions[0])) from stopping
+        cause: Exception = stopping
+        while isinstance(cause, ExceptionGroup):
+            cause = cause.exceptions[0]
+        lost = isinstance(cause, EndpointLostError)
+        raise (EndpointLostError if lost else RunStoppedError)(str(cause)) from stopping

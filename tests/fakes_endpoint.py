@@ -45,6 +45,9 @@ class Planted:
     list; models_refusals: statuses for the first times, one each. tokenizes, tokenizes_chats, reports_memory: whether
     it can. tokenize_refusals: statuses for the first counts, one each, 0 = cut the connection. sees: the most prompt
     tokens that it reads, the rest is dropped. hidden: tokens of a prompt of its own. metrics: text of /metrics.
+    capacity: the most questions that it takes at once; others get a 429.
+    faults: number of a question, from 0 -> what comes in place of an answer: a status, "reset", "hang-up" after one
+    chunk, or "garbage".
     """
 
     answer: Callable[[str], str] = answer_wrongly
@@ -73,7 +76,10 @@ class Planted:
     hidden: int = 0
     metrics: Callable[[], str] | None = None
     metrics_status: int = 200
+    capacity: int | None = None
+    faults: dict[int, int | str] = field(default_factory=dict)
     delay_s: float = 0.0
+    under_way: int = 0
     log: Path | None = None
     asked: list[dict] = field(default_factory=list)
 
@@ -134,11 +140,32 @@ class Planted:
             return web.json_response(error, status=self.refusals.pop(0), headers=headers)
         if refusal := self._refusal(body):
             return web.json_response({"error": {"message": refusal[1]}}, status=refusal[0])
-        await asyncio.sleep(self.delay_s)
-        if not body.get("stream"):
-            return web.json_response(self._whole(body))
+        fault = self.faults.get(len(self.asked) - 1)
+        if isinstance(fault, int):
+            return web.json_response({"error": {"message": "planted fault"}}, status=fault)
+        if fault == "garbage":
+            return web.Response(text="<html>", content_type="text/html")
+        if fault == "reset":
+            request.transport.abort()
+        self.under_way += 1
+        try:
+            if self.capacity is not None and self.under_way > self.capacity:
+                headers = {"Retry-After": self.retry_after} if self.retry_after else {}
+                return web.json_response({"error": {"message": "too many"}}, status=429, headers=headers)
+            await asyncio.sleep(self.delay_s)
+            if not body.get("stream"):
+                return web.json_response(self._whole(body))
+            return await self._answer(request, body, hangs_up=fault == "hang-up")
+        finally:
+            self.under_way -= 1
+
+    async def _answer(self, request: web.Request, body: dict, *, hangs_up: bool) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
+        if hangs_up:
+            await _send(response, {"choices": [{"index": 0, "delta": {"content": "half"}, "finish_reason": None}]})
+            request.transport.abort()
+            return response
         await self._stream(response, body)
         return response
 

@@ -17,6 +17,7 @@ this rule, which looks at no accepted answer and so treats right and wrong alike
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from evals.records import Permission
 from evals.scoring.refusals import claims_nothing, refuses
@@ -75,7 +76,8 @@ def claim_of(answer: str, permission: Permission) -> str | None:
     return " ".join(claims) or None
 
 
-def _clauses(text: str) -> list[_Clause]:
+@lru_cache(maxsize=1024)  # of one answer they are wanted several times, of an accepted one at every budget
+def _clauses(text: str) -> tuple[_Clause, ...]:
     whole = _CONCESSION.sub(lambda part: f"{part[1]};" if refuses(part[1]) else part[0], _with_asides_last(text))
     clauses: list[_Clause] = []
     start, offering = 0, False
@@ -85,7 +87,7 @@ def _clauses(text: str) -> list[_Clause]:
             clauses.append(_Clause(clause, offering or bool(_GUESS_START.match(clause)), refuses(clause)))
         if cut:
             start, offering = cut.end(), cut["offering"] is not None
-    return clauses
+    return tuple(clauses)
 
 
 def _with_asides_last(text: str) -> str:

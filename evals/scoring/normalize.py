@@ -17,6 +17,7 @@ Where the case tells two words apart ("US" and "us"), it can be kept; dotted ini
 
 import re
 import unicodedata
+from functools import lru_cache
 
 ARTICLES = frozenset({"a", "an", "the"})
 
@@ -54,6 +55,7 @@ def fold(text: str, *, keep_case: bool = False) -> str:
     return unicodedata.normalize("NFC", bare)
 
 
+@lru_cache(maxsize=512)  # an answer is looked at many times while it is graded
 def words(text: str, *, keep_case: bool = False) -> tuple[str, ...]:
     """The words of a text, articles included."""
     folded = _POSSESSIVE.sub("", fold(text, keep_case=keep_case)).replace("'", "")

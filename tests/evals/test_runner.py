@@ -12,7 +12,8 @@ from evals.config import ConfigError, RunConfig, RunStoppedError
 from evals.dialect import NO_STREAM_OPTIONS, NO_TEMPERATURE
 from evals.prompts import build_messages, render_document
 from evals.records import CONDITIONS, ESTIMATED, SERVED, WITHOUT_LENGTH, Dataset, Question, RunNote
-from evals.runner import MAX_FIRST_REFUSALS, run_eval, run_evals
+from evals.retry import MAX_FIRST_REFUSALS
+from evals.runner import run_eval, run_evals
 from evals.store import Store
 from evals.summary import summarise
 
