@@ -1,9 +1,9 @@
 """`fathom eval`: options in, progress and a table out."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -27,13 +27,13 @@ from evals.endpoints_cli import answers, endpoints, find_key
 from evals.judge_cli import judge
 from evals.lm.cli import lm, show_tasks_directory
 from evals.manifest import Origin
+from evals.options import cost_options, document_options, doubt_options, parse_concurrency, question_options
 from evals.output import read_load, write_for_paper
 from evals.plan_cli import plan
 from evals.recall_cli import RerankDepth, RerankerKey, RerankerModel, RerankerOption, RetrieverModel, recall
 from evals.records import CONDITIONS, PERMISSIONS, CacheState, Energy, Order, Unit
 from evals.retrieval import METHODS
 from evals.retrieval.dense import DEFAULT_MODEL
-from evals.retrieval.index_files import default_cache
 from evals.scoring.graders import qualities
 from evals.stores_cli import export, merge, rerun
 
@@ -147,28 +147,18 @@ def run(
     """
     console = Console()
     with telling_why_not(console):
-        configs = [
-            RunConfig(
-                endpoint=endpoint,
-                model=model,
-                out=out,
-                budgets=parse_budgets(budgets),
-                conditions=parse_names("--condition", conditions or ["natural"], CONDITIONS),
-                **document_options(unit, order, depth, retriever, retriever_model, cache=cache),
-                rerank=RerankSettings(reranker, rerank_depth, reranker_model, reranker_key),
-                permissions=parse_names("--permission", permissions or [PERMISSIONS[0]], PERMISSIONS),
-                seed=seed,
-                num_questions=n,
-                max_tokens=max_tokens,
-                **parse_concurrency(concurrency),
-                shard=parse_shard(shard),
-                timeout_s=timeout,
-                **cost_options(scrape_interval, energy),
-                **doubt_options(logprobs, draws, temperature),
-                api_key=find_key(endpoint, api_key),
-            )
-            for model in models
-        ]
+        settings = {
+            **question_options(budgets, conditions, permissions, n=n, seed=seed, shard=shard),
+            **document_options(unit, order, depth, retriever, retriever_model, cache=cache),
+            "rerank": RerankSettings(reranker, rerank_depth, reranker_model, reranker_key),
+            **cost_options(scrape_interval, energy),
+            **doubt_options(logprobs, draws, temperature),
+            **parse_concurrency(concurrency),
+            "max_tokens": max_tokens,
+            "timeout_s": timeout,
+            "api_key": find_key(endpoint, api_key),
+        }
+        configs = [RunConfig(endpoint=endpoint, model=model, out=out, **settings) for model in models]
         results = run_and_show(console, configs, Origin(dataset, data, world))
     tell_failures(console, [result for result in results if result.failed or result.failed_draws])
 
@@ -211,43 +201,6 @@ app.command("compare")(compare)
 app.command("export")(export)
 
 
-def document_options(
-    unit: Unit, order: Order, depth: float | None, retriever: str, model: str, *, cache: CacheState
-) -> dict[str, Any]:
-    """What fills a context, and in which order, as RunConfig has it."""
-    return {
-        "unit": unit,
-        "order": order,
-        "depth": depth,
-        "retriever": retriever,
-        "retriever_model": model,
-        "index_cache": default_cache(),
-        "cache": cache,
-    }
-
-
-def cost_options(scrape_interval: float, energy: Energy) -> dict[str, Any]:
-    """What is measured beside the answers, as RunConfig has it."""
-    return {"scrape_interval_s": scrape_interval, "energy": energy}
-
-
-def doubt_options(logprobs: bool, draws: int, temperature: float | None) -> dict[str, Any]:
-    """By what the answers' doubt is measured, as RunConfig has it.
-
-    Raises:
-        ConfigError: a temperature of nothing.
-    """
-    if temperature is not None and not draws:
-        raise ConfigError(
-            "--temperature is that of --draws, of which there are none: the answers themselves are greedy"
-        )
-    return {
-        "logprobs": logprobs,
-        "draws": draws,
-        "temperature": DEFAULT_TEMPERATURE if temperature is None else temperature,
-    }
-
-
 @contextlib.contextmanager
 def telling_why_not(console: Console) -> Iterator[None]:
     """Ends the command where an option cannot be, or somebody stops it."""
@@ -258,50 +211,3 @@ def telling_why_not(console: Console) -> Iterator[None]:
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on where this one stood")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-
-
-def parse_budgets(text: str) -> tuple[int, ...]:
-    """Raises:
-    ConfigError: not whole numbers with commas between them.
-    """
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"--budgets must be whole numbers with commas between them, got {text!r}") from error
-
-
-def parse_concurrency(text: str) -> dict[str, Any]:
-    """As RunConfig has it.
-
-    Raises:
-        ConfigError: neither a whole number nor auto.
-    """
-    if text == "auto":
-        return {"concurrency": MOST, "adaptive": True}
-    try:
-        return {"concurrency": int(text), "adaptive": False}
-    except ValueError as error:
-        raise ConfigError(f"--concurrency must be a whole number or auto, got {text!r}") from error
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """Raises:
-    ConfigError: not two whole numbers with a stroke between them.
-    """
-    part, _, num_parts = text.partition("/")
-    try:
-        return int(part), int(num_parts)
-    except ValueError as error:
-        raise ConfigError(f"--shard must be as 1/4, got {text!r}") from error
-
-
-def parse_names(option: str, names: Sequence[str], known: Sequence[Name]) -> tuple[Name, ...]:
-    """In the order in which they are known.
-
-    Raises:
-        ConfigError: a name is none.
-    """
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ConfigError(f"{option} must be one of {', '.join(known)}, got {unknown[0]!r}")
-    return tuple(name for name in known if name in names)

@@ -9,7 +9,8 @@ from evals.config import ConfigError, RunConfig, RunStoppedError
 from evals.dialect import NO_DRAW_TEMPERATURE, NO_LOGPROBS, NO_SEED
 from evals.draws import seed_of
 from evals.records import Question
-from evals.runner import MAX_FIRST_REFUSALS, run_eval, run_evals
+from evals.retry import MAX_FIRST_REFUSALS
+from evals.runner import run_eval, run_evals
 from evals.store import Store
 
 NUM_QUESTIONS, NUM_DRAWS = 6, 3
