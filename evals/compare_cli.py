@@ -14,9 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from evals import compare as comparing
+from evals.compare_page import write_page
 from evals.config import ConfigError
 from evals.console import refused
-from evals.summary import percent
 
 COMPARE_FILE = "compare.json"
 First = Annotated[Path, typer.Argument(metavar="A", help="The --out of a run.")]
@@ -41,10 +41,11 @@ def compare(a: First, b: Second = None, *, models: Names = None, pair: PairBy = 
         first, second = choose(a, b, models)
         found = comparing.compare(first, second, pair)
         file = write(found, out or a)
+        page = write_page(out or a, first, second, found)
     except ConfigError as error:
         raise refused(console, error) from error
     show(console, found)
-    console.print(f"comparison  {file}", highlight=False, soft_wrap=True)
+    console.print(f"comparison  {file}\npage        {page}", highlight=False, soft_wrap=True)
 
 
 def choose(a: Path, b: Path | None, models: str | None) -> tuple[comparing.Side, comparing.Side]:
@@ -108,21 +109,21 @@ def remarks(found: Mapping[str, Any]) -> list[str]:
 
 
 def _table(title: str, points: list[Mapping[str, Any]]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    headings = ("budget", "pairs", "same docs", "tokens a", "b", "halluc. a", "b", "difference", "p", "correct", "TTFT")
-    for heading in headings:
+    """Within 80 columns; compare.json and the page have the other outcomes, too."""
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 0, 0, 1)
+    )
+    for heading in ("budget", "pairs", "tokens a, b", "halluc. a, b", "difference", "p", "TTFT b / a"):
         table.add_column(heading, justify="right", no_wrap=True)
     for point in points:
-        wrong, right = point["hallucinated"], point["correct"]
+        wrong = point["hallucinated"]
         table.add_row(
             str(point["budget"]),
             str(point["n_pairs"]),
-            percent(point["same_documents"]),
-            *(_number(point["prompt_tokens"][side]) for side in ("a", "b")),
-            *(percent(wrong[side]) for side in ("a", "b")),
+            ", ".join(dict.fromkeys(_number(point["prompt_tokens"][side]) for side in ("a", "b"))),
+            ", ".join("-" if wrong[side] is None else f"{100 * wrong[side]:.0f}" for side in ("a", "b")),
             _difference(wrong),
             "-" if wrong["p_adjusted"] is None else f"{wrong['p_adjusted']:.3f}",
-            _difference(right),
             _ratio(point["ttft"]),
         )
     return table

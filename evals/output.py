@@ -52,12 +52,16 @@ def write_outputs(
         rows, notes, judgements = list(store.rows()), store.run_notes(), list(store.judgements())
         scrapes = list(store.scrapes())
         draws = list(store.draws())
+        manifests = store.manifests()
         documents = {name: store.documents(name) for name in {row.dataset for row in rows}}
     lm = [asdict(result) for result in read_results(directory)]
     if not rows and not lm:
         raise ConfigError(f"{directory / FILE_NAME} holds no samples yet")
     loads = load or _earlier_load(directory / SUMMARY_FILE)
     summary = summarise(rows, loads, notes, lm, judgements=judgements, draws=draws, quality=quality, scrapes=scrapes)
+    summary["runs"] = [
+        {"model": model, "dataset": dataset, **manifest} for (model, dataset), manifest in sorted(manifests.items())
+    ]
     summary["retrieval"] = read_curves(directory / RETRIEVAL_FILE)
     # Replaced in one move: a reader never sees half a file.
     draft = directory / f".{SUMMARY_FILE}.tmp"

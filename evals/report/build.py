@@ -17,7 +17,7 @@ from markupsafe import Markup
 from evals.records import SampleRow
 from evals.report import charts
 from evals.report.browser import Documents, browser_data, encode
-from evals.report.extras import describe_extras
+from evals.report.extras import describe_extras, describe_run
 from evals.report.figures import charts_of, describe_dataset, main_series, with_anchors
 from evals.report.headline import (
     facts,
@@ -43,7 +43,12 @@ KIND_LABELS = {
 
 
 def write_report(
-    out: Path, rows: Sequence[SampleRow], summary: dict[str, Any], documents: Documents | None = None
+    out: Path,
+    rows: Sequence[SampleRow],
+    summary: dict[str, Any],
+    documents: Documents | None = None,
+    *,
+    name: str = FILE_NAME,
 ) -> Path:
     """Write the report of `summary` and of the samples that it was made from; returns its path.
 
@@ -54,8 +59,8 @@ def write_report(
     """
     page = render(rows, summary, documents)
     out.mkdir(parents=True, exist_ok=True)
-    path = out / FILE_NAME
-    draft = out / f".{FILE_NAME}.tmp"
+    path = out / name
+    draft = out / f".{name}.tmp"
     draft.write_bytes(page)
     # Replaced in one move: a reader never sees half a page.
     os.replace(draft, path)
@@ -126,7 +131,8 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, Any]:
             for name in dict.fromkeys(one["dataset"] for one in series)
         ],
         "load": [describe_load(run) for run in summary["load"]],
-        "facts_of_runs": [],
+        "facts_of_runs": [describe_run(run) for run in summary.get("runs", ())],
+        "comparison": summary.get("comparison"),
         "lm": summary.get("lm", []),
         "definitions": summary["definitions"],
         "conditions": CONDITION_LABELS,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evals.report.doubt_charts import doubt_rows
 from evals.report.labels import CONDITION_LABELS, PERMISSION_LABELS
 from evals.summary import percent
 
@@ -16,6 +17,7 @@ def describe_extras(name: str, series: Series, summary: Mapping[str, Any]) -> di
         "recall_table": curves[0] if curves and curves[0]["points"] else None,
         "growth": _growth(series),
         "graded": [row for one in series for point in one["points"] for row in _graded(one, point)],
+        "doubt": doubt_rows(series),
         "lengths": [_lengths(one, point) for one in series for point in one["points"]],
     }
 
@@ -92,3 +94,23 @@ def _lengths(one: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]
         "in_use": f"{percent(share['mean'])}, {percent(share['peak'])} %" if share.get("n") else "-",
         "energy": "-" if energy is None else f"{energy:.3g} J",
     }
+
+
+def describe_run(run: Mapping[str, Any]) -> dict[str, Any]:
+    """How one model was asked on one dataset: by its last session, and how many there were."""
+    sessions = run["sessions"]
+    last = sessions[-1]
+    made, dataset, git = last["made_by"], last["dataset"], last["made_by"]["git"]
+    commit = f", commit {git['commit'][:12]}{' with changes' if git['dirty'] else ''}" if git else ""
+    packages = ", ".join(f"{name} {version}" for name, version in made["packages"].items())
+    facts = {
+        "asked": f"{sessions[0]['started'][:19]} to {(last['finished'] or 'not ended')[:19]} UTC, in {len(sessions)}"
+        f" session{'s' if len(sessions) > 1 else ''}",
+        "command": " ".join(last["command"]),
+        "Fathom": f"{made['fathom']}{commit}; Python {made['python']}; {made['platform']}; {packages}",
+        "dataset": f"{dataset['source']}, digest {dataset['digest'][:16]}",
+        "retrieval": f"{last['retrieval']['retriever']}, documents {last['retrieval']['documents'][:16]}",
+        "prompts": f"digest {last['prompts']['digest']}",
+        "model": ", ".join(f"{name} {value}" for name, value in last["served"].items() if value is not None),
+    }
+    return {"title": f"{run['model']} on {run['dataset']}", "facts": list(facts.items())}

@@ -6,6 +6,7 @@ from typing import Any
 from evals.records import CONDITIONS
 from evals.report import charts, cost_charts
 from evals.report.axes import Chart, uses_prompt_tokens
+from evals.report.doubt_charts import risk_budgets, risk_chart
 from evals.report.headline import headline_condition, headline_permission
 from evals.report.labels import condition_colours, model_colours, outcome_colours, part_colours
 from evals.summary import caveats
@@ -45,6 +46,7 @@ def charts_of(series: Series, fronts: Series = ()) -> dict[str, Chart | None]:
         "memory": cost_charts.memory_chart(headlined),
         "tpot": cost_charts.tpot_chart(headlined),
         "energy": cost_charts.energy_chart(headlined),
+        "risk": risk_chart(headlined),
         "pareto": cost_charts.pareto_chart(fronts, headlined),
     }
 
@@ -66,6 +68,7 @@ def describe_dataset(name: str, series: Series) -> dict[str, Any]:
         "part_colours": part_colours(),
         "outcome_colours": outcome_colours(own),
         "depth_condition": EVIDENCE_PLACED,
+        "risk_budgets": risk_budgets(headlined),
         "turnings": [text for one in headlined if (text := _turning(one))],
         "by_condition": {
             condition: members for condition in CONDITIONS if (members := _of(series, condition=condition))

@@ -2,12 +2,11 @@
 
 import base64
 import hashlib
-import json
 import re
-from html.parser import HTMLParser
 
 import pytest
 from evals_rows import abstained, failed, hallucinated, sample, sweep
+from report_page import Page
 
 from evals.records import ESTIMATED, Document, RunNote
 from evals.report import build
@@ -26,44 +25,6 @@ LOAD = {
     "latency": {"ttft_s": {"completed": {"p50": 0.05, "p99": 0.31}}},
     "verdict": {"trustworthy": False, "reasons": ["achieved load 3.50/s is below the offered 4.00/s"]},
 }
-
-
-class Page(HTMLParser):
-    """Tags, attributes and text of a page, as a browser would read them."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.chunks: list[str] = []
-        self.scripts: dict[str, str] = {}
-        self.script: str | None = None
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self.script = dict(attrs).get("id", "code") if tag == "script" else None
-
-    def handle_endtag(self, tag):
-        self.script = None if tag == "script" else self.script
-
-    def handle_data(self, data):
-        if self.script is not None:
-            self.scripts[self.script] = data
-        else:
-            self.chunks.append(data)
-
-    def values(self, *names):
-        return [value for _, attrs in self.tags for name, value in attrs.items() if name in names]
-
-    @property
-    def samples(self):
-        """What the browser of samples has."""
-        return json.loads(self.scripts["sample-data"])
-
-    @property
-    def text(self):
-        return re.sub(r"\s+", " ", " ".join(self.chunks))
 
 
 def page_of(rows, load=()):
