@@ -110,11 +110,11 @@ async def test_what_draws_do_without_is_said_and_kept(dataset, tmp_path):
     fields = {"seed": (400, "Unknown field: seed"), "logprobs": (422, "logprobs is not supported by this model")}
     said = []
     async with serving(planted := Planted(unknown_fields=fields)) as url:
-        config = config_for(url, tmp_path, logprobs=True)
-        [result] = await run_evals([config], dataset, say=said.append)
+        options = {"logprobs": True, "scrape_interval_s": 0}
+        [result] = await run_evals([config_for(url, tmp_path, **options)], dataset, say=said.append)
         assert (result.failed, result.failed_draws, result.draws) == (0, 0, TOTAL * NUM_DRAWS)
         planted.unknown_fields["temperature"] = (400, "temperature does not support 0.7. Only the default is supported")
-        await run_evals([config_for(url, tmp_path, logprobs=True, draws=NUM_DRAWS + 1)], dataset, say=said.append)
+        await run_evals([config_for(url, tmp_path, draws=NUM_DRAWS + 1, **options)], dataset, say=said.append)
     first, then = (NO_LOGPROBS, NO_SEED), (NO_SEED, NO_LOGPROBS, NO_DRAW_TEMPERATURE)
     assert said == [f"planted: {change}" for change in (*first, *then)]
     with Store(tmp_path) as store:
