@@ -69,8 +69,8 @@ def test_every_link_leads_somewhere_and_every_point_has_one(page):
 
 def test_dots_of_the_charts_link_and_tell(page):
     charts = [attrs for tag, attrs in page.tags if tag == "svg" and "chart" in (attrs.get("class") or "")]
-    # Rates, parts, split, recall, TTFT, memory, TPOT, and what became of the questions for each of two models.
-    assert len(charts) == 9
+    # Rates, parts, split, recall, TTFT, memory, TPOT, what is worth it, and what became of each model's questions.
+    assert len(charts) == 10
     first = summarise(sweep())["models"][0]["points"][1]["hallucinated"]
     assert f"embedded:mamba, 256 tokens of documents: {100 * first['rate']:.1f} [" in page.text
 

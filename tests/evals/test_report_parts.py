@@ -21,9 +21,11 @@ HEADINGS = ("How it was made", "How costs grow", "Graders", "Doubt", "lm-eval", 
 
 
 def read_answer(prompt):
+    """Right of every other person, if a document names the town."""
     person = prompt.rpartition("does ")[2].partition(" live")[0]
     place = prompt.find(f"{person} lives in ")
-    return prompt[place:].split()[3] if place >= 0 else "Atlantis"
+    is_read = place >= 0 and int(person.removeprefix("Person")) % 2
+    return prompt[place:].split()[3] if is_read else "Atlantis"
 
 
 def page_of(summary, rows=()):
