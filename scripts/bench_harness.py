@@ -5,7 +5,9 @@
 
 The endpoint, a process of its own, answers every request after --delay-ms in three chunks and counts tokens at once.
 What it took for all answers itself, by its own clock, divided by --concurrency, is what a run cannot be faster than;
-what it takes beyond that is overhead. The endpoint's processor time is told, for both share the machine's cores.
+what it takes beyond that is overhead. A part of that is the HTTP client's: the same prompts are asked once more by it
+alone. What is left is the harness' own: retrieval, packing, grading, the store. The endpoint's processor time is told,
+for both share the machine's cores.
 """
 
 import argparse
@@ -24,10 +26,17 @@ from datetime import datetime
 from pathlib import Path
 
 import psutil
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from evals.client import ask, open_session
+from evals.config import RunConfig
+from evals.dialect import Dialect
+from evals.prompts import build_messages
+from evals.records import SampleRow
 from evals.store import Store
+from evals.workers import run_workers
 
 BUDGETS = "0,64,128,256,512,1024,2048,4096"
 WORDS = ("Port", " Ellison", " maybe")
@@ -129,7 +138,7 @@ def endpoint(delay_ms: float) -> Iterator[Served]:
 @dataclass(frozen=True, slots=True)
 class Measured:
     """Of one run. asking_s: from the first question to the last answer. peak_mib: until then, from the process' start.
-    whole_s, whole_peak_mib: of the whole process, with the report at its end.
+    whole_s, whole_peak_mib: of the whole process, with the report at its end. client: the overhead of the client alone.
     """
 
     requests: int
@@ -140,10 +149,41 @@ class Measured:
     endpoint_cpu_s: float
     peak_mib: float
     whole_peak_mib: float
+    client: float
 
     @property
     def overhead(self) -> float:
         return self.asking_s / self.ideal_s - 1
+
+
+async def ask_alone(args: argparse.Namespace, out: Path, url: str) -> float:
+    """Seconds that the client alone takes for the prompts of a run: no retrieval, packing, grading, store."""
+    with Store(out) as store:
+        documents = {name: store.documents(name) for _, name in store.settings()}
+        questions: dict[tuple[str, ...], list[SampleRow]] = {}
+        for row in store.rows():
+            questions.setdefault((row.question_id, row.permission), []).append(row)
+    config = RunConfig(endpoint=url, model="bench", out=out, concurrency=args.concurrency)
+    waiting, dialect = iter(questions.values()), Dialect()
+
+    async def worker() -> None:
+        for rows in waiting:
+            for row in rows:
+                texts = [documents[row.dataset][name] for name in row.doc_ids]
+                answer = await ask(session, config, dialect, build_messages(row.permission, texts, row.question))
+                assert answer.error is None, answer.error
+
+    async with open_session(config) as session:
+        begun_s = time.perf_counter()
+        await run_workers(worker, args.concurrency)
+        return time.perf_counter() - begun_s
+
+
+def measure_alone(args: argparse.Namespace, out: Path) -> float:
+    """What the client alone takes beyond the endpoint's own time, as a share of that."""
+    with endpoint(args.delay_ms) as served, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        took_s = runner.run(ask_alone(args, out, served.url))
+    return took_s / (sum(served.took_s) / args.concurrency) - 1
 
 
 def measure(args: argparse.Namespace, out: Path) -> Measured:
@@ -175,6 +215,7 @@ def measure(args: argparse.Namespace, out: Path) -> Measured:
         endpoint_cpu_s=after.user + after.system - before.user - before.system,
         peak_mib=session["peak_memory_bytes"] / 2**20,
         whole_peak_mib=used.ru_maxrss / 1024,
+        client=measure_alone(args, out),
     )
 
 
@@ -185,6 +226,7 @@ def run(args: argparse.Namespace) -> None:
         "ideal s",
         "asking s",
         "overhead",
+        "client's",
         "process s",
         "CPU s",
         "endpoint CPU s",
@@ -202,12 +244,13 @@ def run(args: argparse.Namespace) -> None:
         one = results[-1]
         table.add_row(
             str(one.requests), f"{one.ideal_s:.1f}", f"{one.asking_s:.1f}", f"{100 * one.overhead:.1f} %",
-            f"{one.whole_s:.1f}", f"{one.cpu_s:.1f}", f"{one.endpoint_cpu_s:.1f}",
+            f"{100 * one.client:.1f} %", f"{one.whole_s:.1f}", f"{one.cpu_s:.1f}", f"{one.endpoint_cpu_s:.1f}",
             f"{one.peak_mib:.0f}", f"{one.whole_peak_mib:.0f}",
         )  # fmt: skip
     Console().print(table)
     best = min(results, key=lambda one: one.overhead)
-    print(json.dumps({"overhead": round(best.overhead, 4), "peak_mib": round(best.peak_mib)}))
+    shares = {"overhead": best.overhead, "client": best.client, "own": best.overhead - best.client}
+    print(json.dumps({name: round(share, 4) for name, share in shares.items()} | {"peak_mib": round(best.peak_mib)}))
 
 
 def main() -> None:
