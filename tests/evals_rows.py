@@ -167,3 +167,14 @@ def _asked(rng: random.Random, *, model: str, kind: str, permission: str, budget
         return abstained(**fields)
     origin = "distractor" if budget and rng.random() < 0.7 else "fabricated"
     return hallucinated(**fields, hallucination_kind=origin)
+
+
+# What a clock decides of a summary, or who measured when.
+_OF_CLOCKS = frozenset({"ttft_s", "tpot_s", "e2e_s", "ttft_p95_s", "ttft", "scraped", "preemptions", "pareto", "runs"})
+
+
+def without_times(value: Any) -> Any:
+    """A summary, or a part of one, without what differs between two runs that gave the same answers."""
+    if isinstance(value, dict):
+        return {name: without_times(part) for name, part in value.items() if name not in _OF_CLOCKS}
+    return [without_times(part) for part in value] if isinstance(value, list) else value

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from evals_rows import without_times
 from fakes_endpoint import MODEL, Planted, serving
 
 from evals import retry
@@ -24,14 +25,6 @@ ROOT = Path(__file__).resolve().parents[2]
 KILLS, CONCURRENCY = 20, 4
 NUM_QUESTIONS, BUDGETS = 36, "0,48,96,256"
 TOTAL = NUM_QUESTIONS * 4
-# What a clock decides.
-TIMES = frozenset({"ttft_s", "tpot_s", "e2e_s"})
-
-
-def without_times(value):
-    if isinstance(value, dict):
-        return {name: without_times(part) for name, part in value.items() if name not in TIMES}
-    return [without_times(part) for part in value] if isinstance(value, list) else value
 
 
 def table(out):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from evals_rows import failed, sample, sweep
+from evals_rows import failed, sample, sweep, without_times
 from fakes_endpoint import MODEL, Planted, serving
 from typer.testing import CliRunner
 
@@ -28,7 +28,6 @@ from evals.summary import summarise
 from fathom import app
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMES = ("ttft_s", "tpot_s", "e2e_s")
 
 
 def config_for(url, out, **options):
@@ -59,12 +58,7 @@ async def test_shards_together_are_the_whole_run(dataset, tmp_path):
 
 
 def figures(store):
-    series = summarise(list(store.rows()), notes=store.run_notes())["models"]
-    for one in series:
-        for point in one["points"]:
-            for name in TIMES:
-                del point[name]
-    return series
+    return without_times(summarise(list(store.rows()), notes=store.run_notes())["models"])
 
 
 SHARED = {"--seed or --data": "seed 0", "prompts": "p", "--max-tokens": "8"}
