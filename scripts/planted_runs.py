@@ -129,11 +129,12 @@ async def ask(num_questions: int, out: Path) -> None:
             out=out,
             budgets=BUDGETS,
             unit="documents",
-            conditions=("natural", "gold+distractors"),
+            conditions=("natural", "gold+distractors") if model == "turns" else ("natural",),
             permissions=("may_abstain",),
             retriever="random",
             num_questions=num_questions,
             concurrency=16,
+            scrape_interval_s=0,
         )
         for model in MODELS
     ]
@@ -183,7 +184,7 @@ def _covers(interval: Mapping[str, Any], truth: float) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=500)
-    parser.add_argument("--questions", type=int, default=80, help="of each run")
+    parser.add_argument("--questions", type=int, default=60, help="of each run")
     options = parser.parse_args()
     totals: dict[str, list[bool]] = {}
     with tempfile.TemporaryDirectory() as directory:
