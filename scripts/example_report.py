@@ -1,6 +1,6 @@
 """Make the report in docs/ anew: both embedded models under every condition, with doubt, latency and memory.
 
-    python -m scripts.example_report            # about a quarter of an hour on two cores
+    python -m scripts.example_report            # about twenty minutes on two cores
 
 Writes docs/example-report.html, docs/example-report.md and docs/example-conditions.png. A run that was stopped goes on
 with the same command; what it asked stays in runs/example.
@@ -36,7 +36,7 @@ def commands(url: str, out: Path, num_questions: int) -> list[list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=60)
+    parser.add_argument("--questions", type=int, default=40)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "example")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
