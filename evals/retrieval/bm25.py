@@ -1,11 +1,13 @@
 """BM25 over title and text."""
 
+import importlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-import bm25s
 import numpy as np
-from bm25s.tokenization import Tokenizer
 
 from evals.records import Document
 from evals.retrieval.index_files import IndexFiles
@@ -14,6 +16,21 @@ from evals.retrieval.ranking import Scores, text_of
 
 K1, B = 1.2, 0.75
 STOPWORDS = "en"
+NUMBA = "numba"
+
+
+def _import_bm25s() -> ModuleType:
+    """Without numba, which it imports where that is installed: 57 MiB for a part of it that nothing here calls."""
+    if NUMBA in sys.modules:
+        return importlib.import_module("bm25s")
+    sys.modules[NUMBA] = None  # type: ignore[assignment]  # so that importing it fails
+    try:
+        return importlib.import_module("bm25s")
+    finally:
+        del sys.modules[NUMBA]
+
+
+bm25s = _import_bm25s()
 
 
 class Bm25:
@@ -36,9 +53,9 @@ class Bm25:
         return np.asarray(self._index.get_scores(known), np.float32)
 
 
-def _build(documents: Sequence[Document]) -> bm25s.BM25:
+def _build(documents: Sequence[Document]) -> Any:
     """One text after the other: a second list of them, or of their words, would take as much as the passages."""
-    tokenizer = Tokenizer(stopwords=STOPWORDS)
+    tokenizer = bm25s.tokenization.Tokenizer(stopwords=STOPWORDS)
     postings = build_postings(tokenizer.streaming_tokenize(map(text_of, documents)), k1=K1, b=B)
     index = bm25s.BM25(k1=K1, b=B, method="lucene")
     index.scores = {
@@ -52,9 +69,9 @@ def _build(documents: Sequence[Document]) -> bm25s.BM25:
     return index
 
 
-def _save(index: bm25s.BM25, directory: Path) -> None:
+def _save(index: Any, directory: Path) -> None:
     index.save(str(directory), show_progress=False)
 
 
-def _load(directory: Path) -> bm25s.BM25:
+def _load(directory: Path) -> Any:
     return bm25s.BM25.load(str(directory), mmap=True)

@@ -2,6 +2,8 @@
 
 import itertools
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -95,3 +97,11 @@ def test_where_nothing_can_be_kept_it_is_built_every_time(tmp_path, caplog):
 def test_an_unknown_method_is_named():
     with pytest.raises(ConfigError, match="--retriever must be one of bm25, dense, hybrid, random, got 'tfidf'"):
         open_retriever("tfidf", DOCUMENTS)
+
+
+def test_numba_is_not_taken_in_for_bm25s():
+    """It would be a fifth of the memory of a run; whoever else wants it in this process gets it."""
+    program = (
+        "import sys, evals.retrieval; assert 'bm25s' in sys.modules; assert 'numba' not in sys.modules; import numba"
+    )
+    subprocess.run([sys.executable, "-P", "-c", program], check=True)
