@@ -152,7 +152,7 @@ def doubt_table(series: Mapping[str, Any]) -> Table | None:
     points = [point for point in series["points"] if point["doubt"] is not None]
     if not points:
         return None
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 0, 0, 1))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0)
     headings = ("budget", "draws", "agree %", "entropy", "logprob", "AUROC agree", "entropy", "logprob", "risk area")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
