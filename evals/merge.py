@@ -16,6 +16,8 @@ from evals.fingerprint import ADDRESS, OWN
 from evals.store import FILE_NAME, Store
 
 Row = tuple[Any, ...]
+# Runs are merged by themselves; readings of /metrics are on the clock of the machine that read them, which is its own.
+NOT_TAKEN = frozenset({"runs", "scrapes"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +64,21 @@ def merge_stores(out: Path, sources: Sequence[Path], *, same_weights: bool = Fal
     try:
         with contextlib.closing(sqlite3.connect(out / FILE_NAME)) as database, database:
             database.execute("BEGIN IMMEDIATE")
-            return [_take_over(database, source, same_weights=same_weights) for source in sources]
+            merged = [_take_over(database, source, same_weights=same_weights) for source in sources]
+            _check_temperatures(database)
+            return merged
     except sqlite3.Error as error:
         raise ConfigError(f"{out / FILE_NAME} cannot be written: {error}") from error
+
+
+def _check_temperatures(database: sqlite3.Connection) -> None:
+    """Raises:
+    ConfigError: draws on one dataset are of several temperatures; together they would be neither's.
+    """
+    query = "SELECT dataset, MIN(temperature), MAX(temperature) FROM draws WHERE error IS NULL GROUP BY dataset"
+    for dataset, low, high in database.execute(query):
+        if low != high:
+            raise ConfigError(f"draws on {dataset} are of --temperature {low:g} in one store and {high:g} in another")
 
 
 def _take_over(database: sqlite3.Connection, source: Path, *, same_weights: bool) -> Merged:
@@ -73,7 +87,7 @@ def _take_over(database: sqlite3.Connection, source: Path, *, same_weights: bool
     with contextlib.closing(sqlite3.connect(source / FILE_NAME)) as other:
         _merge_runs(database, other, source, same_weights=same_weights)
         for table in _tables(other):
-            if table.name == "runs":
+            if table.name in NOT_TAKEN:
                 continue
             _ensure(database, other, table)
             rows = other.execute(f"SELECT {', '.join(table.columns)} FROM {table.name}")

@@ -21,7 +21,7 @@ from evals.export import export_table
 from evals.fingerprint import COUNTING, OWN, Fingerprint, take_fingerprint
 from evals.manifest import config_content, read_config
 from evals.merge import merge_stores
-from evals.records import Document, Draw, Judgement, SampleRow
+from evals.records import Document, Draw, Judgement, SampleRow, Scrape
 from evals.runner import plan, run_eval, run_evals
 from evals.store import Store
 from evals.summary import summarise
@@ -126,12 +126,35 @@ def test_what_a_server_may_differ_in_is_all_that_its_fingerprint_has(dataset, tm
         assert take_fingerprint(config, dataset, served, retriever="r", counting="c").own.keys() <= OWN
 
 
+KEY = {"model": "m", "dataset": "world", "condition": "natural", "permission": "must_answer", "budget": 0}
+DRAW = Draw(
+    **KEY, question_id="q1", draw=1, temperature=0.7, answer="A", finish_reason="stop", error=None,
+    verdict="correct", completion_tokens=1, logprob=-0.5, logprob_tokens=1,
+)  # fmt: skip
+
+
+def test_draws_of_two_temperatures_are_not_put_together(tmp_path):
+    for name, temperature in (("a", 0.7), ("b", 1.0)):
+        make(tmp_path / name, sample(question_id=name))
+        with Store(tmp_path / name) as store:
+            store.put_draw(dataclasses.replace(DRAW, question_id=name, temperature=temperature))
+    with pytest.raises(ConfigError, match=r"draws on world are of --temperature 0\.7 in one store and 1 in another"):
+        merge_stores(tmp_path / "out", [tmp_path / "a", tmp_path / "b"])
+    with Store(tmp_path / "out") as store:
+        assert (list(store.rows()), list(store.draws())) == ([], [])
+
+
+def test_readings_of_other_clocks_are_left_behind(tmp_path):
+    make(tmp_path / "a", sample(question_id="q1"))
+    with Store(tmp_path / "a") as store:
+        store.put_scrapes([Scrape(model="m", dataset="world", at_s=1.0, name="kv_share", value=0.5)])
+    merge_stores(tmp_path / "out", [tmp_path / "a"])
+    with Store(tmp_path / "out") as store:
+        assert (len(list(store.rows())), list(store.scrapes())) == (1, [])
+
+
 def test_draws_judgements_and_tables_of_others_are_taken_over(tmp_path):
-    key = {"model": "m", "dataset": "world", "condition": "natural", "permission": "must_answer", "budget": 0}
-    draw = Draw(
-        **key, question_id="q1", draw=1, temperature=0.7, answer="A", finish_reason="stop", error=None,
-        verdict="correct", completion_tokens=1, logprob=-0.5, logprob_tokens=1,
-    )  # fmt: skip
+    key, draw = KEY, DRAW
     judgement = Judgement(**key, question_id="q1", grader="g", verdict="correct", score=1.0, detail="", error=None)
     make(tmp_path / "a", sample(question_id="q1"))
     with Store(tmp_path / "a") as store:
