@@ -14,9 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from evals.config import ConfigError
+from evals.exits import EXIT_CONFIG, EXIT_FAILED_SAMPLES
 from evals.judge_cli import (
-    EXIT_CONFIG,
-    EXIT_FAILED,
     ApiKey,
     JudgeModel,
     JudgeUrl,
@@ -110,7 +109,7 @@ def calibrate(
         console.print(f"written to {out}", highlight=False)
     if errors:
         typer.echo(f"{len(errors)} answers have no verdict of the judge; the first: {errors[0]}", err=True)
-        raise typer.Exit(EXIT_FAILED)
+        raise typer.Exit(EXIT_FAILED_SAMPLES)
 
 
 async def _ask(

@@ -20,10 +20,11 @@ from evals.config import (
     RerankSettings,
     RunConfig,
 )
-from evals.console import EXIT_INTERRUPTED, refused, run_and_show, show, tell_failures
+from evals.console import refused, run_and_show, show, tell_failures
 from evals.datasets import FROM_FILES, NAMES
 from evals.datasets.world_dials import DIALS, describe
 from evals.endpoints_cli import answers, endpoints, find_key
+from evals.exits import EXIT_INTERRUPTED
 from evals.judge_cli import judge
 from evals.lm.cli import lm, show_tasks_directory
 from evals.manifest import Origin

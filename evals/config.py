@@ -21,6 +21,7 @@ from evals.records import (
     Unit,
 )
 
+MINILM = "minilm"  # the small model that a package brings
 DEFAULT_BUDGETS = (0, 256, 512, 1024, 2048, 4096)
 DEFAULT_TEMPERATURE = 0.7
 MAX_DRAWS, MAX_TEMPERATURE = 100, 2.0
@@ -90,7 +91,7 @@ class RunConfig:
     depth: float | None = None
     permissions: tuple[Permission, ...] = ("must_answer",)
     retriever: str = "bm25"
-    retriever_model: str = "minilm"
+    retriever_model: str = MINILM
     rerank: RerankSettings = field(default_factory=RerankSettings)
     index_cache: Path | None = None
     cache: CacheState = "warm"

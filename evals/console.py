@@ -22,6 +22,7 @@ from rich.progress import (
 
 from evals.config import ConfigError, EndpointLostError, RunConfig, RunStoppedError
 from evals.datasets import load_dataset
+from evals.exits import EXIT_CONFIG, EXIT_FAILED_SAMPLES
 from evals.manifest import Origin
 from evals.output import SUMMARY_FILE, write_outputs
 from evals.records import Dataset
@@ -30,8 +31,6 @@ from evals.stats.corrected import GraderQuality
 from evals.store import FILE_NAME
 from evals.summary import summary_table
 from evals.tally import RunResult
-
-EXIT_CONFIG, EXIT_FAILED_SAMPLES, EXIT_INTERRUPTED = 2, 3, 130
 
 
 def run_and_show(console: Console, configs: Sequence[RunConfig], origin: Origin) -> list[RunResult]:

@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from evals.config import ConfigError, RunConfig
-from evals.console import EXIT_FAILED_SAMPLES, EXIT_INTERRUPTED, ask_all, refused, show
+from evals.console import ask_all, refused, show
 from evals.datasets import load_dataset
+from evals.exits import EXIT_FAILED_SAMPLES, EXIT_INTERRUPTED
 from evals.output import SUMMARY_FILE, read_load
 from evals.records import PERMISSIONS
 

@@ -12,10 +12,9 @@ from rich.table import Table
 
 from evals.config import ConfigError
 from evals.endpoints import PRESETS, parse_endpoint
+from evals.exits import EXIT_CONFIG
 from evals.replay import answer_lines
 from evals.store import FILE_NAME, Store
-
-EXIT_CONFIG = 2
 
 
 def find_key(endpoint: str, given: str | None, environment: Mapping[str, str] = os.environ) -> str | None:

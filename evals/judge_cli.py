@@ -14,6 +14,7 @@ from rich.progress import Progress as Bar
 
 from evals.client import open_session
 from evals.config import ConfigError, RunStoppedError
+from evals.exits import EXIT_CONFIG, EXIT_FAILED_SAMPLES, EXIT_INTERRUPTED
 from evals.judging.cases import Judge
 from evals.judging.endpoint import EndpointJudge, JudgeConfig
 from evals.judging.nli import NliJudge
@@ -21,7 +22,6 @@ from evals.judging.prompts import KINDS
 from evals.judging.store_run import Progress, Tally, judge_store
 from evals.store import FILE_NAME, Store
 
-EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED = 2, 3, 130
 KEY_VARIABLE = "FATHOM_JUDGE_API_KEY"
 Directory = Annotated[Path, typer.Argument(help="The --out of earlier runs.")]
 JudgeUrl = Annotated[str | None, typer.Option("--judge", help="Base URL of the endpoint of a model that judges.")]
@@ -137,4 +137,4 @@ def _tell(console: Console, name: str, tally: Tally) -> None:
     if tally.failed:
         console.print(f"[bold red]{tally.failed} have no verdict[/bold red]; the same command judges them again")
         console.print(f"the first error: {escape(tally.first_error or '')}", soft_wrap=True)
-        raise typer.Exit(EXIT_FAILED)
+        raise typer.Exit(EXIT_FAILED_SAMPLES)

@@ -8,9 +8,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from evals.exits import EXIT_CONFIG
 from evals.stats.power import design_effect, detectable_difference, questions_for_difference, questions_for_rate
 
-EXIT_CONFIG = 2
 HalfWidth = Annotated[float, typer.Option(help="Of the 95 % interval, as a share: 0.03 is plus or minus three points.")]
 RateOption = Annotated[float, typer.Option(help="The rate that is expected.")]
 Discordance = Annotated[

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from evals.config import NO_RERANKER, RERANK_DEPTH, ConfigError, RerankSettings
 from evals.datasets import NAMES, load_dataset
+from evals.exits import EXIT_CONFIG
 from evals.retrieval import METHODS, open_retriever
 from evals.retrieval.dense import DEFAULT_MODEL
 from evals.retrieval.index_files import default_cache
@@ -19,7 +20,6 @@ from evals.retrieval.recall import DEFAULT_KS, RecallCurve, recall_curve
 from evals.retrieval.recall_file import write_curves
 from evals.stats.rates import Rate
 
-EXIT_CONFIG = 2
 DEFAULT_KS_TEXT = ",".join(map(str, DEFAULT_KS))
 DatasetName = Annotated[str, typer.Option("--dataset", help=f"One of {', '.join(NAMES)}; the latter need --data.")]
 Data = Annotated[Path | None, typer.Option(help="Directory of the dataset's files.")]

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from evals.config import ConfigError
-from evals.console import EXIT_INTERRUPTED, ask_all, refused, show, tell_failures
+from evals.console import ask_all, refused, show, tell_failures
+from evals.exits import EXIT_INTERRUPTED
 from evals.export import TABLES, WRITERS, export_table
 from evals.merge import Merged, merge_stores
 from evals.rerun import Comparison, compare_stores, load_again, repeats_of

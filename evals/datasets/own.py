@@ -16,6 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pypdf
+import pypdf.errors
+
 from evals.config import ConfigError
 from evals.datasets.files import dataset, lines, reading
 from evals.records import Dataset, Document, Question
@@ -79,22 +82,15 @@ def text_of(file: Path) -> str:
     ConfigError: the file is none of its kind, or has no text.
     """
     try:
-        text = _text_of_pdf(file) if file.suffix.lower() == ".pdf" else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        if file.suffix.lower() == ".pdf":
+            text = "\n\n".join(page.extract_text() for page in pypdf.PdfReader(file).pages)
+        else:
+            text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, pypdf.errors.PyPdfError) as error:
         raise ConfigError(f"--data {file} cannot be read: {error}") from error
     if not text.strip():
         raise ConfigError(f"--data {file} has no text in it (a scanned page has none)")
     return text
-
-
-def _text_of_pdf(file: Path) -> str:
-    import pypdf  # 7 MiB that few runs need
-    from pypdf.errors import PyPdfError
-
-    try:
-        return "\n\n".join(page.extract_text() for page in pypdf.PdfReader(file).pages)
-    except PyPdfError as error:
-        raise ConfigError(f"--data {file} cannot be read: {error}") from error
 
 
 def passages_of(text: str, max_words: int = MAX_WORDS) -> list[str]:

