@@ -1,7 +1,5 @@
 """`fathom eval compare`: two models, or two runs of one, on the same questions."""
 
-import json
-import os
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +15,7 @@ from evals import compare as comparing
 from evals.compare_page import write_page
 from evals.config import ConfigError
 from evals.console import refused
+from evals.whole_files import write_json
 
 COMPARE_FILE = "compare.json"
 First = Annotated[Path, typer.Argument(metavar="A", help="The --out of a run.")]
@@ -66,11 +65,10 @@ def write(found: Mapping[str, Any], directory: Path) -> Path:
     """Raises:
     ConfigError: it cannot be written.
     """
-    file, draft = directory / COMPARE_FILE, directory / f".{COMPARE_FILE}.tmp"
+    file = directory / COMPARE_FILE
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(draft, file)
+        write_json(file, found)
     except OSError as error:
         raise ConfigError(f"--out {directory} cannot be written: {error}") from error
     return file

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 from rich import box
 from rich.table import Table
 
+from evals.keys import SampleKey, by_sample, key_of
 from evals.records import Draw, SampleRow
 from evals.scoring.consistency import SameMeaning, doubt_of, same_words
 from evals.stats.bootstrap import bca_interval, tabulate
@@ -39,7 +40,6 @@ LEGEND = (
 MEASURES = ("self_consistency", "semantic_entropy", "weighted_entropy", "meanings", "abstaining", "logprob")
 # Of these more is less doubt.
 OF_CONFIDENCE = frozenset({"self_consistency", "logprob"})
-DrawKey = tuple[str, str, str, str, int, str]
 SHOWN = ("self_consistency", "semantic_entropy", "logprob")  # in the terminal; the JSON has all
 Measured = Mapping[str, float]
 
@@ -53,30 +53,21 @@ class Mean(TypedDict):
     n: int
 
 
-def by_sample(draws: Iterable[Draw]) -> dict[DrawKey, list[Draw]]:
-    """Draws that were answered, by the sample to whose prompt they are."""
-    found: dict[DrawKey, list[Draw]] = {}
-    for draw in draws:
-        if draw.error is None:
-            found.setdefault(_key(draw), []).append(draw)
-    return found
-
-
-def _key(record: SampleRow | Draw) -> DrawKey:
-    names = record.model, record.dataset, record.condition, record.permission
-    return *names, record.budget, record.question_id
+def answered_draws(draws: Iterable[Draw]) -> dict[SampleKey, list[Draw]]:
+    """By the sample to whose prompt they are."""
+    return by_sample(draw for draw in draws if draw.error is None)
 
 
 def describe_doubt(
-    rows: Sequence[SampleRow], draws: Mapping[DrawKey, Sequence[Draw]], same_meaning: SameMeaning = same_words
+    rows: Sequence[SampleRow], draws: Mapping[SampleKey, Sequence[Draw]], same_meaning: SameMeaning = same_words
 ) -> dict[str, Any] | None:
     """The figures of one point; None where there is not a single draw or log probability.
 
     Args:
-        draws: as `by_sample` gives them, of other points too.
+        draws: as `answered_draws` gives them, of other points too.
     """
     answered = [row for row in rows if row.error is None]
-    own = [draws.get(_key(row), ()) for row in answered]
+    own = [draws.get(key_of(row), ()) for row in answered]
     measured = [_measure(row, drawn, same_meaning) for row, drawn in zip(answered, own, strict=True)]
     if not any(measured):
         return None

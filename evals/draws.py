@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from evals.client import Answer, Asking
 from evals.config import ConfigError, RunConfig
 from evals.contexts import Asked
+from evals.keys import key_of
 from evals.prompts import build_messages
 from evals.records import Document, Draw, Question, SampleRow, Verdict
 from evals.retry import MAX_FIRST_REFUSALS, is_hopeless
 from evals.sample import RunContext
 from evals.scoring.grade import grade
-from evals.store import SampleKey, Store
+from evals.store import Store
 from evals.workers import run_workers
 
 
@@ -116,8 +117,8 @@ def seed_of(row: SampleRow, number: int) -> int:
 def _prompts(run: RunContext, store: Store, series: Sequence[Asked], result: Draws) -> list[_Prompt]:
     """Those of all answered samples, in the order in which they were asked: a shorter context before a longer."""
     name = run.dataset.name
-    done = {(_key_of(draw), draw.draw) for draw in store.draws() if draw.error is None}
-    rows = {_key_of(row): row for row in store.rows() if row.error is None}
+    done = {(key_of(draw), draw.draw) for draw in store.draws() if draw.error is None}
+    rows = {key_of(row): row for row in store.rows() if row.error is None}
     known = {document.id: document for document in run.dataset.documents} | store.documents(name)
     prompts = []
     keys = [(each.question, run.key(each, budget)) for each in series for budget in each.budgets]
@@ -132,11 +133,6 @@ def _prompts(run: RunContext, store: Store, series: Sequence[Asked], result: Dra
         missing = tuple(number for number in range(1, run.config.draws + 1) if (key, number) not in done)
         prompts.append(_Prompt(row, question, tuple(known[each] for each in row.doc_ids), missing))
     return prompts
-
-
-def _key_of(record: SampleRow | Draw) -> SampleKey:
-    names = record.model, record.dataset, record.condition, record.permission
-    return SampleKey(*names, record.budget, record.question_id)
 
 
 def _requests(run: RunContext, prompts: Sequence[_Prompt]) -> Iterator[tuple[_Prompt, int, Asking]]:

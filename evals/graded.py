@@ -1,17 +1,17 @@
 """What other graders, and the graders' own errors, make of a point: rates set right, and verdicts side by side."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+from evals.keys import SampleKey, key_of
 from evals.records import Judgement, SampleRow, Verdict
 from evals.scoring.graders import LEXICAL
 from evals.stats.bootstrap import tabulate
 from evals.stats.corrected import GraderQuality, corrected_rate
 from evals.stats.rates import rate
 
-Key = tuple[str, str, str, str, int, str]
-Judgements = Mapping[Key, Sequence[Judgement]]
+Judgements = Mapping[SampleKey, Sequence[Judgement]]
 SCORED: tuple[Verdict, ...] = ("correct", "hallucinated", "abstained")
 
 DEFINITIONS: dict[str, str] = {
@@ -36,17 +36,6 @@ class Corrected(TypedDict):
     raw: float
     grader: str
     source: str
-
-
-def by_sample(judgements: Iterable[Judgement]) -> dict[Key, list[Judgement]]:
-    found: dict[Key, list[Judgement]] = {}
-    for one in judgements:
-        found.setdefault(key_of(one), []).append(one)
-    return found
-
-
-def key_of(record: SampleRow | Judgement) -> Key:
-    return record.model, record.dataset, record.condition, record.permission, record.budget, record.question_id
 
 
 def describe_graded(

@@ -1,7 +1,6 @@
 """What a run leaves for people and programs: summary.json and report.html beside the store."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from evals.retrieval.recall_file import RETRIEVAL_FILE, read_curves
 from evals.stats.corrected import GraderQuality
 from evals.store import FILE_NAME, Store
 from evals.summary import summarise
+from evals.whole_files import write_json
 
 SUMMARY_FILE = "summary.json"
 LOAD_SCHEMA = "fathom.load/1"
@@ -63,11 +63,8 @@ def write_outputs(
         {"model": model, "dataset": dataset, **manifest} for (model, dataset), manifest in sorted(manifests.items())
     ]
     summary["retrieval"] = read_curves(directory / RETRIEVAL_FILE)
-    # Replaced in one move: a reader never sees half a file.
-    draft = directory / f".{SUMMARY_FILE}.tmp"
     try:
-        draft.write_text(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(draft, directory / SUMMARY_FILE)
+        write_json(directory / SUMMARY_FILE, summary)
         return summary, write_report(directory, rows, summary, documents)
     except OSError as error:
         raise ConfigError(f"--out {directory} cannot be written: {error}") from error

@@ -7,10 +7,11 @@ from typing import Any
 
 from evals.config import ConfigError, RunConfig
 from evals.datasets import load_dataset
+from evals.keys import SampleKey, key_of
 from evals.manifest import Origin, read_config
 from evals.records import Dataset, SampleRow
 from evals.retrieval.index_files import default_cache
-from evals.store import FILE_NAME, SampleKey, Store, key_of
+from evals.store import FILE_NAME, Store
 
 
 @dataclass(frozen=True, slots=True)

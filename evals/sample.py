@@ -11,12 +11,12 @@ from evals.config import RunConfig
 from evals.contexts import Asked, Context, ContextBuilder
 from evals.dialect import Dialect
 from evals.energy import EnergyLedger
+from evals.keys import SampleKey
 from evals.prompts import build_messages
 from evals.reconcile import Reconciler
 from evals.records import Dataset, Lost, SampleRow
 from evals.scoring.grade import Grade, grade
 from evals.scoring.normalize import words
-from evals.store import SampleKey
 from evals.tokens import TokenCounter
 from loadtest.latency import e2e_s, tpot_s, ttft_s
 from loadtest.wire import Usage

@@ -9,10 +9,11 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from evals.config import ConfigError
 from evals.fingerprint import COUNTING, ONCE, Fingerprint
+from evals.keys import SampleKey
 from evals.manifest import adapted_concurrency
 from evals.records import Document, Draw, Judgement, RunNote, SampleRow, Scrape
 from evals.tables import RecordTable, add_columns
@@ -21,7 +22,7 @@ FILE_NAME = "samples.sqlite"
 # 2 has the runs' changes, and fingerprints that say which server answered; 3 has conditions; 4 has documents, draws,
 # judgements and manifests.
 VERSION = 4
-_KEY = ("model", "dataset", "condition", "permission", "budget", "question_id")
+_KEY = SampleKey._fields
 
 
 # Before version 4 nobody said why a sample has no verdict.
@@ -33,21 +34,6 @@ _NAME_LOST = """
         ELSE 'ungraded' END
     WHERE verdict = 'unscored'
 """
-
-
-class SampleKey(NamedTuple):
-    """What tells one sample of a store from every other."""
-
-    model: str
-    dataset: str
-    condition: str
-    permission: str
-    budget: int
-    question_id: str
-
-
-def key_of(row: SampleRow) -> SampleKey:
-    return SampleKey(row.model, row.dataset, row.condition, row.permission, row.budget, row.question_id)
 
 
 class Store:

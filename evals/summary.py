@@ -14,7 +14,8 @@ from evals import costs, decomposition, depths, graded
 from evals.depths import depth_cells
 from evals.doubt import DEFINITIONS as DOUBT
 from evals.doubt import LEGEND as DOUBT_LEGEND
-from evals.doubt import DrawKey, by_sample, describe_doubt, doubt_table
+from evals.doubt import answered_draws, describe_doubt, doubt_table
+from evals.keys import SampleKey, by_sample
 from evals.points import describe_points, turning_of
 from evals.records import (
     CONDITIONS,
@@ -90,6 +91,16 @@ class _SeriesKey(NamedTuple):
     permission: Permission
 
 
+class _Beside(NamedTuple):
+    """What is kept beside the samples: of runs, by model and dataset; of samples, by their keys; of graders."""
+
+    notes: Mapping[tuple[str, str], RunNote]
+    scrapes: Mapping[tuple[str, str], Sequence[Scrape]]
+    draws: Mapping[SampleKey, Sequence[Draw]]
+    judgements: Mapping[SampleKey, Sequence[Judgement]]
+    quality: Mapping[str, GraderQuality]
+
+
 def summarise(
     rows: Sequence[SampleRow],
     load: Sequence[Mapping[str, Any]] = (),
@@ -129,16 +140,14 @@ def summarise(
     read: dict[tuple[str, str], list[Scrape]] = {}
     for scrape in scrapes:
         read.setdefault((scrape.model, scrape.dataset), []).append(scrape)
-    drawn = by_sample(draws)
-    described = []
-    for key in order:
-        run = key.model, key.dataset
-        described.append(_describe_series(key, series[key], notes.get(run, RunNote()), read.get(run, []), drawn))
-    known, judged = qualities(()) if quality is None else quality, graded.by_sample(judgements)
-    for key, one in zip(order, described, strict=True):
-        for point in one["points"]:
-            members = [row for row in series[key] if row.budget == point["budget"]]
-            point |= graded.describe_graded(members, judged, known)
+    beside = _Beside(
+        notes=notes,
+        scrapes=read,
+        draws=answered_draws(draws),
+        judgements=by_sample(judgements),
+        quality=qualities(()) if quality is None else quality,
+    )
+    described = [_describe_series(key, series[key], beside) for key in order]
     return {
         "schema": SCHEMA,
         "models": described,
@@ -149,13 +158,9 @@ def summarise(
     }
 
 
-def _describe_series(
-    key: _SeriesKey,
-    rows: Sequence[SampleRow],
-    note: RunNote,
-    scrapes: Sequence[Scrape],
-    drawn: Mapping[DrawKey, Sequence[Draw]],
-) -> dict[str, Any]:
+def _describe_series(key: _SeriesKey, rows: Sequence[SampleRow], beside: _Beside) -> dict[str, Any]:
+    run = key.model, key.dataset
+    note, scrapes = beside.notes.get(run, RunNote()), beside.scrapes.get(run, ())
     by_budget: dict[int, list[SampleRow]] = {}
     for row in rows:
         by_budget.setdefault(row.budget, []).append(row)
@@ -175,7 +180,8 @@ def _describe_series(
             {
                 **point,
                 **costs.describe_costs(point["budget"], by_budget[point["budget"]], scrapes),
-                "doubt": describe_doubt(by_budget[point["budget"]], drawn),
+                "doubt": describe_doubt(by_budget[point["budget"]], beside.draws),
+                **graded.describe_graded(by_budget[point["budget"]], beside.judgements, beside.quality),
             }
             for point in describe_points(by_budget)
         ],

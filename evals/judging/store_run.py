@@ -1,14 +1,15 @@
 """Judges the stored samples of a run: each once, several at a time; it can be stopped anywhere, and goes on there."""
 
-import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 from evals.config import RunStoppedError
 from evals.judging.cases import Case, Judge, Opinion, Stop, case_of
+from evals.keys import key_of
 from evals.records import Judgement, SampleRow
 from evals.store import Store
+from evals.workers import run_workers
 
 # So many in a row that failed alike mean that the others would, too.
 MAX_FAILURES_IN_A_ROW = 5
@@ -50,14 +51,14 @@ class Patience:
 
 def waiting(store: Store, judge: Judge, limit: int | None) -> tuple[list[tuple[SampleRow, Case]], Tally]:
     """Samples that the judge has not judged yet, at most `limit`, and how many there are of the others."""
-    done = {_key(one) for one in store.judgements() if one.grader == judge.name and one.error is None}
+    done = {key_of(one) for one in store.judgements() if one.grader == judge.name and one.error is None}
     tally = Tally()
     found: list[tuple[SampleRow, Case]] = []
     rows = list(store.rows())
     datasets = {row.dataset for row in rows} if judge.reads_documents else ()
     documents = {name: store.documents(name) for name in datasets}
     for row in rows:
-        if _key(row) in done:
+        if key_of(row) in done:
             tally.known += 1
             continue
         case = case_of(row, documents.get(row.dataset, {}), with_documents=judge.reads_documents)
@@ -99,20 +100,7 @@ async def each(
         for subject, case in cases:
             keep(subject, await judge.opinion(case))
 
-    try:
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(concurrency):
-                workers.create_task(worker())
-    except ExceptionGroup as group:
-        # Workers that stop together stop of one cause: the first says it.
-        stopping, others = group.split(RunStoppedError)
-        if stopping is None or others is not None:
-            raise
-        raise RunStoppedError(str(stopping.exceptions[0])) from stopping
-
-
-def _key(record: SampleRow | Judgement) -> tuple[object, ...]:
-    return record.model, record.dataset, record.condition, record.permission, record.budget, record.question_id
+    await run_workers(worker, concurrency)
 
 
 def _judgement(row: SampleRow, grader: str, opinion: Opinion) -> Judgement:

@@ -6,7 +6,6 @@ allows that one alone, by its hash.
 
 import base64
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from evals.report.labels import CONDITION_LABELS, PERMISSION_LABELS
 from evals.report.load import describe_load
 from evals.report.svg import to_svg
 from evals.summary import data_size, milliseconds, percent
+from evals.whole_files import write_whole
 
 FILE_NAME = "report.html"
 MAX_BYTES = 3_000_000
@@ -60,10 +60,7 @@ def write_report(
     page = render(rows, summary, documents)
     out.mkdir(parents=True, exist_ok=True)
     path = out / name
-    draft = out / f".{name}.tmp"
-    draft.write_bytes(page)
-    # Replaced in one move: a reader never sees half a page.
-    os.replace(draft, path)
+    write_whole(path, page)
     return path
 
 

@@ -1,7 +1,6 @@
 """retrieval.json: recall curves as one JSON object, for people and for the report."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from evals.config import ConfigError, RunConfig
 from evals.records import Dataset
 from evals.retrieval.ranking import Retriever
 from evals.retrieval.recall import DEFAULT_KS, DEFINITIONS, recall_curve
+from evals.whole_files import write_json
 
 SCHEMA = "fathom.retrieval/1"
 RETRIEVAL_FILE = "retrieval.json"
@@ -58,10 +58,7 @@ def write_curves(file: Path, curves: Sequence[dict[str, Any]]) -> None:
     ConfigError: the file cannot be written.
     """
     content = {"schema": SCHEMA, "curves": list(curves), "definitions": DEFINITIONS}
-    # Replaced in one move: a reader never sees half a file.
-    draft = file.with_name(f".{file.name}.tmp")
     try:
-        draft.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(draft, file)
+        write_json(file, content)
     except OSError as error:
         raise ConfigError(f"--out {file} cannot be written: {error}") from error

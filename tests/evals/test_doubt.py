@@ -18,7 +18,7 @@ from fakes_endpoint import MODEL, Planted, serving
 from rich.console import Console
 
 from evals.config import RunConfig
-from evals.doubt import MAX_CURVE_POINTS, by_sample, describe_doubt
+from evals.doubt import MAX_CURVE_POINTS, answered_draws, describe_doubt
 from evals.output import write_outputs
 from evals.records import Dataset, Question
 from evals.runner import run_eval
@@ -45,7 +45,7 @@ def test_the_figures_of_a_point_by_hand():
         *draws_for(wrong, "1976", "1985", "1986", "1987"),
         *draws_for(silent, "I don't know", "not sure, sorry: I do not know", "1985", "1985"),
     ]
-    found = describe_doubt([right, wrong, silent], by_sample(draws))
+    found = describe_doubt([right, wrong, silent], answered_draws(draws))
     three_quarters = math.log(4) - 0.75 * math.log(3)
     assert found["draws"] == 4
     assert (found["self_consistency"]["mean"], found["self_consistency"]["n"]) == (0.5, 3)
@@ -66,7 +66,7 @@ def test_nothing_measured_is_nothing_said():
     rows = [sample(), hallucinated(question_id="q1")]
     assert describe_doubt(rows, {}) is None
     failed = [drawn("1985")]
-    assert describe_doubt([sample(error="status 500", lost="failed")], by_sample(failed)) is None
+    assert describe_doubt([sample(error="status 500", lost="failed")], answered_draws(failed)) is None
     [series] = summarise(rows)["models"]
     assert [point["doubt"] for point in series["points"]] == [None]
 

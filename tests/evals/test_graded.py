@@ -4,7 +4,8 @@ import pytest
 from evals_rows import UNSCORED, abstained, hallucinated, sample, sweep
 
 from evals import graded
-from evals.graded import by_sample, corrected, describe_graded, kappa
+from evals.graded import corrected, describe_graded, kappa
+from evals.keys import by_sample
 from evals.records import Judgement
 from evals.stats.corrected import GraderQuality
 from evals.summary import DEFINITIONS, summarise, summary_table
